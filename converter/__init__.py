@@ -1,0 +1,1 @@
+"""Trained model -> verified ONNX variants, published into a model repository."""

@@ -1,0 +1,107 @@
+"""Accepted variants and their manifest -> the repository, in one atomic step."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service import manifest
+from service.errors import InvalidSetting, ModelUnusable
+from service.manifest import Manifest
+from service.repository import is_version
+
+
+@contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A directory on the repository's own file system, gone afterwards.
+
+    Its name starts with a dot, so that no server takes it for a model.
+
+    Raises:
+        InvalidSetting: nothing can be written there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix=".farthing-", dir=out))
+    except OSError as error:
+        raise InvalidSetting(f"cannot write into {out}: {error.strerror}") from None
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def publish(contract: Manifest, files: dict[str, Path], *, out: Path, stage: Path) -> Path:
+    """Move a version into the repository, whole or not at all.
+
+    Args:
+        contract: its manifest, with the digests of the files.
+        files: name in the version's directory -> where it lies now, on the same file system.
+        out: the repository.
+        stage: an empty place on the same file system.
+
+    Returns:
+        The new version's directory.
+
+    Raises:
+        InvalidSetting: the model exists with other inputs or outputs, or the disk refuses.
+    """
+    model = out / contract.name
+    _check_contract(model, contract)
+    version = stage / "publish" / contract.name / str(_next_version(model))
+    try:
+        version.mkdir(parents=True)
+        for name, path in files.items():
+            path.rename(version / name)
+        (version / manifest.FILENAME).write_text(contract.to_json(), encoding="utf-8")
+        for path in (*version.iterdir(), version):
+            _to_disk(path)
+        if model.exists():
+            version.rename(model / version.name)
+        else:
+            version.parent.rename(model)
+        _to_disk(model)
+        _to_disk(out)
+    except OSError as error:
+        raise InvalidSetting(
+            f"cannot publish into {out}: {error.strerror}; it is as it was before"
+        ) from None
+    return model / version.name
+
+
+def _versions(model: Path) -> list[int]:
+    if not model.is_dir():
+        return []
+    return [int(path.name) for path in model.iterdir() if is_version(path.name)]
+
+
+def _next_version(model: Path) -> int:
+    return max(_versions(model), default=0) + 1
+
+
+def _check_contract(model: Path, contract: Manifest) -> None:
+    """Callers of the old version must be able to call the new one."""
+    if not _versions(model):
+        return
+    latest = model / str(max(_versions(model)))
+    try:
+        old = manifest.load(latest)
+    except ModelUnusable:
+        return  # not one of ours: there is no contract to keep
+    if (old.inputs, old.outputs) != (contract.inputs, contract.outputs):
+        raise InvalidSetting(
+            f"{latest} has other inputs or outputs than this model; publish it under another "
+            "--name, so that callers of the old one are not broken"
+        )
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,132 @@
+"""The front door: the command ``farthing`` and what others import as ``farthing``.
+
+Nothing is imported before it is used, so that `farthing serve` starts without the converter's and
+the load test's packages, and runs where they are not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# verb -> (module, function, extra that brings what it needs, what it does)
+_VERBS = {
+    "convert": ("converter.cli", "convert", "keras", "trained model -> verified ONNX variants"),
+    "inspect": ("converter.cli", "inspect", "convert", "what a published model or ONNX file holds"),
+    "serve": ("service.cli", "serve", "cpu", "serve a model repository over gRPC"),
+    "load": ("loadtests.cli", "load", "loadtest", "load a running server, and measure it"),
+    "demo": ("loadtests.cli", "demo", "demo", "the whole way on real data, in four minutes"),
+    "doctor": ("service.doctor", "doctor", "cpu", "what matters when something does not work"),
+}
+
+# These take their arguments as they are: typer would cost the server a second at its start.
+_LIGHT = ("serve", "doctor")
+
+# name -> (module, name there)
+_NAMES = {
+    "convert": ("converter.pipeline", "convert"),
+    "Recipe": ("converter.recipe", "Recipe"),
+    "Manifest": ("service.manifest", "Manifest"),
+    "FarthingError": ("service.errors", "FarthingError"),
+}
+
+_INTERRUPTED = 130
+_BAD_INPUT = 2
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'farthing' has no attribute '{name}'")
+    module, attribute = _NAMES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        The exit code: 0, 1 for "it ran, and the answer is no", 2 for input that must be mended,
+        130 when interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    # Also where a shell started us with SIGINT ignored, and so that SIGTERM cleans up as well.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    verb = argv[0] if argv else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if verb == "--version":
+        from importlib import metadata
+
+        print(f"farthing {metadata.version('farthing')}")
+        return 0
+    if verb not in _VERBS:
+        return _complain(f"there is no verb '{verb}'; `farthing --help` lists them")
+    return _call(verb, list(argv[1:]))
+
+
+def _call(verb: str, argv: list[str]) -> int:
+    from service.errors import FarthingError
+
+    module, function, extra, _ = _VERBS[verb]
+    try:
+        command = getattr(importlib.import_module(module), function)
+        return int(command(argv)) if verb in _LIGHT else _run_typer(command, verb, argv)
+    except FarthingError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("service", "converter", "loadtests"):
+            raise
+        return _complain(
+            f"`farthing {verb}` needs the package '{error.name}'; "
+            f"pip install 'farthing[{extra}]' brings it"
+        )
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _run_typer(command: Callable[..., None], verb: str, argv: list[str]) -> int:
+    """Run an annotated function as a command, with one sentence for what typer refuses."""
+    import click
+    import typer
+
+    from service.errors import InvalidSetting
+
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(command)
+    try:
+        code = app(argv, prog_name=f"farthing {verb}", standalone_mode=False)
+    except click.ClickException as error:
+        text = error.format_message().strip().rstrip(".")
+        raise InvalidSetting(f"{text}; see `farthing {verb} --help`") from None
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    return int(code or 0)
+
+
+def _complain(sentence: str) -> int:
+    print(f"farthing: {sentence}", file=sys.stderr)
+    return _BAD_INPUT
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:<9} {what}" for verb, (*_, what) in _VERBS.items())
+    return (
+        "usage: farthing VERB [OPTIONS]\n\n"
+        "Trained model in; verified, cheaper variants out; served over gRPC, and priced.\n\n"
+        f"{verbs}\n\n"
+        "`farthing VERB --help` says what each option does, in which unit and range, and what\n"
+        "follows from it. `farthing --version` prints the version."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The gRPC server: verified ONNX variants behind the wire that Triton's clients speak."""

@@ -1,0 +1,171 @@
+"""The verb `doctor`: what matters when something does not work, as text or JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import socket
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from service import hardware, manifest, repository
+from service.errors import FarthingError, InvalidSetting
+
+# Those whose versions decide whether the rest works; absent ones are fine, and say so.
+_PACKAGES = (
+    "farthing", "grpcio", "protobuf", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx",
+    "tensorflow-cpu", "tensorflow", "keras", "tf2onnx", "locust",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: ``state`` is ok, note or problem."""
+
+    area: str
+    state: str
+    text: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise InvalidSetting(f"{message}; see `{self.prog} --help`")
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """Print the findings.
+
+    Returns:
+        1 if any is a problem, else 0.
+    """
+    parser = _Parser(
+        prog="farthing doctor",
+        description="Print what matters when something does not work. Exit code 1 if something is "
+        "wrong.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--repository", type=Path, metavar="REPO",
+        help="Also check this model repository: every manifest, and every file's digest.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--port", type=int, action="append", metavar="N",
+        help="TCP port to try, 1 to 65535; may be given again. [default: 8001 and 8002]",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
+    options = parser.parse_args(argv)
+    checks: list[Callable[[], Iterable[Finding]]] = [
+        _machine,
+        _versions,
+        _runtime,
+        lambda: [_port(port) for port in options.port or (8001, 8002)],
+    ]
+    if options.repository:
+        checks.append(lambda: _repository(options.repository))
+    findings = [finding for check in checks for finding in check()]
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        marks = {"ok": " ", "note": "·", "problem": "✗"}
+        for finding in findings:
+            print(f"{marks[finding.state]} {finding.area:<11} {finding.text}")
+    return 1 if any(finding.state == "problem" for finding in findings) else 0
+
+
+def _machine() -> Iterable[Finding]:
+    flags = " ".join(hardware.cpu_flags()) or "none that speed up int8"
+    yield Finding("machine", "ok", f"{platform.system()} {platform.machine()}, "
+                  f"Python {platform.python_version()}, {hardware.cpu_name()}")  # fmt: skip
+    yield Finding("cpus", "ok", f"{hardware.cpus()} by quota and affinity")
+    yield Finding("cpu flags", "ok", flags)
+    if not hardware.has_vnni() and platform.machine() == "x86_64":
+        yield Finding("cpu flags", "note", "no VNNI: expect little from int8 on this CPU")
+    yield Finding("fingerprint", "ok", hardware.fingerprint())
+
+
+def _versions() -> Iterable[Finding]:
+    installed = []
+    for package in _PACKAGES:
+        try:
+            installed.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    yield Finding("versions", "ok", ", ".join(installed))
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _runtime() -> Iterable[Finding]:
+    if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
+        yield Finding(
+            "onnxruntime", "problem",
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files, "
+            "which loses CUDA without a word: pip uninstall both, then install one",
+        )  # fmt: skip
+    try:
+        from service import session
+    except ImportError as error:
+        yield Finding(
+            "onnxruntime", "problem",
+            f"cannot be imported ({error}): pip install 'farthing[cpu]' or 'farthing[gpu]'",
+        )  # fmt: skip
+        return
+    found = session.providers()
+    yield Finding("providers", "ok", ", ".join(found))
+    if _installed("onnxruntime-gpu") and "CUDAExecutionProvider" not in found:
+        yield Finding("providers", "problem", "onnxruntime-gpu is installed but offers no CUDA")
+    yield Finding("telemetry", "ok", "off (ORT_DISABLE_TELEMETRY=1, set before onnxruntime loads)")
+
+
+def _port(port: int) -> Finding:
+    if not 0 < port < 65536:
+        raise InvalidSetting(f"--port is {port}; it takes 1 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))  # noqa: S104
+        except OSError as error:
+            return Finding("ports", "note", f"{port} cannot be bound: {error.strerror}")
+    return Finding("ports", "ok", f"{port} is free")
+
+
+def _repository(root: Path) -> Iterable[Finding]:
+    if not root.is_dir():
+        yield Finding("repository", "problem", f"{root} is not a directory")
+        return
+    versions = repository.latest_versions(root)
+    if not versions:
+        yield Finding("repository", "problem", f"{root} holds no model")
+    for directory in versions:
+        label = f"{directory.parent.name}/{directory.name}"
+        try:
+            contract = repository.read(directory)
+            for name in contract.published:
+                variant = contract.variant(name)
+                path = directory / str(variant.file)
+                if not path.exists() or manifest.sha256_of(path) != variant.sha256:
+                    yield Finding(
+                        "repository", "problem", f"{label}: {path.name} is not what was verified"
+                    )
+            serving, why = repository.choose(contract, repository.AUTO, hardware.fingerprint())
+        except FarthingError as error:
+            yield Finding("repository", "problem", f"{label}: {error}")
+            continue
+        published = ", ".join(contract.published)
+        yield Finding(
+            "repository", "ok", f"{label}: {published}; auto serves {serving.name}: {why}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(doctor(sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""Every way in which farthing says no.
+
+    FarthingError                one sentence that says what to mend; at a command line: exit code 2
+    ├── InvalidSetting           an option or environment variable that cannot be used
+    ├── ModelUnusable            a model file, manifest or repository that cannot be served
+    └── ServingError             an answer to a caller; knows its gRPC status
+        ├── InvalidInput         INVALID_ARGUMENT     the request itself is wrong
+        ├── ModelNotFound        NOT_FOUND            no such model or version
+        ├── ModelNotReady        UNAVAILABLE          known, but not able to answer now
+        ├── Draining             UNAVAILABLE          this server is going away; ask another
+        ├── Overloaded           RESOURCE_EXHAUSTED   refused for load; carries a pushback
+        ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's time is up
+        ├── InferenceFailed      INTERNAL             the model failed on this input
+        └── Unsupported          UNIMPLEMENTED        the protocol has it, this server has not
+
+The texts go to strangers: no path, no exception text, nothing internal. Status names are strings,
+so that this file needs no gRPC.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FarthingError(Exception):
+    """Something the user can mend; ``str(error)`` is the one sentence that says how."""
+
+
+class InvalidSetting(FarthingError):
+    """An option or environment variable that is unknown, malformed or out of range."""
+
+
+class ModelUnusable(FarthingError):
+    """A model that cannot be loaded, with the reason; never shown to remote callers."""
+
+
+class ServingError(FarthingError):
+    """An answer to one caller of the server; ``status`` names a gRPC status code."""
+
+    status: ClassVar[str] = "UNKNOWN"
+
+
+class InvalidInput(ServingError):
+    """The request contradicts itself or the model's contract."""
+
+    status = "INVALID_ARGUMENT"
+
+
+class ModelNotFound(ServingError):
+    """No model, or no version of it, has this name."""
+
+    status = "NOT_FOUND"
+
+
+class ModelNotReady(ServingError):
+    """The model is known but cannot answer now."""
+
+    status = "UNAVAILABLE"
+
+
+class Draining(ServingError):
+    """The server is shutting down and takes no new work."""
+
+    status = "UNAVAILABLE"
+
+
+class Overloaded(ServingError):
+    """Refused at once, because the queue is full."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        """Refuse with a hint.
+
+        Args:
+            message: the sentence for the caller.
+            retry_after_ms: sent as ``grpc-retry-pushback-ms`` (gRPC proposal A6), so that
+                well-behaved clients wait that long before they try again.
+        """
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class DeadlineExceeded(ServingError):
+    """The caller's deadline passed before an answer was there."""
+
+    status = "DEADLINE_EXCEEDED"
+
+
+class InferenceFailed(ServingError):
+    """The model's run failed for this caller's rows."""
+
+    status = "INTERNAL"
+
+
+class Unsupported(ServingError):
+    """A part of the protocol that this server does not implement."""
+
+    status = "UNIMPLEMENTED"

@@ -1,0 +1,71 @@
+"""What this process may use: CPUs by quota and affinity, their flags, and a name for it all."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+# The flags that decide how fast int8 runs, and so which variant wins.
+_TELLING_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+
+
+def cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Whole CPUs this process may keep busy, at least 1.
+
+    The smaller of the CPU affinity mask and the cgroup's quota (v2 ``cpu.max``, v1
+    ``cpu.cfs_quota_us``), rounded down: ONNX Runtime sizes its pools from the host instead, and a
+    pool larger than the quota is throttled.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    quota = _quota(cgroup)
+    return max(1, min(allowed, int(quota)) if quota else allowed)
+
+
+def _quota(cgroup: Path) -> float | None:
+    try:
+        limit, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            limit = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if limit in ("max", "-1"):
+        return None
+    return float(limit) / float(period)
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in text.split("\n\n", 1)[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def cpu_name() -> str:
+    """The CPU's own name for itself, e.g. ``AMD EPYC``."""
+    return _cpuinfo().get("model name", platform.machine())
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """Those CPU flags that decide how fast quantized models run."""
+    flags = set(_cpuinfo().get("flags", _cpuinfo().get("Features", "")).split())
+    return tuple(flag for flag in _TELLING_FLAGS if flag in flags)
+
+
+def has_vnni() -> bool:
+    """Whether int8 dot products run in one instruction, on x86."""
+    return bool({"avx_vnni", "avx512_vnni", "amx_int8"} & set(cpu_flags()))
+
+
+def fingerprint() -> str:
+    """A readable name for this hardware; equal names should favour equal variants."""
+    info = _cpuinfo()
+    family = f"{info.get('cpu family', '')}/{info.get('model', '')}".strip("/")
+    parts = (platform.machine(), cpu_name(), family, " ".join(cpu_flags()), f"{cpus()} cpus")
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,178 @@
+"""The contract of one published model version: tensors, variants, digests, verification.
+
+``<repository>/<name>/<version>/manifest.json`` is written by the converter and read by the server;
+this file is the only one that knows its form. It needs neither ONNX Runtime nor gRPC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from service.datatypes import BY_NAME
+from service.errors import ModelUnusable
+
+FILENAME = "manifest.json"
+SCHEMA = 1
+REFERENCE = "fp32"
+
+# name -> what was measured; units are in the names
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: the framework's own tensor name.
+        datatype: the v2 protocol's name, e.g. ``FP32``.
+        shape: with the batch dimension; -1 where a dimension is free.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of the model, published or refused.
+
+    Attributes:
+        name: ``fp32``, ``fp16``, ``int8-static`` ...
+        accepted: whether it was published; a refused one has no file.
+        reason: one sentence: why it was accepted or refused.
+        file: its name beside the manifest.
+        sha256: digest of that file; the server does not load a file that differs.
+        bytes: size of that file (of the candidate, where it was refused).
+        figures: what was measured, e.g. ``accuracy``, ``agreement``, ``speedup_batch_1``.
+    """
+
+    name: str
+    accepted: bool
+    reason: str
+    file: str | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+    figures: Figures = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The variant to serve on one kind of hardware, and why."""
+
+    variant: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is known about one version of a model.
+
+    Attributes:
+        name: the model's name, as callers say it.
+        batched: whether the first dimension of every tensor counts rows.
+        inputs: in the model's order.
+        outputs: in the model's order.
+        variants: the reference first.
+        chosen: hardware fingerprint -> what to serve there.
+        source: kind, file name and digest of the trained model, and the route it took.
+        samples: counts and digests of the calibration and held-out rows.
+        tools: package -> version that took part.
+        reproduce: the command that made this version.
+    """
+
+    name: str
+    batched: bool
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    variants: tuple[Variant, ...]
+    chosen: Mapping[str, Choice] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    samples: Mapping[str, Any] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)
+    reproduce: str = ""
+
+    def variant(self, name: str) -> Variant:
+        """The published variant of that name.
+
+        Raises:
+            ModelUnusable: it was never built, or it was refused.
+        """
+        for variant in self.variants:
+            if variant.name == name:
+                if variant.accepted:
+                    return variant
+                raise ModelUnusable(
+                    f"variant '{name}' of '{self.name}' was refused when the model was "
+                    f"converted: {variant.reason}"
+                )
+        raise ModelUnusable(
+            f"model '{self.name}' has no variant '{name}'; it has {', '.join(self.published)}"
+        )
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """Names of the variants that can be served."""
+        return tuple(variant.name for variant in self.variants if variant.accepted)
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n"
+
+
+def load(directory: Path) -> Manifest:
+    """Read and check ``manifest.json`` in a version's directory.
+
+    Raises:
+        ModelUnusable: it is unreadable, of another schema, or contradicts itself.
+    """
+    path = directory / FILENAME
+    try:
+        return _from_json(json.loads(path.read_text(encoding="utf-8")))
+    except ModelUnusable:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        detail = f"{type(error).__name__}: {error}"
+        raise ModelUnusable(
+            f"{path} is not a manifest that this version reads ({detail}); convert the model again"
+        ) from error
+
+
+def _from_json(raw: dict[str, Any]) -> Manifest:
+    schema = raw.pop("schema")
+    if schema != SCHEMA:
+        raise ModelUnusable(
+            f"the manifest has schema {schema}, this version reads {SCHEMA}; convert the model again"
+        )
+    raw["inputs"] = tuple(_tensor(item) for item in raw["inputs"])
+    raw["outputs"] = tuple(_tensor(item) for item in raw["outputs"])
+    raw["variants"] = tuple(_variant(item) for item in raw["variants"])
+    raw["chosen"] = {mark: Choice(**choice) for mark, choice in raw["chosen"].items()}
+    return Manifest(**raw)
+
+
+def _tensor(raw: dict[str, Any]) -> TensorSpec:
+    if raw["datatype"] not in BY_NAME:
+        raise ModelUnusable(f"the manifest names an unknown datatype '{raw['datatype']}'")
+    return TensorSpec(raw["name"], raw["datatype"], tuple(int(size) for size in raw["shape"]))
+
+
+def _variant(raw: dict[str, Any]) -> Variant:
+    variant = Variant(**raw)
+    if variant.accepted and (not variant.file or not variant.sha256):
+        raise ModelUnusable(f"the manifest's variant '{variant.name}' has no file or no digest")
+    if variant.file is not None and Path(variant.file).name != variant.file:
+        raise ModelUnusable(f"the manifest's variant '{variant.name}' names a file elsewhere")
+    return variant
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,206 @@
+"""Directory tree -> ready models: ``<repository>/<name>/<version>/manifest.json`` or ``model.onnx``."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from service import hardware, manifest
+from service.batcher import Batcher, Limits
+from service.errors import ModelNotFound, ModelUnusable
+from service.manifest import Choice, Manifest, Variant
+from service.session import Session, SessionOptions
+from service.settings import Settings
+
+AUTO = "auto"
+MODEL_FILE = "model.onnx"
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version of a model, loaded, warmed up and ready."""
+
+    manifest: Manifest
+    version: str
+    variant: Variant
+    why: str
+    max_rows: int
+    instances: int
+    batcher: Batcher
+    load_s: float
+
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        """Model, version and variant, as metrics name them."""
+        return self.manifest.name, self.version, self.variant.name
+
+
+class Repository:
+    """The models of one server, by name and version."""
+
+    def __init__(self, models: dict[str, dict[str, Model]]) -> None:
+        """Hold models that are ready: name -> version -> model."""
+        self._models = models
+
+    def model(self, name: str, version: str = "") -> Model:
+        """The model to answer with; without a version, the latest.
+
+        Raises:
+            ModelNotFound: no such name or version.
+        """
+        versions = self._models.get(name)
+        if versions is None:
+            raise ModelNotFound("this server has no model of that name")
+        if not version:
+            return versions[max(versions, key=int)]
+        if version not in versions:
+            raise ModelNotFound(
+                f"that model has no such version here; it has {', '.join(sorted(versions))}"
+            )
+        return versions[version]
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a model, oldest first."""
+        return sorted(self._models.get(name, {}), key=int)
+
+    def __iter__(self) -> Iterator[Model]:
+        """All models, in the order of their names."""
+        for versions in self._models.values():
+            yield from versions.values()
+
+
+def load(settings: Settings, clock: Callable[[], float] = time.monotonic) -> Repository:
+    """Load, check and warm up the latest version of every model under ``settings.repository``.
+
+    Raises:
+        ModelUnusable: there is no model, or one of them cannot be served as it is.
+    """
+    root = settings.repository
+    if root.is_file():
+        # A single file is served as version 1 of a model with the file's name.
+        found = [(root.stem, "1", plain(root))]
+    elif root.is_dir():
+        found = [(path.parent.name, path.name, read(path)) for path in latest_versions(root)]
+    else:
+        raise ModelUnusable(f"{root} does not exist; give a model repository or an .onnx file")
+    if not found:
+        raise ModelUnusable(f"{root} holds no model; expected {root}/NAME/VERSION/{MODEL_FILE}")
+    models: dict[str, dict[str, Model]] = {}
+    for name, version, contract in found:
+        base = root.parent if root.is_file() else root / name / version
+        models.setdefault(name, {})[version] = _ready(base, version, contract, settings, clock)
+    return Repository(models)
+
+
+def latest_versions(root: Path) -> list[Path]:
+    """The newest version's directory of each model; names starting with a dot are not models."""
+    newest: list[Path] = []
+    for directory in sorted(path for path in root.iterdir() if path.is_dir()):
+        if not NAME.fullmatch(directory.name):
+            continue
+        versions = [path for path in directory.iterdir() if path.is_dir() and is_version(path.name)]
+        if versions:
+            newest.append(max(versions, key=lambda path: int(path.name)))
+    return newest
+
+
+def is_version(name: str) -> bool:
+    """Whether a directory's name is a version: a positive number without leading zeros."""
+    return name.isascii() and name.isdigit() and not name.startswith("0")
+
+
+def read(directory: Path) -> Manifest:
+    """The contract of one version: its manifest, or that of a bare ``model.onnx``.
+
+    Raises:
+        ModelUnusable: neither is there, or the manifest cannot be read.
+    """
+    if (directory / manifest.FILENAME).exists():
+        contract = manifest.load(directory)
+        if contract.name != directory.parent.name:
+            raise ModelUnusable(
+                f"{directory / manifest.FILENAME} describes '{contract.name}'; its directory says "
+                f"'{directory.parent.name}'"
+            )
+        return contract
+    if (directory / MODEL_FILE).exists():
+        return plain(directory / MODEL_FILE, name=directory.parent.name)
+    raise ModelUnusable(f"{directory} has neither {manifest.FILENAME} nor {MODEL_FILE}")
+
+
+def plain(path: Path, name: str = "") -> Manifest:
+    """The contract of an ONNX file that nobody converted or verified here."""
+    session = Session(path, SessionOptions(threads=1))
+    variant = Variant(
+        name=manifest.REFERENCE,
+        accepted=True,
+        reason="served as it is; there is no manifest",
+        file=path.name,
+        sha256=manifest.sha256_of(path),
+        bytes=path.stat().st_size,
+    )
+    return Manifest(name or path.stem, session.batched, session.inputs, session.outputs, (variant,))
+
+
+def choose(contract: Manifest, wanted: str, fingerprint: str) -> tuple[Variant, str]:
+    """The variant to serve, and why.
+
+    Raises:
+        ModelUnusable: a variant was pinned that was not published.
+    """
+    if wanted != AUTO:
+        return contract.variant(wanted), "pinned by --variant"
+    nothing = Choice(manifest.REFERENCE, "nothing is recorded for this hardware")
+    choice = contract.chosen.get(fingerprint, nothing)
+    return contract.variant(choice.variant), choice.reason
+
+
+def _ready(
+    directory: Path,
+    version: str,
+    contract: Manifest,
+    settings: Settings,
+    clock: Callable[[], float],
+) -> Model:
+    started = clock()
+    variant, why = choose(contract, settings.variant, hardware.fingerprint())
+    path = directory / str(variant.file)
+    if not path.exists() or manifest.sha256_of(path) != variant.sha256:
+        raise ModelUnusable(
+            f"{path} is not the file that was verified (its digest differs from the manifest's); "
+            "convert the model again"
+        )
+    threads = settings.threads or max(1, hardware.cpus() // settings.instances)
+    session = Session(path, SessionOptions(threads=threads, spin=settings.spin))
+    if (session.inputs, session.outputs) != (contract.inputs, contract.outputs):
+        raise ModelUnusable(
+            f"{path} has other inputs or outputs than its manifest says; convert the model again"
+        )
+    max_rows = settings.max_batch if contract.batched else 1
+    session.warm_up(*sorted({1, max_rows}))
+    batcher = Batcher(
+        session.run,
+        Limits(
+            max_rows=max_rows,
+            max_queue_rows=settings.max_queue_rows,
+            instances=settings.instances,
+            batched=contract.batched,
+        ),
+        executor=ThreadPoolExecutor(settings.instances, thread_name_prefix=contract.name),
+        clock=clock,
+    )
+    return Model(
+        manifest=contract,
+        version=version,
+        variant=variant,
+        why=why,
+        max_rows=max_rows,
+        instances=settings.instances,
+        batcher=batcher,
+        load_s=clock() - started,
+    )

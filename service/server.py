@@ -1,0 +1,180 @@
+"""Composes transport, interceptor, servicer, health, reflection and metrics; drains at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from wsgiref.simple_server import WSGIServer
+
+import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from prometheus_client import CollectorRegistry, start_http_server
+
+from service import log
+from service.errors import InvalidSetting, Overloaded, ServingError
+from service.metrics import Metrics
+from service.proto import inference_pb2
+from service.proto.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from service.repository import Repository
+from service.servicer import Servicer
+from service.settings import Settings
+
+SERVICE = "inference.GRPCInferenceService"
+LIVENESS = "liveness"
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """The one catch-all: our errors become their status, all others a fixed text and a log line."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap unary methods; streams answer for themselves."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        answer = handler.unary_unary
+
+        async def guarded(request: Any, call: Any) -> Any:
+            try:
+                return await answer(request, call)
+            except ServingError as error:
+                if error.__cause__ is not None:
+                    log.exception(str(error), method=handler_call_details.method)
+                await _abort(call, error)
+            except (grpc.aio.AbortError, asyncio.CancelledError):
+                raise
+            except Exception:
+                log.exception("unexpected error", method=handler_call_details.method)
+                await call.abort(grpc.StatusCode.INTERNAL, "internal error; the log says more")
+
+        return grpc.unary_unary_rpc_method_handler(
+            guarded, handler.request_deserializer, handler.response_serializer
+        )
+
+
+async def _abort(call: Any, error: ServingError) -> None:
+    metadata: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, Overloaded):
+        metadata = (("grpc-retry-pushback-ms", str(error.retry_after_ms)),)
+    await call.abort(grpc.StatusCode[error.status], str(error), metadata)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that has been started.
+
+    Attributes:
+        grpc_port: the port it really has, also where 0 was asked for.
+        metrics_port: likewise.
+    """
+
+    grpc_port: int
+    metrics_port: int
+    _grpc: grpc.aio.Server
+    _http: WSGIServer
+    _health: health.HealthServicer
+    _repository: Repository
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Say NOT_SERVING, take no new calls, finish accepted work, close the ports.
+
+        Returns:
+            Whether all accepted work was finished in time.
+        """
+        await self._health.enter_graceful_shutdown()
+        drains = [model.batcher.drain(timeout_s) for model in self._repository]
+        # At once: gRPC waits for the calls in flight while the batchers run dry, and a second more,
+        # so that those which were not finished in time still get their answer.
+        finished, _ = await asyncio.gather(
+            asyncio.gather(*drains), self._grpc.stop(timeout_s + 1.0)
+        )
+        self._http.shutdown()
+        self._http.server_close()
+        return all(finished)
+
+
+async def start(settings: Settings, repository: Repository, *, version: str) -> Server:
+    """Compose all layers, bind both ports and answer.
+
+    Raises:
+        InvalidSetting: a port is in use or may not be bound.
+    """
+    metrics = Metrics(CollectorRegistry())
+    _watch(repository, metrics)
+    limit = settings.max_message_mib * 2**20
+    server = grpc.aio.server(
+        interceptors=[Interceptor()],
+        options=[
+            ("grpc.max_receive_message_length", limit),
+            ("grpc.max_send_message_length", limit),
+            # Otherwise two servers share a port without a word, and each gets half of the calls.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    add_GRPCInferenceServiceServicer_to_server(Servicer(repository, metrics, version), server)
+    healths = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
+    names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+    reflection.enable_server_reflection(
+        (*names, reflection.SERVICE_NAME), server, pool=_reflected()
+    )
+    grpc_port = _bind_grpc(server, settings)
+    http, metrics_port = _bind_metrics(settings, metrics.registry)
+    await server.start()
+    for name in ("", LIVENESS, SERVICE, *{model.manifest.name for model in repository}):
+        await healths.set(name, _SERVING)
+    return Server(grpc_port, metrics_port, server, http, healths, repository)
+
+
+def _reflected() -> DescriptorPool:
+    """One pool with all that reflection shows: our private messages, health and itself."""
+    pool = DescriptorPool()
+    for module in (inference_pb2, health_pb2, reflection_pb2):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    return pool
+
+
+def _watch(repository: Repository, metrics: Metrics) -> None:
+    for model in repository:
+        batcher = model.batcher
+        metrics.load_seconds.labels(*model.labels).set(model.load_s)
+        metrics.waiting_rows.labels(*model.labels).set_function(
+            lambda batcher=batcher: batcher.waiting_rows
+        )
+        metrics.running.labels(*model.labels).set_function(lambda batcher=batcher: batcher.running)
+
+
+def _bind_grpc(server: grpc.aio.Server, settings: Settings) -> int:
+    try:
+        port = server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise InvalidSetting(
+            f"cannot listen on {settings.host}:{settings.grpc_port} for gRPC: the port is in use "
+            "or not allowed; choose another with --grpc-port, or 0 for a free one"
+        )
+    return int(port)
+
+
+def _bind_metrics(settings: Settings, registry: CollectorRegistry) -> tuple[WSGIServer, int]:
+    try:
+        http, _ = start_http_server(settings.metrics_port, settings.host, registry)
+    except OSError as error:
+        raise InvalidSetting(
+            f"cannot listen on {settings.host}:{settings.metrics_port} for metrics "
+            f"({error.strerror}); choose another with --metrics-port, or 0 for a free one"
+        ) from None
+    return http, http.server_port

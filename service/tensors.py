@@ -1,0 +1,211 @@
+"""Wire to numpy and back, with every shape, size and dtype checked and no copy that can be avoided.
+
+The rules are the v2 protocol's: raw contents are little-endian, row-major and unpadded; a BYTES
+element is a 4-byte little-endian length and its data; raw and typed contents may not be mixed.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from service.datatypes import BY_NAME
+from service.errors import InvalidInput
+from service.manifest import TensorSpec
+from service.proto import inference_pb2 as pb
+
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one request asks to run.
+
+    Attributes:
+        feeds: input name -> array, shape as the model's, the first dimension of length ``rows``
+            where the model is batched.
+        rows: rows of the batch; 1 for a model without a batch dimension.
+    """
+
+    feeds: dict[str, np.ndarray[Any, Any]]
+    rows: int
+
+
+def decode(request: pb.ModelInferRequest, inputs: Sequence[TensorSpec], *, batched: bool) -> Rows:
+    """The request's tensors as arrays that match the model's inputs.
+
+    Numeric raw tensors are views of the request's bytes, not copies.
+
+    Raises:
+        InvalidInput: a tensor is missing, unknown, given twice, or does not fit in name, datatype,
+            shape or size.
+    """
+    specs = {spec.name: spec for spec in inputs}
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidInput(
+            f"the request has {len(request.inputs)} inputs but {len(raw)} raw contents; "
+            "send one for each input"
+        )
+    feeds: dict[str, np.ndarray[Any, Any]] = {}
+    for index, tensor in enumerate(request.inputs):
+        spec = specs.get(tensor.name)
+        if spec is None:
+            raise InvalidInput(f"the model has no input '{tensor.name}'; it takes {_names(specs)}")
+        if tensor.name in feeds:
+            raise InvalidInput(f"input '{tensor.name}' is given twice")
+        shape = _checked_shape(tensor, spec)
+        if raw and tensor.HasField("contents"):
+            raise InvalidInput(f"input '{tensor.name}' has raw and typed contents; send one")
+        feeds[tensor.name] = (
+            _from_raw(raw[index], spec, shape) if raw else _from_typed(tensor, spec, shape)
+        )
+    missing = [name for name in specs if name not in feeds]
+    if missing:
+        raise InvalidInput(f"input {_names(missing)} is missing")
+    return Rows(feeds, _row_count(feeds) if batched else 1)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _row_count(feeds: dict[str, np.ndarray[Any, Any]]) -> int:
+    counts = {array.shape[0] for array in feeds.values()}
+    if len(counts) != 1:
+        raise InvalidInput(f"the inputs have different numbers of rows: {sorted(counts)}")
+    rows = counts.pop()
+    if rows == 0:
+        raise InvalidInput("the request has no rows")
+    return rows
+
+
+def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec) -> list[int]:
+    if tensor.datatype != spec.datatype:
+        raise InvalidInput(
+            f"input '{spec.name}' is {tensor.datatype or 'without a datatype'}; "
+            f"the model takes {spec.datatype}"
+        )
+    shape = list(tensor.shape)
+    fits = len(shape) == len(spec.shape) and all(
+        given >= 0 and wanted in (-1, given)
+        for given, wanted in zip(shape, spec.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidInput(
+            f"input '{spec.name}' has shape {shape}; the model takes {list(spec.shape)}, "
+            "where -1 is free"
+        )
+    return shape
+
+
+def _from_raw(data: bytes, spec: TensorSpec, shape: list[int]) -> np.ndarray[Any, Any]:
+    elements = math.prod(shape)
+    if spec.datatype == "BYTES":
+        return _objects(_split_bytes(data, elements, spec.name), shape)
+    dtype = BY_NAME[spec.datatype].dtype
+    if len(data) != elements * dtype.itemsize:
+        raise InvalidInput(
+            f"input '{spec.name}' has {len(data)} bytes; shape {shape} of {spec.datatype} takes "
+            f"{elements * dtype.itemsize}"
+        )
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def _split_bytes(data: bytes, elements: int, name: str) -> list[bytes]:
+    parts: list[bytes] = []
+    offset = 0
+    while offset + _LENGTH.size <= len(data):
+        (length,) = _LENGTH.unpack_from(data, offset)
+        offset += _LENGTH.size
+        if length > len(data) - offset:
+            raise InvalidInput(f"input '{name}': a BYTES element is longer than the data")
+        parts.append(data[offset : offset + length])
+        offset += length
+    if offset != len(data) or len(parts) != elements:
+        raise InvalidInput(
+            f"input '{name}' holds {len(parts)} whole BYTES elements; its shape takes {elements}"
+        )
+    return parts
+
+
+def _from_typed(
+    tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec, shape: list[int]
+) -> np.ndarray[Any, Any]:
+    datatype = BY_NAME[spec.datatype]
+    if not datatype.contents:
+        raise InvalidInput(f"input '{spec.name}' is {spec.datatype}, which is sent as raw contents")
+    for field, _ in tensor.contents.ListFields():
+        if field.name != datatype.contents:
+            raise InvalidInput(
+                f"input '{spec.name}' is {spec.datatype}, sent in {field.name}; "
+                f"use {datatype.contents}"
+            )
+    values = getattr(tensor.contents, datatype.contents)
+    if len(values) != math.prod(shape):
+        raise InvalidInput(
+            f"input '{spec.name}' has {len(values)} elements; shape {shape} takes "
+            f"{math.prod(shape)}"
+        )
+    if spec.datatype == "BYTES":
+        return _objects(values, shape)
+    try:
+        return np.array(values, dtype=datatype.dtype).reshape(shape)
+    except OverflowError:
+        raise InvalidInput(
+            f"input '{spec.name}' holds a number that {spec.datatype} cannot"
+        ) from None
+
+
+def _objects(values: Iterable[bytes], shape: list[int]) -> np.ndarray[Any, Any]:
+    # ONNX Runtime's strings are str; undecodable bytes could not come back unchanged.
+    try:
+        decoded = [value.decode() for value in values]
+    except UnicodeDecodeError:
+        raise InvalidInput("a BYTES element is not UTF-8, which the model's strings are") from None
+    return np.array(decoded, dtype=np.object_).reshape(shape)
+
+
+def requested_outputs(
+    request: pb.ModelInferRequest, outputs: Sequence[TensorSpec]
+) -> list[TensorSpec]:
+    """The outputs this request wants, in its order; all of them if it names none.
+
+    Raises:
+        InvalidInput: it names an output twice, or one the model does not have.
+    """
+    if not request.outputs:
+        return list(outputs)
+    specs = {spec.name: spec for spec in outputs}
+    wanted: dict[str, TensorSpec] = {}
+    for output in request.outputs:
+        if output.name not in specs:
+            raise InvalidInput(f"the model has no output '{output.name}'; it gives {_names(specs)}")
+        if output.name in wanted:
+            raise InvalidInput(f"output '{output.name}' is asked for twice")
+        wanted[output.name] = specs[output.name]
+    return list(wanted.values())
+
+
+def encode(
+    response: pb.ModelInferResponse,
+    outputs: dict[str, np.ndarray[Any, Any]],
+    wanted: Sequence[TensorSpec],
+) -> None:
+    """Append the wanted arrays to the response, as raw contents."""
+    for spec in wanted:
+        array = outputs[spec.name]
+        response.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
+        response.raw_output_contents.append(_to_raw(array, spec))
+
+
+def _to_raw(array: np.ndarray[Any, Any], spec: TensorSpec) -> bytes:
+    if spec.datatype != "BYTES":
+        return array.astype(BY_NAME[spec.datatype].dtype, copy=False).tobytes()
+    encoded = (str(value).encode() for value in array.reshape(-1))
+    return b"".join(_LENGTH.pack(len(value)) + value for value in encoded)
