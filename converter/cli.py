@@ -24,11 +24,15 @@ _WIDTH = 100
 
 
 def convert(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The trained model: .keras, .h5 or .onnx.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The trained model: .keras, .h5, .onnx.")
+    ],
     name: Annotated[str, typer.Option(help="What callers will call it; the directory's name.")],
     out: Annotated[
         Path,
-        typer.Option(metavar="REPO", help="Model repository to publish into; made if it is not there."),
+        typer.Option(
+            metavar="REPO", help="Model repository to publish into; made if it is not there."
+        ),
     ] = Path("models"),
     calibration: Annotated[
         Path | None,
@@ -70,7 +74,7 @@ def convert(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the manifest as JSON instead of the table.")
     ] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Turn a trained model into verified ONNX variants, and publish those that hold.
 
     Each variant is compared with the trained model's own answers on the held-out rows, and timed
@@ -97,10 +101,14 @@ def convert(
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A published version's or model's directory, or an .onnx file."),
+        typer.Argument(
+            metavar="PATH", help="A published version's or model's directory, or an .onnx file."
+        ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
-) -> None:  # fmt: skip
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of the table.")
+    ] = False,
+) -> None:
     """Print what a published model, or any ONNX file, holds."""
     contract = _contract(path)
     if as_json:

@@ -143,8 +143,10 @@ def _write_answers(call: Any, feeds: dict[str, np.ndarray[Any, Any]], path: Path
     for start in range(0, total, 64):
         chunk = [tf.constant(array[start : start + 64]) for array in feeds.values()]
         parts.append({name: value.numpy() for name, value in call(*chunk).items()})
-    answers = {f"out:{name}": np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    np.savez(path, **answers, **{f"in:{name}": array for name, array in feeds.items()})
+    arrays: dict[str, Any] = {f"in:{name}": array for name, array in feeds.items()}
+    for name in parts[0]:
+        arrays[f"out:{name}"] = np.concatenate([part[name] for part in parts])
+    np.savez(path, **arrays)
 
 
 def _to_onnx(model: Any, call: Callable[..., Any], directory: Path) -> None:

@@ -96,7 +96,7 @@ def _fitted(array: Any, spec: TensorSpec, path: Path) -> np.ndarray[Any, Any]:
     if array is None:
         raise BadSamples(f"{path} has no array '{spec.name}', which is an input of the model")
     dtype = BY_NAME[spec.datatype].dtype
-    if dtype != object and not np.can_cast(array.dtype, dtype, casting="same_kind"):
+    if dtype.kind != "O" and not np.can_cast(array.dtype, dtype, casting="same_kind"):
         raise BadSamples(f"'{spec.name}' in {path} is {array.dtype}; the model takes {dtype}")
     wanted = spec.shape[1:]
     fits = array.ndim == len(spec.shape) and all(

@@ -28,7 +28,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a candidate holds its bounds: ``reason`` is one sentence, ``figures`` the evidence."""
+    """Whether a candidate holds its bounds; ``reason`` is one sentence, ``figures`` the proof."""
 
     holds: bool
     reason: str

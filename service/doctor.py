@@ -133,7 +133,7 @@ def _port(port: int) -> Finding:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("0.0.0.0", port))  # noqa: S104
+            probe.bind(("0.0.0.0", port))
         except OSError as error:
             return Finding("ports", "note", f"{port} cannot be bound: {error.strerror}")
     return Finding("ports", "ok", f"{port} is free")

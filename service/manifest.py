@@ -148,7 +148,8 @@ def _from_json(raw: dict[str, Any]) -> Manifest:
     schema = raw.pop("schema")
     if schema != SCHEMA:
         raise ModelUnusable(
-            f"the manifest has schema {schema}, this version reads {SCHEMA}; convert the model again"
+            f"the manifest has schema {schema}, this version reads {SCHEMA}; "
+            "convert the model again"
         )
     raw["inputs"] = tuple(_tensor(item) for item in raw["inputs"])
     raw["outputs"] = tuple(_tensor(item) for item in raw["outputs"])

@@ -1,4 +1,4 @@
-"""Directory tree -> ready models: ``<repository>/<name>/<version>/manifest.json`` or ``model.onnx``."""
+"""Directory tree -> ready models: ``<name>/<version>/`` with a manifest, or a bare model.onnx."""
 
 from __future__ import annotations
 

@@ -30,16 +30,14 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class Interceptor(grpc.aio.ServerInterceptor):
     """The one catch-all: our errors become their status, all others a fixed text and a log line."""
 
     async def intercept_service(
         self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]
-        ],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> Any:
         """Wrap unary methods; streams answer for themselves."""
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
@@ -151,9 +149,11 @@ def _watch(repository: Repository, metrics: Metrics) -> None:
         batcher = model.batcher
         metrics.load_seconds.labels(*model.labels).set(model.load_s)
         metrics.waiting_rows.labels(*model.labels).set_function(
-            lambda batcher=batcher: batcher.waiting_rows
+            lambda batcher=batcher: batcher.waiting_rows  # type: ignore[misc]
         )
-        metrics.running.labels(*model.labels).set_function(lambda batcher=batcher: batcher.running)
+        metrics.running.labels(*model.labels).set_function(
+            lambda batcher=batcher: batcher.running  # type: ignore[misc]
+        )
 
 
 def _bind_grpc(server: grpc.aio.Server, settings: Settings) -> int:

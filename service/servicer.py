@@ -103,7 +103,7 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
 
     def _deadline(self, request: pb.ModelInferRequest, call: Call) -> float | None:
         """The earlier of gRPC's deadline and the ``timeout`` parameter, on the batchers' clock."""
-        seconds = [call.time_remaining()]
+        seconds: list[float | None] = [call.time_remaining()]
         if "timeout" in request.parameters:
             microseconds = _whole_number(request.parameters["timeout"])
             # 0 is what clients send for "none".
@@ -145,9 +145,12 @@ def _config(model: Model) -> pb.ModelConfig:
             for s in contract.outputs
         ],
         parameters={
-            "variant": {"string_value": variant.name},
-            "variant_sha256": {"string_value": variant.sha256 or ""},
-            "variant_reason": {"string_value": model.why},
+            name: pb.ModelParameter(string_value=value)
+            for name, value in (
+                ("variant", variant.name),
+                ("variant_sha256", variant.sha256 or ""),
+                ("variant_reason", model.why),
+            )
         },
     )
     if contract.batched:

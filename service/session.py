@@ -6,18 +6,18 @@ import os
 # and send events unless this is set when the library is loaded (onnxruntime pull request 27379).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-from collections.abc import Mapping  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import numpy as np  # noqa: E402
-import onnxruntime as ort  # noqa: E402
+import numpy as np
+import onnxruntime as ort
 
-from service import hardware  # noqa: E402
-from service.datatypes import BY_NAME, BY_ORT_NAME  # noqa: E402
-from service.errors import ModelUnusable  # noqa: E402
-from service.manifest import TensorSpec  # noqa: E402
+from service import hardware
+from service.datatypes import BY_NAME, BY_ORT_NAME
+from service.errors import ModelUnusable
+from service.manifest import TensorSpec
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

@@ -40,7 +40,7 @@ class Settings:
         ".onnx file.",
     )
     host: str = _knob(
-        "0.0.0.0",  # noqa: S104 - a server in a container has to be reachable
+        "0.0.0.0",
         "Address to listen on, for gRPC and metrics. 127.0.0.1 keeps strangers out; the default "
         "takes calls from every network this machine is on.",
     )
@@ -191,7 +191,7 @@ def read(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> S
 
 
 def _cast(knob: Field[Any], value: Any) -> Any:
-    kind = type(knob.default)
+    kind: Any = type(knob.default)
     if isinstance(value, bool):
         return value
     if kind is bool:

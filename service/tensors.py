@@ -79,7 +79,7 @@ def _row_count(feeds: dict[str, np.ndarray[Any, Any]]) -> int:
     counts = {array.shape[0] for array in feeds.values()}
     if len(counts) != 1:
         raise InvalidInput(f"the inputs have different numbers of rows: {sorted(counts)}")
-    rows = counts.pop()
+    rows: int = counts.pop()
     if rows == 0:
         raise InvalidInput("the request has no rows")
     return rows

@@ -1,0 +1,60 @@
+# One verb per habit; `make` alone lists them. Each makes .venv first, and installs only what is
+# missing, so the second call starts at once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PROTO := service/proto/inference
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check fmt proto bench clean install
+
+help: ## list the verbs
+	@echo "make VERB, where VERB is one of"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## the main job on real data: train, convert, verify, serve, load, price
+	@$(BIN)/farthing demo
+
+test: $(INSTALLED) ## the tests, at most six minutes on two cores
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED) ## all tests; needs Debian's chromium, and root for the image
+	@$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## ruff and mypy strict, then the sizes of the modules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@git ls-files '*.py' | grep -v _pb2 | xargs wc -l | sort -rn | head -8
+
+fmt: $(INSTALLED) ## format, and mend what ruff can mend
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+proto: $(INSTALLED) ## the stubs from inference.proto, in a descriptor pool of their own
+	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
+		$(PROTO).proto
+	@sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' $(PROTO)_pb2.py
+
+bench: $(INSTALLED) ## measure, print a table, append it to loadtests/bench/RESULTS.md; SUITE=NAME
+	@$(BIN)/python -m loadtests.bench $(SUITE)
+
+clean: ## remove what was built, the environment too
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+install: $(INSTALLED) ## make .venv and install what is missing
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "farthing needs Python 3.11 or later: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "Python's venv module is missing: install the package python3-venv, then try again" >&2; \
+		exit 1; }
+	@echo "installing into $(VENV): about 2 GB, a minute or two"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[demo,dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Load, cost and reports: what a served model is worth, measured from outside."""

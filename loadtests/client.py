@@ -1,0 +1,79 @@
+"""A plain client of the v2 wire, for questions that need no load generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+
+from service.datatypes import BY_NAME
+from service.errors import FarthingError
+from service.proto import inference_pb2 as pb
+from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
+
+
+class TargetFailed(FarthingError):
+    """The server that should be measured does not answer as it must."""
+
+
+class Client:
+    """Calls one server."""
+
+    def __init__(self, stub: Any, target: str) -> None:
+        """Wrap a GRPCInferenceService stub."""
+        self._stub = stub
+        self._target = target
+
+    def check(self, model: str, version: str = "") -> None:
+        """Make sure that the server answers and serves this model.
+
+        Raises:
+            TargetFailed: it does not.
+        """
+        try:
+            self._stub.ModelMetadata(
+                pb.ModelMetadataRequest(name=model, version=version), timeout=10
+            )
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise TargetFailed(
+                    f"nothing answers at {self._target}; is it up, and is that its gRPC port?"
+                ) from None
+            raise TargetFailed(
+                f"{self._target} does not describe model '{model}': {error.details()}"
+            ) from None
+
+    def answers(self, model: str, rows: np.ndarray[Any, Any], chunk: int) -> np.ndarray[Any, Any]:
+        """The first output for all rows of a model's only input.
+
+        Args:
+            model: its name.
+            rows: shape [rows, ...], in the input's dtype.
+            chunk: rows in each request, at most the server's batch limit.
+
+        Returns:
+            An array of shape [rows, ...].
+        """
+        metadata = self._stub.ModelMetadata(pb.ModelMetadataRequest(name=model))
+        tensor = metadata.inputs[0]
+        parts = []
+        for start in range(0, len(rows), chunk):
+            part = rows[start : start + chunk]
+            request = pb.ModelInferRequest(model_name=model)
+            request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=part.shape)
+            request.raw_input_contents.append(part.tobytes())
+            response = self._stub.ModelInfer(request, timeout=30)
+            output = response.outputs[0]
+            array = np.frombuffer(response.raw_output_contents[0], BY_NAME[output.datatype].dtype)
+            parts.append(array.reshape(list(output.shape)))
+        return np.concatenate(parts)
+
+
+@contextmanager
+def connected(target: str) -> Iterator[Client]:
+    """A client for ``host:port`` while the context lasts."""
+    with grpc.insecure_channel(target) as channel:
+        yield Client(GRPCInferenceServiceStub(channel), target)

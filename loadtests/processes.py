@@ -1,0 +1,164 @@
+"""Child processes that do not outlive us: servers, load generators, trainers."""
+
+from __future__ import annotations
+
+import json
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from service.errors import FarthingError
+
+_STOP_S = 15.0
+
+
+class ChildFailed(FarthingError):
+    """A child process that did not do its work, with the end of its log."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server of ours that is ready.
+
+    Attributes:
+        target: ``host:port`` for gRPC.
+        metrics_port: its Prometheus port.
+        model: name of the first model it serves.
+        variant: which variant of it.
+        sha256: digest of the file it serves.
+    """
+
+    target: str
+    metrics_port: int
+    model: str
+    variant: str
+    sha256: str
+
+
+def _wrapped(command: Sequence[str], cpus: frozenset[int] | None) -> list[str]:
+    """The command, pinned to CPUs, and ended by the kernel should we be killed.
+
+    Through util-linux' programs and not a ``preexec_fn``: with one, Python forks instead of
+    vforking, gRPC's fork handler then runs in the child and aborts it (grpc issue 43055).
+    """
+    wrapped = list(command)
+    if cpus and shutil.which("taskset"):
+        wrapped = ["taskset", "-c", ",".join(map(str, sorted(cpus))), *wrapped]
+    if shutil.which("setpriv"):
+        wrapped = ["setpriv", "--pdeathsig", "TERM", *wrapped]
+    return wrapped
+
+
+@contextmanager
+def started(
+    command: Sequence[str], *, log: Path, cpus: frozenset[int] | None = None, screen: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command; when the context ends, however it ends, the process is gone.
+
+    Args:
+        command: the program and its arguments.
+        log: where its standard error goes (and its output, unless ``screen``).
+        cpus: pin it to these CPUs; None leaves it where it may run.
+        screen: let it write to our standard output.
+    """
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            _wrapped(command, cpus),
+            stdin=subprocess.DEVNULL,
+            stdout=None if screen else subprocess.PIPE,
+            stderr=errors,
+        )
+        try:
+            yield process
+        finally:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def finish(
+    command: Sequence[str],
+    *,
+    log: Path,
+    cpus: frozenset[int] | None = None,
+    screen: bool = False,
+    allowed: Sequence[int] = (0,),
+) -> bytes:
+    """Run a command to its end.
+
+    Returns:
+        What it wrote to standard output, unless it wrote to the screen.
+
+    Raises:
+        ChildFailed: it ended with a code that is not allowed.
+    """
+    with started(command, log=log, cpus=cpus, screen=screen) as process:
+        output = process.communicate()[0] or b""
+    if process.returncode not in allowed:
+        raise ChildFailed(
+            f"`{' '.join(command[1:4])}` ended with code {process.returncode}: {_tail(log)}"
+        )
+    return output
+
+
+@contextmanager
+def serving(
+    repository: Path, *, variant: str, log: Path, cpus: frozenset[int] | None = None
+) -> Iterator[Endpoint]:
+    """`farthing serve` as a process of its own, on free loopback ports, until the context ends.
+
+    Raises:
+        ChildFailed: it did not become ready.
+    """
+    command = [
+        sys.executable, "-m", "farthing", "serve", str(repository), "--host", "127.0.0.1",
+        "--grpc-port", "0", "--metrics-port", "0", "--variant", variant,
+    ]  # fmt: skip
+    with started(command, log=log, cpus=cpus) as process:
+        assert process.stdout is not None  # because it does not write to the screen
+        line = _first_line(process.stdout, timeout_s=60.0)
+        if not line:
+            raise ChildFailed(f"`farthing serve` did not become ready: {_tail(log)}")
+        ready = json.loads(line)
+        model = ready["models"][0]
+        yield Endpoint(
+            target=f"127.0.0.1:{ready['grpc_port']}",
+            metrics_port=ready["metrics_port"],
+            model=model["name"],
+            variant=model["variant"],
+            sha256=model["sha256"],
+        )
+
+
+def _first_line(stream: IO[bytes], timeout_s: float) -> bytes:
+    deadline = time.monotonic() + timeout_s
+    line = b""
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
+        part: Any = stream.read1(4096) if ready else b""  # type: ignore[attr-defined]
+        if not part:
+            return b""
+        line += part
+    return line
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it said nothing"
