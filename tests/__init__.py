@@ -1,0 +1,1 @@
+"""Tests; a package, because tf2onnx installs a top-level package of the same name."""

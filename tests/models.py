@@ -1,0 +1,97 @@
+"""Tiny ONNX graphs, built in a few lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def double(path: Path, *, batch: str | int = "batch", factor: float = 2.0) -> Path:
+    """``y = factor * x`` for rows of four floats."""
+    return _write(
+        path,
+        [helper.make_node("Mul", ["x", "factor"], ["y"])],
+        [_value("x", TensorProto.FLOAT, [batch, 4])],
+        [_value("y", TensorProto.FLOAT, [batch, 4])],
+        [numpy_helper.from_array(np.array(factor, np.float32), "factor")],
+    )
+
+
+def every_datatype(path: Path) -> Path:
+    """One input for each numeric datatype and one for strings, each returned unchanged."""
+    kinds = {
+        "BOOL": TensorProto.BOOL, "UINT8": TensorProto.UINT8, "UINT16": TensorProto.UINT16,
+        "UINT32": TensorProto.UINT32, "UINT64": TensorProto.UINT64, "INT8": TensorProto.INT8,
+        "INT16": TensorProto.INT16, "INT32": TensorProto.INT32, "INT64": TensorProto.INT64,
+        "FP16": TensorProto.FLOAT16, "FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE,
+        "BYTES": TensorProto.STRING,
+    }  # fmt: skip
+    return _write(
+        path,
+        [helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in kinds],
+        [_value(f"in_{name}", kind, ["batch", 3]) for name, kind in kinds.items()],
+        [_value(f"out_{name}", kind, ["batch", 3]) for name, kind in kinds.items()],
+        [],
+    )
+
+
+def classifier(path: Path, *, seed: int = 0, channels: int = 64, classes: int = 5) -> Path:
+    """Two convolutions and a dense layer with random weights, on rows of [3, 24, 24]."""
+    random = np.random.default_rng(seed)
+
+    def weights(name: str, *shape: int) -> onnx.TensorProto:
+        scale = 1.0 / np.sqrt(np.prod(shape[1:]))
+        return numpy_helper.from_array((random.normal(size=shape) * scale).astype(np.float32), name)
+
+    return _write(
+        path,
+        [
+            helper.make_node("Conv", ["x", "w1"], ["c1"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c1"], ["r1"]),
+            helper.make_node("Conv", ["r1", "w2"], ["c2"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c2"], ["r2"]),
+            helper.make_node("GlobalAveragePool", ["r2"], ["g"]),
+            helper.make_node("Flatten", ["g"], ["f"]),
+            helper.make_node("Gemm", ["f", "w3"], ["scores"], transB=1),
+        ],
+        [_value("x", TensorProto.FLOAT, ["batch", 3, 24, 24])],
+        [_value("scores", TensorProto.FLOAT, ["batch", classes])],
+        [
+            weights("w1", channels, 3, 3, 3),
+            weights("w2", channels, channels, 3, 3),
+            weights("w3", classes, channels),
+        ],
+    )
+
+
+def not_batched(path: Path) -> Path:
+    """A graph whose output does not follow the rows of its input: their sum."""
+    return _write(
+        path,
+        [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)],
+        [_value("x", TensorProto.FLOAT, ["n"])],
+        [_value("y", TensorProto.FLOAT, [])],
+        [],
+    )
+
+
+def _value(name: str, kind: int, shape: list[str | int]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _write(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    initializers: list[onnx.TensorProto],
+) -> Path:
+    graph = helper.make_graph(nodes, "test", inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
