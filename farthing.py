@@ -95,8 +95,8 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _run_typer(command: Callable[..., None], verb: str, argv: list[str]) -> int:
     """Run an annotated function as a command, with one sentence for what typer refuses."""
-    import click
     import typer
+    from typer.exceptions import TyperException
 
     from service.errors import InvalidSetting
 
@@ -104,11 +104,9 @@ def _run_typer(command: Callable[..., None], verb: str, argv: list[str]) -> int:
     app.command()(command)
     try:
         code = app(argv, prog_name=f"farthing {verb}", standalone_mode=False)
-    except click.ClickException as error:
+    except TyperException as error:
         text = error.format_message().strip().rstrip(".")
         raise InvalidSetting(f"{text}; see `farthing {verb} --help`") from None
-    except click.Abort:
-        raise KeyboardInterrupt from None
     return int(code or 0)
 
 

@@ -70,7 +70,7 @@ def _from_keras(source: Path, directory: Path, evaluate: Path | None) -> Exporte
     facts = json.loads((directory / keras_export.FACTS).read_text(encoding="utf-8"))
     inputs, answers = _answers(directory / keras_export.PROBE)
     _name_batch(path)
-    _check_graph(path)
+    _check_graph(path, "the export")
     difference = _check_numbers(path, inputs, answers)
     expected = None
     if evaluate is not None:
@@ -90,7 +90,7 @@ def _from_keras(source: Path, directory: Path, evaluate: Path | None) -> Exporte
 def _from_onnx(source: Path, directory: Path, evaluate: Path | None) -> Exported:
     path = directory / keras_export.MODEL
     shutil.copyfile(source, path)
-    _check_graph(path)
+    _check_graph(path, str(source))
     return Exported(path, None, {"kind": "onnx", "route": "as it is"}, {})
 
 
@@ -121,12 +121,12 @@ def _name_batch(path: Path) -> None:
     onnx.save(model, path)
 
 
-def _check_graph(path: Path) -> None:
+def _check_graph(path: Path, what: str) -> None:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # checker and protobuf raise classes of their own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ExportRefused(f"the ONNX graph is not valid: {first}") from error
+        raise ExportRefused(f"{what} is not a valid ONNX graph: {first}") from error
 
 
 def _check_numbers(path: Path, inputs: verify.Arrays, expected: verify.Arrays) -> float:

@@ -30,8 +30,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from service import batching
+from service.batching import Arrays, Run
 from service.errors import (
     DeadlineExceeded,
     Draining,
@@ -40,9 +40,6 @@ from service.errors import (
     Overloaded,
     ServingError,
 )
-
-Arrays = dict[str, np.ndarray[Any, Any]]
-Run = Callable[[Arrays], Arrays]
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,7 @@ class _Entry:
     shapes: tuple[Any, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        # Rows share a run only if they differ in nothing but their number.
-        self.shapes = tuple((name, array.shape[1:]) for name, array in sorted(self.feeds.items()))
+        self.shapes = batching.shapes(self.feeds)
 
 
 class Batcher:
@@ -202,6 +198,8 @@ class Batcher:
         """Take an entry whose caller is gone out of the queue, if it is still there."""
         if not entry.settled.done():
             entry.settled.cancel()
+        elif not entry.settled.cancelled():
+            entry.settled.exception()  # read, so that asyncio does not report it as forgotten
         if entry.waiting:
             self._waiting.remove(entry)
             self._took_out(entry)
@@ -273,33 +271,12 @@ class Batcher:
                 entry.settled.set_result(Answer(outputs, started - entry.arrived, run_s, total))
 
     def _run_rows(self, batch: Sequence[_Entry]) -> list[Arrays]:
-        """Stack, run and split; on an executor's thread."""
-        if len(batch) == 1:
-            outputs = self._run(batch[0].feeds)
-            if self._limits.batched:
-                _check_rows(outputs, batch[0].rows)
-            return [outputs]
-        feeds = {
-            name: np.concatenate([entry.feeds[name] for entry in batch]) for name in batch[0].feeds
-        }
-        outputs = self._run(feeds)
-        _check_rows(outputs, sum(entry.rows for entry in batch))
-        parts: list[Arrays] = []
-        start = 0
-        for entry in batch:
-            stop = start + entry.rows
-            parts.append({name: array[start:stop] for name, array in outputs.items()})
-            start = stop
-        return parts
-
-
-def _check_rows(outputs: Arrays, rows: int) -> None:
-    for name, array in outputs.items():
-        if array.shape[:1] != (rows,):
-            raise InferenceFailed(
-                f"the model answered {rows} rows with an output '{name}' of shape "
-                f"{list(array.shape)}; it cannot be served in batches"
-            )
+        """One run; on an executor's thread."""
+        if not self._limits.batched:
+            return [self._run(batch[0].feeds)]
+        return batching.run_together(
+            self._run, [entry.feeds for entry in batch], [entry.rows for entry in batch]
+        )
 
 
 def _fail(entry: _Entry, error: ServingError) -> None:

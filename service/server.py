@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from prometheus_client import CollectorRegistry, start_http_server
 
 from service import log
-from service.errors import InvalidSetting, Overloaded, ServingError
+from service.errors import InvalidSetting, Overloaded, ServingError, Unsupported
 from service.metrics import Metrics
 from service.proto import inference_pb2
 from service.proto.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
@@ -51,6 +51,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 if error.__cause__ is not None:
                     log.exception(str(error), method=handler_call_details.method)
                 await _abort(call, error)
+            except NotImplementedError:  # what the generated base class raises
+                await _abort(call, Unsupported("this server does not implement that method"))
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 raise
             except Exception:

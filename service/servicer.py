@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from grpc import StatusCode
 from grpc.aio import ServicerContext
 
 from service import tensors
@@ -100,6 +101,9 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
             tensors.encode(response, answer.outputs, wanted)
             self._metrics.answered(model.labels, rows.rows, answer)
             return response
+
+    async def ModelStreamInfer(self, request_iterator: Any, call: Call) -> None:
+        await call.abort(StatusCode.UNIMPLEMENTED, "this server does not implement streams yet")
 
     def _deadline(self, request: pb.ModelInferRequest, call: Call) -> float | None:
         """The earlier of gRPC's deadline and the ``timeout`` parameter, on the batchers' clock."""

@@ -141,7 +141,8 @@ def main(argv: list[str] | None = None) -> int:
             QUICK if options.quick else FULL,
             lambda done, total: progress.update(task, completed=done, total=total),
         )
-    model.save(options.directory / "model.keras")
+    # The optimizer's state trains on; it is not part of what is served.
+    model.save(options.directory / "model.keras", include_optimizer=False)
     np.savez(options.directory / "calibration.npz", x=split.calibration[0])
     np.savez(options.directory / "heldout.npz", x=split.held_out[0], y=split.held_out[1])
     facts = {

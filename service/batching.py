@@ -1,0 +1,50 @@
+"""Pure: several callers' rows through one run, and each caller's rows out of it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from service.errors import InferenceFailed
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+Run = Callable[[Arrays], Arrays]
+
+
+def shapes(feeds: Arrays) -> tuple[Any, ...]:
+    """What rows must have in common to share a run: everything but their number."""
+    return tuple((name, array.shape[1:]) for name, array in sorted(feeds.items()))
+
+
+def run_together(run: Run, parts: Sequence[Arrays], counts: Sequence[int]) -> list[Arrays]:
+    """Stack, run and split; no copy for a single part, one gather for more.
+
+    Args:
+        run: arrays in, arrays out.
+        parts: feeds of each caller, equal in ``shapes``.
+        counts: rows of each caller.
+
+    Returns:
+        The outputs of each caller, as views of the run's.
+
+    Raises:
+        InferenceFailed: the outputs do not have one row for each row.
+    """
+    feeds = parts[0]
+    if len(parts) > 1:
+        feeds = {name: np.concatenate([part[name] for part in parts]) for name in feeds}
+    outputs = run(feeds)
+    total = sum(counts)
+    for name, array in outputs.items():
+        if array.shape[:1] != (total,):
+            raise InferenceFailed(
+                f"the model answered {total} rows with an output '{name}' of shape "
+                f"{list(array.shape)}; it cannot be served in batches"
+            )
+    stops = np.cumsum(counts)
+    return [
+        {name: array[stop - count : stop] for name, array in outputs.items()}
+        for count, stop in zip(counts, stops, strict=True)
+    ]

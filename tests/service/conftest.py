@@ -1,0 +1,20 @@
+"""What the tests of the service share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.service.stage import Stage
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    """A batcher's stand-ins, all runs let go at the end."""
+    with ThreadPoolExecutor(4) as executor:
+        made = Stage(executor)
+        yield made
+        made.door.release()
+        made.run.release()

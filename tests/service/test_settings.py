@@ -1,0 +1,195 @@
+"""One knob, three places to set it; whatever cannot be used stops the server in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import settings
+from service.errors import InvalidSetting
+from service.settings import Settings, environment_name
+
+KNOBS = [knob.name for knob in fields(Settings)]
+RANGED = [knob.name for knob in fields(Settings) if knob.metadata["low"] is not None]
+LINKS = {
+    "FARTHING_PORT": "tcp://10.0.0.1:8001",
+    "FARTHING_PORT_8001_TCP": "tcp://10.0.0.1:8001",
+    "FARTHING_PORT_8001_TCP_ADDR": "10.0.0.1",
+    "FARTHING_PORT_8001_TCP_PORT": "8001",
+    "FARTHING_PORT_8001_TCP_PROTO": "tcp",
+    "FARTHING_SERVICE_HOST": "10.0.0.1",
+    "FARTHING_SERVICE_PORT": "8001",
+    "FARTHING_SERVICE_PORT_GRPC": "8001",
+    "FARTHING_CANARY_PORT": "tcp://10.0.0.2:8001",
+    "FARTHING_CANARY_PORT_8001_TCP_ADDR": "10.0.0.2",
+    "FARTHING_CANARY_SERVICE_HOST": "10.0.0.2",
+}
+
+
+def refusal(argv: list[str], environment: dict[str, str] | None = None) -> str:
+    with pytest.raises(InvalidSetting) as refused:
+        settings.read(argv, environment or {})
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def another(name: str) -> tuple[str, Any]:
+    """A text for this knob that is not its default, and the value it stands for."""
+    knob = next(knob for knob in fields(Settings) if knob.name == name)
+    if isinstance(knob.default, bool):
+        return ("false", False) if knob.default else ("true", True)
+    if knob.metadata["choices"]:
+        return "error", "error"
+    if knob.metadata["low"] is not None:
+        return str(knob.metadata["high"]), type(knob.default)(knob.metadata["high"])
+    return "elsewhere", type(Path() if name == "repository" else "")("elsewhere")
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    assert settings.read([], {}) == Settings()
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_environment_sets_every_knob(name: str) -> None:
+    text, value = another(name)
+    read = settings.read([], {environment_name(name): text})
+    assert read == Settings(**{name: value}) != Settings()
+
+
+@pytest.mark.parametrize("name", [name for name in KNOBS if name not in ("repository", "spin")])
+def test_flag_sets_every_knob(name: str) -> None:
+    text, value = another(name)
+    read = settings.read([f"--{name.replace('_', '-')}", text], {})
+    assert read == Settings(**{name: value}) != Settings()
+
+
+def test_flag_wins_over_environment() -> None:
+    environment = {"FARTHING_MAX_BATCH": "3", "FARTHING_INSTANCES": "5"}
+    read = settings.read(["--max-batch", "4"], environment)
+    assert (read.max_batch, read.instances) == (4, 5)
+
+
+def test_repository_given_as_argument_wins_over_environment() -> None:
+    environment = {"FARTHING_REPOSITORY": "/from/environment"}
+    assert settings.read(["/from/argument"], environment).repository == Path("/from/argument")
+    assert settings.read([], environment).repository == Path("/from/environment")
+
+
+def test_flag_that_denies_wins_over_environment() -> None:
+    assert settings.read(["--no-spin"], {"FARTHING_SPIN": "true"}).spin is False
+    assert settings.read(["--spin"], {"FARTHING_SPIN": "no"}).spin is True
+
+
+@pytest.mark.parametrize("name", RANGED)
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_value_out_of_range_is_refused_with_the_range(name: str, end: str) -> None:
+    meta = next(knob.metadata for knob in fields(Settings) if knob.name == name)
+    value = meta[end] + (1 if end == "high" else -1)
+    text = refusal([], {environment_name(name): str(value)})
+    assert f"--{name.replace('_', '-')} is {value}" in text
+    assert f"{meta['low']} to {meta['high']}" in text
+
+
+@pytest.mark.parametrize("name", RANGED)
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_ends_of_the_range_are_taken(name: str, end: str) -> None:
+    meta = next(knob.metadata for knob in fields(Settings) if knob.name == name)
+    assert getattr(settings.read([], {environment_name(name): str(meta[end])}), name) == meta[end]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--max-batch", "many"),
+        ("--max-batch", "1.5"),
+        ("--max-batch", ""),
+        ("--drain-s", "soon"),
+        ("--drain-s", "nan"),
+        ("--drain-s", "inf"),
+        ("--log-level", "loud"),
+    ],
+)
+def test_malformed_value_is_refused_by_its_option(option: str, value: str) -> None:
+    assert option in refusal([option, value])
+    assert option in refusal([], {environment_name(option[2:].replace("-", "_")): value})
+
+
+@pytest.mark.parametrize("word", ["maybe", "", "2"])
+def test_malformed_switch_is_refused(word: str) -> None:
+    assert "--spin is" in refusal([], {"FARTHING_SPIN": word})
+
+
+@pytest.mark.parametrize(
+    "argv", [["--max-batches", "4"], ["--max-b", "4"], ["--max-batch"], ["one", "two"]]
+)
+def test_unknown_shortened_or_incomplete_option_is_refused(argv: list[str]) -> None:
+    assert "farthing serve --help" in refusal(argv)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["FARTHING_MAX_BATCHES", "FARTHING_", "FARTHING_GPRC_PORT", "FARTHING_METRIC_PORT"],
+)
+def test_unknown_variable_is_refused_by_name(name: str) -> None:
+    assert name in refusal([], {name: "4"})
+
+
+def test_variables_of_others_are_ignored() -> None:
+    environment = {"FARTHINGS_MAX_BATCH": "x", "farthing_max_batch": "x", "PATH": "/bin"}
+    assert settings.read([], environment) == Settings()
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_service_link_of_kubernetes_is_ignored(name: str) -> None:
+    assert settings.read([], {name: LINKS[name]}) == Settings()
+
+
+def test_real_ports_work_beside_service_links() -> None:
+    environment = LINKS | {"FARTHING_GRPC_PORT": "9001", "FARTHING_METRICS_PORT": "9002"}
+    read = settings.read([], environment)
+    assert (read.grpc_port, read.metrics_port) == (9001, 9002)
+
+
+@pytest.mark.parametrize("name", ["FARTHING_GRPC_PORT", "FARTHING_METRICS_PORT"])
+def test_malformed_real_port_is_not_taken_for_a_service_link(name: str) -> None:
+    assert "-port is 'http'" in refusal([], {name: "http"})
+
+
+def test_settings_never_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Settings().max_batch = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_help_ends_with_the_default_and_tells_the_range(name: str) -> None:
+    knob = next(knob for knob in fields(Settings) if knob.name == name)
+    (text,) = [action.help for action in options() if action.dest == name]
+    assert text.endswith(f"[default: {knob.default}]")
+    low, high = knob.metadata["low"], knob.metadata["high"]
+    assert low is None or f"{low} to {high}" in text
+
+
+def test_help_names_each_knob_once_and_nothing_else() -> None:
+    assert sorted(action.dest for action in options()) == sorted([*KNOBS, "help"])
+
+
+def test_help_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        settings.read(["--help"], {})
+    assert exit_.value.code == 0
+    assert "--max-queue-rows" in capsys.readouterr().out
+
+
+def options() -> list[argparse.Action]:
+    return list(Recorded().actions)
+
+
+class Recorded:
+    """The parser's actions, by argparse's public ways only."""
+
+    def __init__(self) -> None:
+        self.actions: list[argparse.Action] = []

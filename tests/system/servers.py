@@ -1,0 +1,61 @@
+"""Real servers as processes of their own, on free loopback ports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that said it is ready."""
+
+    process: subprocess.Popen[str]
+    grpc: str
+    metrics: str
+    ready: dict[str, object]
+
+    def end(self, timeout_s: float = 30.0) -> tuple[int, str]:
+        """Send SIGTERM; the exit code, and the log."""
+        self.process.terminate()
+        _, log = self.process.communicate(timeout=timeout_s)
+        return self.process.returncode, log
+
+
+@contextmanager
+def serving(repository: Path, *options: str) -> Iterator[Served]:
+    command = [
+        sys.executable, "-m", "farthing", "serve", str(repository), "--host", "127.0.0.1",
+        "--grpc-port", "0", "--metrics-port", "0", *options,
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"the server did not start: {process.communicate()[1]}"
+        ready = json.loads(line)
+        yield Served(
+            process,
+            f"127.0.0.1:{ready['grpc_port']}",
+            f"http://127.0.0.1:{ready['metrics_port']}/metrics",
+            ready,
+        )
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def farthing(*arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+    """Run a verb to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "farthing", *arguments],
+        capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip

@@ -1,0 +1,138 @@
+"""The commands as a user types them; every mistake is one sentence and a code, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import models
+from tests.system.servers import farthing, serving
+
+VERBS = ("convert", "inspect", "serve", "load", "demo", "doctor")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_explains_every_option(verb: str) -> None:
+    done = farthing(verb, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    options = re.findall(r"--[a-z][a-z-]+", done.stdout)
+    assert len(set(options)) >= 2
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_help_lists_the_verbs() -> None:
+    done = farthing("--help")
+    assert done.returncode == 0
+    assert all(f"\n  {verb} " in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("fly",), "no verb 'fly'"),
+        (("serve", "/nonexistent/models"), "does not exist"),
+        (("serve", "models", "--speed", "9"), "--speed"),
+        (("serve", "models", "--grpc-port", "99999"), "0 to 65535"),
+        (("serve", "models", "--max-batch", "many"), "takes a int"),
+        (("convert", "/nonexistent.keras", "--name", "n"), "does not exist"),
+        (("convert", "model.keras"), "--name"),
+        (("convert", "model.keras", "--name", "n", "--speed", "9"), "--speed"),
+        (("inspect", "/nonexistent"), "does not exist"),
+        (("load", "--target", "127.0.0.1:1", "--model", "m"), "nothing answers"),
+        (("load", "--target", "127.0.0.1:1", "--model", "m", "--users", "0"), "--users"),
+        (("load", "--model", "m"), "--target"),
+        (("demo", "--price", "free"), "no price 'free'"),
+        (("demo", "--seconds", "fast"), "--seconds"),
+        (("doctor", "--colour"), "--colour"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_code_2(arguments: tuple[str, ...], says: str) -> None:
+    done = farthing(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("name", ["text.onnx", "text.keras", "text.txt"])
+def test_an_unreadable_model_is_one_sentence_and_an_untouched_repository(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("this is no model")
+    repository = tmp_path / "models"
+    done = farthing("convert", str(tmp_path / name), "--name", "n", "--out", str(repository))
+    assert done.returncode == 2
+    assert name in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(repository.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--grpc-port", "--metrics-port"])
+def test_a_port_in_use_is_one_sentence(double_repository: Path, option: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = {"--grpc-port": "0", "--metrics-port": "0", option: str(taken.getsockname()[1])}
+        words = [word for pair in ports.items() for word in pair]
+        done = farthing("serve", str(double_repository), "--host", "127.0.0.1", *words)
+    assert done.returncode == 2
+    assert f"choose another with {option}" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_says_where_it_listens_in_one_json_line(double_repository: Path) -> None:
+    with serving(double_repository) as server:
+        assert server.ready["ready"] is True
+        assert server.ready["models"][0]["name"] == "double"
+        code, log = server.end()
+    assert code == 0
+    assert all(json.loads(line)["level"] == "info" for line in log.splitlines())
+
+
+def test_settings_come_from_the_environment_too(double_repository: Path) -> None:
+    environment = os.environ | {"FARTHING_MAX_BATCH": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "farthing", "serve", str(double_repository)],
+        capture_output=True, text=True, env=environment, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--max-batch is 0; it takes 1 to 4096" in done.stderr
+
+
+def test_load_measures_a_running_server(double_repository: Path) -> None:
+    with serving(double_repository) as server:
+        target = ("--target", server.grpc, "--model", "double")
+        done = farthing(
+            "load", *target, "--users", "2", "--seconds", "1", "--warmup", "0", "--json"
+        )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert measured["succeeded"] == measured["offered"] > 50
+    assert measured["failures"] == {}
+    assert 0 < measured["p50_ms"] <= measured["p99_ms"]
+
+
+def test_load_counts_failures_as_offered_and_by_status(tmp_path: Path) -> None:
+    models.classifier(tmp_path / "slow" / "1" / "model.onnx", channels=512)
+    with serving(tmp_path, "--threads", "1") as server:
+        target = ("--target", server.grpc, "--model", "slow", "--deadline-ms", "1")
+        done = farthing("load", *target, "--users", "1", "--seconds", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert measured["failures"].get("DEADLINE_EXCEEDED", 0) > 0
+    assert measured["offered"] == measured["succeeded"] + sum(measured["failures"].values())
+
+
+def test_load_of_a_model_that_is_not_there_is_one_sentence(double_repository: Path) -> None:
+    with serving(double_repository) as server:
+        done = farthing("load", "--target", server.grpc, "--model", "triple")
+    assert done.returncode == 2
+    assert "does not describe model 'triple'" in done.stderr

@@ -1,0 +1,114 @@
+"""SIGINT at any moment: no process, no half-published model, no bound port is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.system.conftest import Digits
+from tests.system.servers import serving
+
+PATIENCE_S = 120.0
+
+
+@contextmanager
+def session(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command in a session of its own, so that all its descendants can be found."""
+    log = (cwd / "output.txt").open("wb")
+    with log, subprocess.Popen(
+        [sys.executable, "-m", "farthing", *arguments],
+        start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            for left in members(process.pid):
+                left.kill()
+
+
+def members(session_id: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session_id and process.status() != "zombie":
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def wait_for(session_id: int, words: str) -> psutil.Process:
+    """Until a process of the session has these words in its command line."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        for process in members(session_id):
+            try:
+                if words in " ".join(process.cmdline()):
+                    return process
+            except psutil.NoSuchProcess:
+                continue
+        time.sleep(0.05)
+    raise AssertionError(f"no process '{words}' was started")
+
+
+def ends_without_a_trace(process: subprocess.Popen[bytes], cwd: Path) -> None:
+    assert process.wait(30) == 130
+    assert members(process.pid) == []
+    assert "Traceback" not in (cwd / "output.txt").read_text()
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["to the group", "to the parent alone"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_conversion_leaves_the_repository_untouched(
+    digits: Digits, tmp_path: Path, number: signal.Signals, to_all: bool
+) -> None:
+    model = str(digits.data / "model.keras")
+    with session("convert", model, "--name", "n", "--out", "models", cwd=tmp_path) as process:
+        wait_for(process.pid, "converter.keras_export")
+        (os.killpg if to_all else os.kill)(process.pid, number)
+        ends_without_a_trace(process, tmp_path)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_an_interrupted_load_leaves_no_generator(digits: Digits, tmp_path: Path) -> None:
+    with serving(digits.repository) as server:
+        options = ("--target", server.grpc, "--model", "digits", "--seconds", "60")
+        with session("load", *options, cwd=tmp_path) as process:
+            wait_for(process.pid, "locust")
+            os.kill(process.pid, signal.SIGINT)
+            ends_without_a_trace(process, tmp_path)
+        assert server.end()[0] == 0
+
+
+def test_a_killed_parent_takes_its_children_along(tmp_path: Path) -> None:
+    with session("demo", "--quick", "--directory", "demo", cwd=tmp_path) as process:
+        trainer = wait_for(process.pid, "converter.zoo.digits")
+        process.kill()
+        process.wait(10)
+        psutil.wait_procs([trainer], timeout=20)
+        assert members(process.pid) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "during",
+    ["converter.zoo.digits", "converter.keras_export", "loadtests.baseline", "farthing serve",
+     "locust"],
+)  # fmt: skip
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, during: str) -> None:
+    with session("demo", "--quick", "--directory", "demo", cwd=tmp_path) as process:
+        wait_for(process.pid, during)
+        time.sleep(1.0)  # into the step, not onto its edge
+        os.killpg(process.pid, signal.SIGINT)
+        ends_without_a_trace(process, tmp_path)
+    models = tmp_path / "demo" / "models"
+    assert not models.exists() or not [p for p in models.iterdir() if p.name.startswith(".")]
