@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from loadtests import client, prices, report
+from loadtests import client, prices, processes, report
 from loadtests import demo as story
 from loadtests import load as locust
 from loadtests.prices import Price
@@ -142,6 +142,7 @@ def demo(
 ) -> None:
     """Show the whole way on real data: train, convert, verify, serve, load, price."""
     chosen = _price(price_book, price)
+    processes.end_with_make()
     console = Console(stderr=as_json, width=_WIDTH)
     found = story.run(
         directory, chosen, lambda what: _shown(console, what), seconds=seconds, quick=quick

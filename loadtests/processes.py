@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ from typing import IO, Any
 from service.errors import FarthingError
 
 _STOP_S = 15.0
+_WATCH_S = 0.3
 
 
 class ChildFailed(FarthingError):
@@ -145,6 +149,36 @@ def serving(
             variant=model["variant"],
             sha256=model["sha256"],
         )
+
+
+def end_with_make() -> None:
+    """If make runs us and is interrupted alone (``kill -INT`` of make), be interrupted too.
+
+    On Ctrl-C the terminal signals the whole group. Signalled alone, GNU make tells nobody and waits
+    for its children; all that shows is that it no longer catches SIGINT (its job.c and commands.c).
+    """
+    parent = Path(f"/proc/{os.getppid()}")
+    try:
+        under_make = parent.joinpath("comm").read_text().strip() in ("make", "gmake")
+    except OSError:  # no /proc: not Linux
+        return
+    if under_make and _catches_sigint(parent):
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: Path) -> None:
+    while _catches_sigint(parent):
+        time.sleep(_WATCH_S)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _catches_sigint(process: Path) -> bool:
+    try:
+        lines = process.joinpath("status").read_text().splitlines()
+    except OSError:
+        return False
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
+    return bool(caught >> (signal.SIGINT - 1) & 1)
 
 
 def _first_line(stream: IO[bytes], timeout_s: float) -> bytes:

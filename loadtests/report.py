@@ -159,10 +159,12 @@ def _dollars(report: Report) -> Any:
 def _accuracy(report: Report) -> Any:
     figure = _figure("$ per million requests", "held-out accuracy, %", showlegend=False)
     figure.update_xaxes(rangemode="tozero")
-    for row in _measured(report):
+    for index, row in enumerate(_measured(report)):
+        # Above and below in turn: neighbours often cost nearly the same.
+        position = "top center" if index % 2 else "bottom center"
         figure.add_scatter(
             x=[report.usd_per_million(row)], y=[100 * (row.accuracy or 0.0)], name=row.name,
-            text=[row.name], mode="markers+text", textposition="top center",
+            text=[row.name], mode="markers+text", textposition=position,
             marker={"color": _colour(row), "size": 14},
         )  # fmt: skip
     return figure

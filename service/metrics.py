@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from service.batcher import Answer
 from service.errors import ServingError
@@ -24,6 +24,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register all metrics on this registry."""
         self.registry = registry
+        ProcessCollector(registry=registry)
         self.requests = Counter(
             "farthing_requests", "Answered inferences, by gRPC status.", (*_MODEL, "status"),
             registry=registry,

@@ -202,4 +202,5 @@ def _cast(knob: Field[Any], value: Any) -> Any:
     try:
         return Path(value) if isinstance(knob.default, Path) else kind(value)
     except ValueError:
-        raise InvalidSetting(f"{_flag(knob)} is '{value}'; it takes a {kind.__name__}") from None
+        wanted = "a whole number" if kind is int else "a number"
+        raise InvalidSetting(f"{_flag(knob)} is '{value}'; it takes {wanted}") from None

@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.perf_counter()
     split = load()
     options.directory.mkdir(parents=True, exist_ok=True)
-    with Progress(disable=not sys.stdout.isatty()) as progress:
+    with Progress() as progress:
         task = progress.add_task("training a Keras CNN on real digits", total=None)
         model, accuracy = train(
             split,

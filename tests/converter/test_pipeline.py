@@ -153,7 +153,7 @@ def test_a_corrupt_onnx_file_is_refused_and_nothing_is_left(tmp_path: Path, cont
     source.write_bytes(content)
     with pytest.raises(FarthingError) as error:
         farthing.convert(source, name="m", out=tmp_path / "out")
-    assert "not valid" in refusal(error)
+    assert refusal(error).startswith(f"{source} is not a valid ONNX graph")
     assert files(tmp_path / "out") == set()
 
 
@@ -185,14 +185,34 @@ def test_a_truncated_keras_file_is_refused_and_nothing_is_left(tmp_path: Path) -
     assert files(tmp_path / "out") == set()
 
 
-@pytest.mark.parametrize("build", [models.not_batched, lambda path: models.double(path, batch=1)])
-def test_held_out_rows_for_a_model_that_takes_no_rows_are_refused(tmp_path: Path, build) -> None:
-    source = build(tmp_path / "model.onnx")
-    x = np.ones(40, np.float32) if build is models.not_batched else np.ones((40, 4), np.float32)
-    np.savez(tmp_path / "rows.npz", x=x)
+@pytest.mark.parametrize("kind", ["not batched", "fixed batch"])
+def test_held_out_rows_for_a_model_that_takes_no_rows_are_refused(
+    tmp_path: Path, kind: str
+) -> None:
+    source, x = tmp_path / "model.onnx", np.ones((40, 4), np.float32)
+    if kind == "fixed batch":
+        models.double(source, batch=1)
+    else:
+        models.not_batched(source)
+    np.savez(tmp_path / "rows.npz", x=x if kind == "fixed batch" else x[:, 0])
     with pytest.raises(FarthingError) as error:
         farthing.convert(source, name="m", out=tmp_path / "out", evaluate=tmp_path / "rows.npz")
     refusal(error)
+    assert files(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize("label", [99, "cat"])
+def test_labels_that_match_no_decision_of_the_trained_model_stop_the_conversion(
+    material: Material, tmp_path: Path, label: object
+) -> None:
+    with np.load(material.held_out) as rows:
+        np.savez(tmp_path / "rows.npz", x=rows["x"], y=np.array([label] * 400))
+    with pytest.raises(FarthingError) as error:
+        farthing.convert(
+            material.source, name="m", out=tmp_path / "out", evaluate=tmp_path / "rows.npz",
+            variants=(),
+        )  # fmt: skip
+    assert "label" in refusal(error)
     assert files(tmp_path / "out") == set()
 
 

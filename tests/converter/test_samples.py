@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from converter import samples
@@ -103,11 +104,19 @@ def test_a_single_array_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_a_damaged_file_is_refused(tmp_path: Path, save) -> None:
     path = tmp_path / "rows.npz"
-    save(path, x=np.arange(4000, dtype=np.float32).reshape(-1, 2))
-    whole = bytearray(path.read_bytes())
-    whole[300:340] = bytes(40)
-    path.write_bytes(whole)
+    save(path, x=np.random.default_rng(0).integers(0, 9, (2000, 2)).astype(np.float32))
+    damaged = bytearray(path.read_bytes())
+    damaged[300:340] = b"\xff" * 40
+    path.write_bytes(damaged)
     assert "is not an .npz file" in refusal(path)
+
+
+def test_a_file_that_is_cut_off_does_not_stay_open(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npz"
+    path.write_bytes(b"PK\x03\x04 cut off here")
+    with pytest.raises(BadSamples):
+        samples.read(path, (X,))
+    assert str(path) not in [file.path for file in psutil.Process().open_files()]
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
@@ -167,7 +176,7 @@ def test_no_rows_are_refused(tmp_path: Path) -> None:
 
 def test_rows_seen_in_calibration_are_refused_with_their_number() -> None:
     calibration = Samples({"x": ROWS}, None)
-    with pytest.raises(BadSamples, match="^2 rows are in the calibration"):
+    with pytest.raises(BadSamples, match=r"^2 rows are in the calibration"):
         samples.check_disjoint(calibration, Samples({"x": ROWS[[2, 0]]}, np.array([0, 1])))
 
 

@@ -45,25 +45,21 @@ class Drain:
     timeout_s: float
 
 
-HOLD, RELEASE, TURN = "hold", "release", "turn"
-SUBMITS = st.builds(
+VALUES = st.sampled_from([1.0, 2.0, 3.0, 4.0, 5.0, -1.0])
+SUBMIT = st.builds(
     Submit,
-    st.lists(st.sampled_from([1.0, 2.0, 3.0, -1.0]), min_size=1, max_size=MAX_ROWS + 1).map(tuple),
+    st.lists(VALUES, min_size=1, max_size=MAX_ROWS + 1).map(tuple),
     st.sampled_from([1, 1, 1, 2]),
-    st.sampled_from([None, None, 0.0, 10.0, 30.0]),
+    st.sampled_from([None, None, None, 0.0, 10.0, 30.0]),
 )
-STEPS = st.lists(
-    st.one_of(
-        SUBMITS,
-        SUBMITS,
-        SUBMITS,
-        st.builds(Cancel, st.integers(0, 9)),
-        st.builds(Advance, st.sampled_from([1.0, 20.0])),
-        st.builds(Drain, st.sampled_from([0.0, 60.0])),
-        st.sampled_from([HOLD, RELEASE, TURN, TURN]),
-    ),
-    max_size=30,
+OTHER = st.one_of(
+    st.builds(Cancel, st.integers(0, 20)),
+    st.builds(Advance, st.sampled_from([1.0, 20.0])),
+    st.sampled_from(["hold", "release", "turn", "turn", "progress"]),
 )
+# Callers come at least as often as all else; the server goes away once, if at all.
+STEPS = st.lists(st.booleans().flatmap(lambda new: SUBMIT if new else OTHER), min_size=10)
+DRAIN = st.none() | st.tuples(st.integers(5, 30), st.builds(Drain, st.sampled_from([0.0, 60.0])))
 
 
 class Play:
@@ -97,6 +93,12 @@ class Play:
                 self.stage.run.release()
             case "turn":
                 await asyncio.sleep(0)
+            case "progress":  # as many turns as a run on another thread takes
+                runs = len(self.stage.run.batches)
+                for _ in range(50):
+                    if len(self.stage.run.batches) > runs:
+                        break
+                    await asyncio.sleep(0)
 
     async def finish(self) -> None:
         self.stage.run.release()
@@ -127,16 +129,18 @@ class Play:
 
 
 @settings(max_examples=200, deadline=None)
-@given(steps=STEPS, instances=st.integers(1, 2))
+@given(steps=STEPS, drain=DRAIN, instances=st.integers(1, 2), held=st.booleans())
 async def test_every_submit_ends_once_as_its_own_deeds_allow(
-    steps: list[Any], instances: int
+    steps: list[Any], drain: tuple[int, Drain] | None, instances: int, held: bool
 ) -> None:
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    if drain:
+        steps.insert(*drain)
     with ThreadPoolExecutor(instances) as executor:
         play = Play(Stage(executor), instances)
         try:
-            for step in steps:
+            for step in ["hold", *steps] if held else steps:
                 await play.step(step)
         finally:
             await play.finish()

@@ -40,7 +40,7 @@ def test_help_lists_the_verbs() -> None:
         (("serve", "/nonexistent/models"), "does not exist"),
         (("serve", "models", "--speed", "9"), "--speed"),
         (("serve", "models", "--grpc-port", "99999"), "0 to 65535"),
-        (("serve", "models", "--max-batch", "many"), "takes a int"),
+        (("serve", "models", "--max-batch", "many"), "takes a whole number"),
         (("convert", "/nonexistent.keras", "--name", "n"), "does not exist"),
         (("convert", "model.keras"), "--name"),
         (("convert", "model.keras", "--name", "n", "--speed", "9"), "--speed"),

@@ -98,6 +98,23 @@ def test_a_killed_parent_takes_its_children_along(tmp_path: Path) -> None:
         assert members(process.pid) == []
 
 
+def test_make_interrupted_alone_ends_the_demo_too(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text(
+        f"demo:\n\t@{sys.executable} -m farthing demo --quick --directory demo\n"
+    )
+    log = (tmp_path / "output.txt").open("wb")
+    with (
+        log,
+        subprocess.Popen(
+            ["make", "demo"], start_new_session=True, stdout=log, stderr=log, cwd=tmp_path
+        ) as make,
+    ):
+        wait_for(make.pid, "converter.zoo.digits")
+        make.send_signal(signal.SIGINT)
+        assert make.wait(30) != 0
+        assert members(make.pid) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "during",

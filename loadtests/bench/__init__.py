@@ -1,0 +1,1 @@
+"""Performance, judged by ratios within one run: `make bench`, `make bench SUITE=NAME`."""

@@ -1,0 +1,41 @@
+"""``python -m loadtests.bench [SUITE ...]``: run suites, print a table, append it to RESULTS.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.bench import results, suites
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the suites that are named, or all of them."""
+    parser = argparse.ArgumentParser(prog="make bench SUITE=", description=__doc__)
+    parser.add_argument("suite", nargs="*", choices=[*suites.SUITES, []], help="which to run")
+    chosen = parser.parse_args(argv).suite or list(suites.SUITES)
+    console = Console(width=100)
+    for name in chosen:
+        suite = suites.SUITES[name]
+        with (
+            console.status(f"{name}: {suite.__doc__ or ''}".splitlines()[0]),
+            tempfile.TemporaryDirectory(prefix="farthing-bench-") as directory,
+        ):
+            figures = suite(Path(directory))
+        table = Table(title=f"{name}", title_justify="left")
+        for heading in ("measure", "figure", "goal"):
+            table.add_column(heading, justify="left" if heading == "measure" else "right")
+        for figure in figures:
+            table.add_row(figure.measure, figure.text, figure.goal)
+        console.print(table)
+        results.append(name, figures)
+    console.print(f"appended to {results.PATH}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Figures of a suite, and the file that keeps them with the machine they were measured on."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from service import hardware
+
+PATH = Path(__file__).with_name("RESULTS.md")
+_PACKAGES = ("farthing", "onnxruntime", "grpcio", "numpy", "locust")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure.
+
+    Attributes:
+        measure: what was measured, in words.
+        text: the figure with its unit.
+        goal: what it should be, or empty.
+    """
+
+    measure: str
+    text: str
+    goal: str = ""
+
+
+def append(suite: str, figures: Sequence[Figure]) -> None:
+    """Add a suite's figures to RESULTS.md."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
+    lines = [
+        f"\n## {suite}, {now}, revision {_revision()}\n",
+        f"{hardware.fingerprint()}; {versions}\n",
+        "| Measure | Figure | Goal |",
+        "|---|---|---|",
+        *(f"| {figure.measure} | {figure.text} | {figure.goal or '-'} |" for figure in figures),
+    ]
+    with PATH.open("a", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def _revision() -> str:
+    command = ["git", "-C", str(PATH.parent), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

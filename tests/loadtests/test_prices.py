@@ -1,0 +1,123 @@
+"""The price book, and what follows from a price."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loadtests import prices
+from loadtests.prices import Price
+from service.errors import InvalidSetting
+
+ENTRY = {
+    "id": "shop.large", "usd_per_hour": 0.4, "cpus": 8, "region": "here", "purchase": "on demand",
+    "date": datetime.date(2026, 1, 31), "source": "the shop's list",
+}  # fmt: skip
+
+
+def book(directory: Path, *entries: object) -> Path:
+    path = directory / "prices.yaml"
+    path.write_text(yaml.safe_dump(list(entries)), encoding="utf-8")
+    return path
+
+
+def refusal(path: Path) -> str:
+    """Why this book is refused: one sentence that names it."""
+    with pytest.raises(InvalidSetting) as error:
+        prices.read(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_shipped_book_has_dated_prices_with_sources() -> None:
+    entries = prices.read()
+    assert "aws-c7i.xlarge" in entries
+    for key, entry in entries.items():
+        assert key == entry.id
+        assert entry.usd_per_hour > 0 and entry.source and entry.date.year >= 2026
+
+
+def test_every_entry_of_a_book_is_read(tmp_path: Path) -> None:
+    entries = prices.read(book(tmp_path, ENTRY, ENTRY | {"id": "shop.small", "cpus": 2}))
+    assert list(entries) == ["shop.large", "shop.small"]
+    assert entries["shop.large"] == Price(**ENTRY)
+
+
+@pytest.mark.parametrize("key", sorted(ENTRY))
+def test_an_entry_that_lacks_a_field_is_refused_with_its_name(tmp_path: Path, key: str) -> None:
+    lacking = {name: value for name, value in ENTRY.items() if name != key}
+    assert f"'{key}'" in refusal(book(tmp_path, lacking))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"usd_per_hour": 0}, {"usd_per_hour": -1}, {"usd_per_hour": "0.17"},
+        {"usd_per_hour": None}, {"usd_per_hour": float("nan")}, {"usd_per_hour": float("inf")},
+        {"cpus": 0}, {"cpus": "four"}, {"source": ""}, {"source": None},
+        {"date": "last spring"}, {"date": 2026},
+        {"date": datetime.datetime(2026, 1, 31, 12, 0, tzinfo=datetime.UTC)},
+    ],
+)  # fmt: skip
+def test_an_entry_with_an_unusable_value_is_refused_by_its_id(tmp_path: Path, change: dict) -> None:
+    assert "'shop.large'" in refusal(book(tmp_path, ENTRY | change))
+
+
+def test_an_unknown_key_is_refused_with_its_name(tmp_path: Path) -> None:
+    assert "usd_per_day" in refusal(book(tmp_path, ENTRY | {"usd_per_day": 1}))
+
+
+@pytest.mark.parametrize("entry", ["a price", 7, None, ["id"], {1: 2}])
+def test_an_entry_that_is_no_mapping_of_names_is_refused(tmp_path: Path, entry: object) -> None:
+    assert "is not a price" in refusal(book(tmp_path, entry))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "id: shop.large", "just words"])
+def test_a_book_that_is_no_list_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert "is not a list of prices" in refusal(path)
+
+
+@pytest.mark.parametrize("content", [b"- {id: [\n  x: }", b"\xff\xfe\x00\x81", b"- \x00"])
+def test_a_book_that_is_no_yaml_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_bytes(content)
+    assert "cannot be read as YAML" in refusal(path)
+
+
+def test_a_book_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path / "missing.yaml")
+
+
+def test_a_price_is_old_after_a_year() -> None:
+    price = Price(**ENTRY)
+    assert not price.is_old(price.date + datetime.timedelta(days=365))
+    assert price.is_old(price.date + datetime.timedelta(days=366))
+
+
+def test_a_share_of_the_cpus_costs_its_share() -> None:
+    price = Price(**ENTRY)
+    assert price.share_per_hour(2) == pytest.approx(0.1)
+    assert price.share_per_hour(8) == pytest.approx(0.4)
+
+
+def test_the_assumption_is_said_with_date_and_source() -> None:
+    said = Price(**ENTRY).said(2)
+    for part in ("2 of the 8 CPUs", "$0.4/h", "$0.1/h", "2026-01-31", "the shop's list"):
+        assert part in said
+
+
+def test_the_date_is_plain_text_in_json() -> None:
+    price = dataclasses.replace(Price(**ENTRY), id="other")
+    assert price.to_dict() == ENTRY | {"id": "other", "date": "2026-01-31"}
+
+
+def test_dollars_per_million_follow_from_dollars_per_hour_and_rate() -> None:
+    # 100 requests a second are 360,000 an hour; a million take 2.7778 hours.
+    assert prices.usd_per_million(0.36, 100) == pytest.approx(1.0)
+    assert prices.usd_per_million(0.36, 200) == pytest.approx(0.5)

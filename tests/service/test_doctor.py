@@ -1,0 +1,116 @@
+"""The report that tells what is wrong, to people and to programs."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+
+from service import hardware, manifest, repository
+from service.doctor import doctor
+from service.errors import InvalidSetting
+from tests import models
+
+
+def report(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, list[dict[str, Any]]]:
+    code = doctor([*argv, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def texts(findings: list[dict[str, Any]], area: str, state: str) -> list[str]:
+    return [f["text"] for f in findings if (f["area"], f["state"]) == (area, state)]
+
+
+def published(root: Path) -> Path:
+    """A bare model with the manifest that a converter would have written for it."""
+    path = models.double(root / "double" / "1" / "model.onnx")
+    contract = repository.plain(path, name="double")
+    (path.parent / manifest.FILENAME).write_text(contract.to_json())
+    return path
+
+
+def test_sound_machine_has_no_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    code, findings = report(capsys)
+    assert (code, [f for f in findings if f["state"] == "problem"]) == (0, [])
+    assert all(set(finding) == {"area", "state", "text"} for finding in findings)
+
+
+def test_report_tells_hardware_versions_and_providers(capsys: pytest.CaptureFixture[str]) -> None:
+    _, findings = report(capsys)
+    assert texts(findings, "fingerprint", "ok") == [hardware.fingerprint()]
+    assert f"onnxruntime {onnxruntime.__version__}" in texts(findings, "versions", "ok")[0]
+    assert "CPUExecutionProvider" in texts(findings, "providers", "ok")[0]
+
+
+def test_text_has_one_line_for_each_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    _, findings = report(capsys, "--port", "1")
+    doctor(["--port", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(findings)
+    assert all(found["text"] in line for found, line in zip(findings, lines, strict=True))
+
+
+def test_sound_repository_tells_what_auto_serves(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    published(tmp_path)
+    code, findings = report(capsys, "--repository", str(tmp_path))
+    assert code == 0
+    (text,) = texts(findings, "repository", "ok")
+    assert text.startswith("double/1: fp32; auto serves fp32")
+
+
+def test_file_that_is_not_what_was_verified_is_a_problem(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    models.double(published(tmp_path), factor=9.0)
+    code, findings = report(capsys, "--repository", str(tmp_path))
+    assert code == 1
+    problem = "double/1: model.onnx is not what was verified"
+    assert texts(findings, "repository", "problem") == [problem]
+    assert texts(findings, "repository", "ok") == []
+
+
+def test_one_bad_model_does_not_hide_the_others(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    published(tmp_path)
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    (tmp_path / "broken" / "1" / "manifest.json").write_text("{")
+    code, findings = report(capsys, "--repository", str(tmp_path))
+    assert code == 1
+    assert len(texts(findings, "repository", "ok")) == 1
+    assert texts(findings, "repository", "problem")[0].startswith("broken/1: ")
+
+
+@pytest.mark.parametrize(("name", "text"), [("", "holds no model"), ("no", "is not a directory")])
+def test_empty_or_missing_repository_is_a_problem(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, text: str
+) -> None:
+    code, findings = report(capsys, "--repository", str(tmp_path / name))
+    assert code == 1
+    assert texts(findings, "repository", "problem") == [f"{tmp_path / name} {text}"]
+
+
+def test_taken_port_is_noted_and_a_free_one_is_ok(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, findings = report(capsys, "--port", str(port))
+        assert (code, len(texts(findings, "ports", "note"))) == (0, 1)
+        assert texts(findings, "ports", "note")[0].startswith(f"{port} cannot be bound")
+    _, findings = report(capsys, "--port", str(port))
+    assert texts(findings, "ports", "ok") == [f"{port} is free"]
+
+
+@pytest.mark.parametrize(
+    "argv", [["--nope"], ["--port", "http"], ["--port", "0"], ["--port", "65536"], ["--js"]]
+)
+def test_bad_option_is_refused_in_one_sentence(argv: list[str]) -> None:
+    with pytest.raises(InvalidSetting) as refused:
+        doctor(argv)
+    assert argv[0] in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,72 @@
+"""CPUs by quota and affinity, rounded down and never none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service import hardware
+
+ALLOWED = len(os.sched_getaffinity(0))
+
+
+def v2(directory: Path, text: str) -> Path:
+    (directory / "cpu.max").write_text(text)
+    return directory
+
+
+def v1(directory: Path, quota: str, period: str = "100000") -> Path:
+    (directory / "cpu").mkdir()
+    (directory / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (directory / "cpu" / "cpu.cfs_period_us").write_text(f"{period}\n")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("quota", "period", "cpus"),
+    [
+        (50_000, 100_000, 1),
+        (1_000, 100_000, 1),
+        (100_000, 100_000, 1),
+        (150_000, 100_000, 1),
+        (200_000, 100_000, min(2, ALLOWED)),
+        (20_000, 10_000, min(2, ALLOWED)),
+        (100_000_000, 100_000, ALLOWED),
+    ],
+)
+def test_quota_is_rounded_down_but_never_to_none(
+    tmp_path: Path, quota: int, period: int, cpus: int
+) -> None:
+    (tmp_path / "old").mkdir()
+    assert hardware.cpus(v2(tmp_path, f"{quota} {period}\n")) == cpus
+    assert hardware.cpus(v1(tmp_path / "old", str(quota), str(period))) == cpus
+
+
+def test_group_without_a_limit_may_use_its_affinity(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    assert hardware.cpus(v2(tmp_path, "max 100000\n")) == ALLOWED
+    assert hardware.cpus(v1(tmp_path / "old", "-1")) == ALLOWED
+
+
+def test_machine_without_cgroups_may_use_its_affinity(tmp_path: Path) -> None:
+    assert hardware.cpus(tmp_path / "nothing") == ALLOWED
+
+
+def test_newer_quota_counts_where_both_are_there(tmp_path: Path) -> None:
+    v1(tmp_path, "100000000")
+    assert hardware.cpus(v2(tmp_path, "50000 100000\n")) == 1
+
+
+@pytest.mark.parametrize("text", ["", "max"])
+def test_unreadable_quota_is_no_quota(tmp_path: Path, text: str) -> None:
+    assert hardware.cpus(v2(tmp_path, text)) == ALLOWED
+
+
+def test_fingerprint_is_stable_and_names_cpu_flags_and_count() -> None:
+    mark = hardware.fingerprint()
+    assert mark == hardware.fingerprint()
+    assert hardware.cpu_name() in mark
+    assert all(flag in mark for flag in hardware.cpu_flags())
+    assert mark.endswith(f"{hardware.cpus()} cpus")

@@ -1,0 +1,80 @@
+"""The whole demo, with a small net, and its report in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loadtests.prices import usd_per_million
+from tests.system.servers import farthing
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    directory = tmp_path_factory.mktemp("demo")
+    options = ("--quick", "--seconds", "2", "--directory", str(directory))
+    done = farthing("demo", *options, timeout_s=280)
+    assert done.returncode == 0, done.stderr
+    return directory, done.stdout
+
+
+def test_the_table_fits_and_names_every_variant(demo: tuple[Path, str]) -> None:
+    _, printed = demo
+    assert max(map(len, printed.splitlines())) <= 100
+    for name in ("keras", "fp32", "fp16", "int8-dynamic", "int8-static"):
+        assert f"│ {name} " in printed
+    assert "farthing would serve" in printed
+
+
+def test_the_dollars_follow_from_the_rate_and_the_price(demo: tuple[Path, str]) -> None:
+    directory, _ = demo
+    report = json.loads((directory / "report.json").read_text())
+    loaded = [row for row in report["rows"] if row["requests_per_s"]]
+    assert len(loaded) >= 2
+    for row in loaded:
+        wanted = usd_per_million(report["conditions"]["usd_per_hour"], row["requests_per_s"])
+        assert row["usd_per_million"] == pytest.approx(wanted)
+
+
+def test_what_was_loaded_is_what_was_verified(demo: tuple[Path, str]) -> None:
+    directory, _ = demo
+    report = json.loads((directory / "report.json").read_text())
+    manifest = json.loads((directory / "models" / "digits" / "1" / "manifest.json").read_text())
+    verified = {variant["name"]: variant for variant in manifest["variants"]}
+    for row in report["rows"][1:]:
+        assert row["accuracy"] == pytest.approx(verified[row["name"]]["figures"]["accuracy"])
+        assert row["sha256"] == verified[row["name"]]["sha256"]
+        assert bool(row["refused"]) != verified[row["name"]]["accepted"]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_report_renders_in_a_browser(
+    demo: tuple[Path, str], tmp_path: Path, width: int
+) -> None:
+    directory, _ = demo
+    chromium = shutil.which("chromium")
+    assert chromium, "Debian's package chromium is needed for this test"
+    done = subprocess.run(
+        [
+            chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--enable-logging=stderr", f"--user-data-dir={tmp_path}", f"--window-size={width},900",
+            "--virtual-time-budget=5000", "--dump-dom", (directory / "report.html").as_uri(),
+        ],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not [line for line in console if re.search("error|uncaught", line, re.IGNORECASE)]
+    assert done.stdout.count('class="main-svg"') >= 3
+    report = json.loads((directory / "report.json").read_text())
+    for row in report["rows"]:
+        if row["usd_per_million"]:
+            assert f"<td>{row['usd_per_million']:.4f}</td>" in done.stdout

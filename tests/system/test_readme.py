@@ -1,0 +1,84 @@
+"""What README shows is run: its commands in their order, its Python as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.system.conftest import Digits
+from tests.system.servers import farthing, serving
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def test_every_command_is_a_make_verb_or_a_verb_of_farthing() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for command in commands():
+        if command[0] == "make":
+            assert re.search(rf"^{command[1]}:", makefile, re.MULTILINE), command
+        else:
+            assert command[0] == ".venv/bin/farthing", command
+            assert f"\n  {command[1]} " in farthing("--help").stdout, command
+
+
+def test_the_commands_work_in_their_order(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model.keras", "calibration.npz", "heldout.npz"):
+        shutil.copyfile(digits.data / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    verbs = [command[1:] for command in commands() if command[0] != "make"]
+    (convert,) = [verb for verb in verbs if verb[0] == "convert" and "--help" not in verb]
+    assert farthing(*convert).returncode == 0
+    for verb in (verb for verb in verbs if verb[0] in ("inspect", "doctor") or "--help" in verb):
+        assert farthing(*verb).returncode == 0, verb
+    # With ports of their own: the defaults may be taken where the tests run.
+    with serving(Path("models")) as server:
+        for verb in (verb for verb in verbs if verb[0] == "load"):
+            options = [server.grpc if word == "127.0.0.1:8001" else word for word in verb]
+            options += [] if "--seconds" in verb else ["--seconds", "1"]
+            done = farthing(*options)
+            assert done.returncode == 0, done.stderr
+
+
+def test_serve_takes_the_options_that_are_shown(tmp_path: Path) -> None:
+    for verb in (command[1:] for command in commands() if command[1] == "serve"):
+        done = subprocess.run(
+            [sys.executable, "-m", "farthing", *verb],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.stderr.startswith("farthing: models does not exist")
+
+
+def test_the_python_runs_as_it_stands(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(digits.data / "model.keras", tmp_path / "model.keras")
+    with (
+        np.load(digits.data / "heldout.npz") as held,
+        np.load(digits.data / "calibration.npz") as calibration,
+    ):
+        names = {"train_x": calibration["x"], "test_x": held["x"], "test_y": held["y"]}
+    samples, convert, call = blocks("python")
+    exec(samples, dict(names))
+    exec(convert, {})
+    with serving(Path("models")) as server:
+        exec(call.replace("127.0.0.1:8001", server.grpc), {})
