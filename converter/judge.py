@@ -62,6 +62,11 @@ class Judge:
                 )
             verdict = verify.judge_accuracy(answers, expected, self._held_out.labels, max_drop=100)
             figures = verdict.figures
+            if figures.get("accuracy") == 0:
+                raise FarthingError(
+                    "no held-out row is decided as its label says; labels are the indices of the "
+                    "classes, from 0"
+                )
             reason = (
                 f"answers {len(self._held_out)} held-out rows as its framework does, within "
                 f"{figures['largest_difference']:.1e}"

@@ -13,6 +13,7 @@ from converter.judge import Judge, choose
 from converter.recipe import ALL_VARIANTS, Recipe
 from converter.samples import Samples
 from service import hardware, manifest
+from service.errors import FarthingError
 from service.manifest import Manifest
 from service.session import Session, SessionOptions
 
@@ -69,6 +70,11 @@ def run(recipe: Recipe, step: Step = nullcontext) -> Manifest:
         with step(f"exporting {recipe.source.name} to ONNX, comparing with its framework"):
             exported = sources.export(recipe.source, stage, recipe.evaluate)
             reference = Session(exported.path, SessionOptions())
+        if recipe.evaluate and not reference.batched:
+            raise FarthingError(
+                f"{recipe.source} has no batch dimension, so held-out rows cannot judge it; "
+                "leave out --evaluate"
+            )
         calibration = _rows(recipe.calibration, reference)
         held_out = _rows(recipe.evaluate, reference)
         if calibration and held_out:

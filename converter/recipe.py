@@ -45,8 +45,9 @@ class Recipe:
                 or a bound out of range.
         """
         for path in (self.source, self.calibration, self.evaluate):
-            if path is not None and not path.exists():
-                raise InvalidSetting(f"{path} does not exist")
+            if path is not None and not path.is_file():
+                what = "is not a file" if path.exists() else "does not exist"
+                raise InvalidSetting(f"{path} {what}")
         if not NAME.fullmatch(self.name):
             raise InvalidSetting(
                 f"'{self.name}' cannot be a model's name: letters, digits, '_', '-' and '.', not "
@@ -78,5 +79,5 @@ class Recipe:
         if self.evaluate:
             words += ["--evaluate", str(self.evaluate)]
         words += ["--variants", ",".join(self.variants)]
-        words += ["--max-drop", f"{self.max_drop:g}", "--min-speedup", f"{self.min_speedup:g}"]
+        words += ["--max-drop", repr(self.max_drop), "--min-speedup", repr(self.min_speedup)]
         return shlex.join(words)

@@ -118,7 +118,8 @@ def judge_accuracy(
     mine, theirs = decisions(outputs), decisions(reference)
     truth = theirs if labels is None else labels
     rows = len(truth)
-    newly_wrong = int(np.sum((theirs == truth) & (mine != truth)))
+    broken = _not_a_number(outputs)
+    newly_wrong = int(np.sum((theirs == truth) & ((mine != truth) | broken)))
     newly_right = int(np.sum((theirs != truth) & (mine == truth)))
     bound = 100 * upper_bound(newly_wrong, rows)
     figures = {
@@ -144,6 +145,15 @@ def judge_accuracy(
     return Verdict(False, f"not proven: {said}; {needed} rows could prove it", figures)
 
 
+def _not_a_number(outputs: Arrays) -> np.ndarray[Any, Any]:
+    """Which rows have NaN in the output that decides; argmax and comparisons hide it."""
+    scores = next(iter(outputs.values()))
+    flat = scores.reshape(len(scores), -1)
+    if flat.dtype.kind != "f":
+        return np.zeros(len(flat), dtype=np.bool_)
+    return np.asarray(np.isnan(flat).any(axis=1))
+
+
 def _rows_to_prove(events: int, max_drop: float) -> str:
     """How many rows with this many newly wrong ones would hold, to two digits."""
     rows = events + 1
@@ -153,13 +163,14 @@ def _rows_to_prove(events: int, max_drop: float) -> str:
 
 
 def largest_difference(outputs: Arrays, reference: Arrays) -> float:
-    """The largest absolute difference of any number in any output."""
-    numeric = [name for name, array in reference.items() if array.dtype.kind in "fiu"]
-    return max(
-        (float(np.abs(outputs[n].astype(float) - reference[n].astype(float)).max())
-         for n in numeric),
-        default=0.0,
-    )  # fmt: skip
+    """The largest absolute difference of any number in any output; NaN counts as float32's end."""
+    largest = 0.0
+    for name, wanted in reference.items():
+        if wanted.dtype.kind in "fiu" and wanted.size:
+            difference = np.abs(outputs[name].astype(float) - wanted.astype(float))
+            end = float(np.finfo(np.float32).max)
+            largest = max(largest, float(np.nan_to_num(difference, nan=end, posinf=end).max()))
+    return largest
 
 
 def speed_up(reference: Session, candidate: Session, rows: Samples) -> dict[str, float]:

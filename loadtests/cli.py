@@ -87,7 +87,7 @@ def load(
     if rows_file is not None and not rows_file.exists():
         raise InvalidSetting(f"{rows_file} does not exist")
     with client.connected(target) as caller:
-        caller.check(model, model_version)
+        caller.check(model, version=model_version, rows_file=rows_file, rows=rows)
     plan = locust.Plan(
         target, model, version=model_version, users=users, seconds=seconds, warmup_s=warmup,
         rows=rows, rows_file=rows_file, deadline_ms=deadline_ms,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 
+from loadtests.payloads import requests_for
 from service.datatypes import BY_NAME
 from service.errors import FarthingError
 from service.proto import inference_pb2 as pb
@@ -27,16 +29,17 @@ class Client:
         self._stub = stub
         self._target = target
 
-    def check(self, model: str, version: str = "") -> None:
-        """Make sure that the server answers and serves this model.
+    def check(
+        self, model: str, *, version: str = "", rows_file: Path | None = None, rows: int = 1
+    ) -> None:
+        """Make sure that the server answers, serves this model, and can be sent these rows.
 
         Raises:
-            TargetFailed: it does not.
+            TargetFailed: it does not answer, or does not know the model.
+            BadRows: the file does not fit the model.
         """
         try:
-            self._stub.ModelMetadata(
-                pb.ModelMetadataRequest(name=model, version=version), timeout=10
-            )
+            requests_for(self._stub, model, version=version, rows_file=rows_file, rows=rows)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise TargetFailed(

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 
 from service.datatypes import BY_NAME
-from service.errors import InvalidSetting
+from service.manifest import TensorSpec
 from service.proto import inference_pb2 as pb
+from service.rows import BadRows, read
+from service.tensors import to_raw
+
+Arrays = dict[str, np.ndarray[Any, Any]]
 
 DISTINCT = 64
 _FREE_DIMENSION = 16
@@ -25,70 +29,57 @@ def requests_for(
         stub: a GRPCInferenceService stub of the target.
         model: the model's name.
         version: its version; empty for the server's own pick.
-        rows_file: .npz with one array for each input under its name, or under ``x``.
+        rows_file: .npz with one array for each input; see ``service.rows``.
         rows: rows in each request.
 
     Raises:
-        InvalidSetting: the file does not fit the model.
+        BadRows: the file does not fit the model, or has fewer rows than one request.
         grpc.RpcError: the target does not answer, or does not know the model.
     """
     metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name=model, version=version), timeout=10)
-    arrays = _read(rows_file, metadata.inputs) if rows_file else _draw(metadata.inputs, rows)
-    batched = all(list(tensor.shape[:1]) == [-1] for tensor in metadata.inputs)
+    inputs = [TensorSpec(t.name, t.datatype, tuple(t.shape)) for t in metadata.inputs]
+    arrays = read(rows_file, inputs)[0] if rows_file else _draw(inputs, rows)
+    if not all(spec.shape[:1] == (-1,) for spec in inputs):
+        return [_request(model, version, inputs, arrays)]
     total = len(next(iter(arrays.values())))
-    if not batched:
-        return [_request(model, version, metadata.inputs, arrays, slice(None))]
-    starts = range(0, max(1, total - rows + 1), rows)
+    if total < rows:
+        raise BadRows(f"{rows_file} has {total} rows, fewer than the {rows} of one request")
     return [
-        _request(model, version, metadata.inputs, arrays, slice(start, start + rows))
-        for start in starts
+        _request(
+            model,
+            version,
+            inputs,
+            {name: array[start : start + rows] for name, array in arrays.items()},
+        )
+        for start in range(0, total - rows + 1, rows)
     ]
 
 
-def _read(path: Path, inputs: Sequence[Any]) -> dict[str, np.ndarray[Any, Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise InvalidSetting(f"{path} is not an .npz file of plain arrays") from error
-    if len(inputs) == 1 and inputs[0].name not in arrays and "x" in arrays:
-        arrays[inputs[0].name] = arrays["x"]
-    missing = [tensor.name for tensor in inputs if tensor.name not in arrays]
-    if missing:
-        raise InvalidSetting(f"{path} has no array '{missing[0]}', which is an input of the model")
-    return {
-        tensor.name: arrays[tensor.name].astype(BY_NAME[tensor.datatype].dtype) for tensor in inputs
-    }
-
-
-def _draw(inputs: Sequence[Any], rows: int) -> dict[str, np.ndarray[Any, Any]]:
+def _draw(inputs: Sequence[TensorSpec], rows: int) -> Arrays:
     random = np.random.default_rng(0)
-    drawn: dict[str, np.ndarray[Any, Any]] = {}
-    for tensor in inputs:
-        first = [DISTINCT * rows] if list(tensor.shape[:1]) == [-1] else list(tensor.shape[:1])
-        shape = first + [_FREE_DIMENSION if n == -1 else n for n in tensor.shape[1:]]
-        dtype = BY_NAME[tensor.datatype].dtype
-        if tensor.datatype == "BYTES":
-            drawn[tensor.name] = np.full(shape, b"farthing", dtype=np.object_)
+    drawn: Arrays = {}
+    for spec in inputs:
+        first = (DISTINCT * rows,) if spec.shape[:1] == (-1,) else spec.shape[:1]
+        shape = first + tuple(_FREE_DIMENSION if size == -1 else size for size in spec.shape[1:])
+        dtype = BY_NAME[spec.datatype].dtype
+        if spec.datatype == "BYTES":
+            drawn[spec.name] = np.full(shape, "farthing", dtype=np.object_)
         elif dtype.kind == "f":
-            drawn[tensor.name] = random.random(shape).astype(dtype)
+            drawn[spec.name] = random.random(shape).astype(dtype)
         else:
-            drawn[tensor.name] = random.integers(0, 2, shape).astype(dtype)
+            # 0 and 1 are valid for every vocabulary and for booleans; one 1 in each row at least.
+            values = random.integers(0, 2, shape).astype(dtype)
+            values.reshape(*shape[:1], -1)[..., 0] = 1
+            drawn[spec.name] = values
     return drawn
 
 
 def _request(
-    model: str, version: str, inputs: Sequence[Any], arrays: dict[str, Any], rows: slice
+    model: str, version: str, inputs: Sequence[TensorSpec], arrays: Arrays
 ) -> pb.ModelInferRequest:
     request = pb.ModelInferRequest(model_name=model, model_version=version)
-    for tensor in inputs:
-        array = arrays[tensor.name][rows]
-        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
-        request.raw_input_contents.append(_raw(array))
+    for spec in inputs:
+        array = arrays[spec.name]
+        request.inputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
+        request.raw_input_contents.append(to_raw(array, spec))
     return request
-
-
-def _raw(array: np.ndarray[Any, Any]) -> bytes:
-    if array.dtype != object:
-        return array.tobytes()
-    return b"".join(len(value).to_bytes(4, "little") + value for value in array.reshape(-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,17 @@ def read(path: Path = SHIPPED) -> dict[str, Price]:
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InvalidSetting(f"{path} cannot be read as YAML: {error}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())  # YAML's errors are several lines
+        raise InvalidSetting(f"{path} cannot be read as YAML: {said}") from None
     if not isinstance(raw, list) or not raw:
         raise InvalidSetting(f"{path} is not a list of prices")
-    entries = [_entry(item, path) for item in raw]
-    return {entry.id: entry for entry in entries}
+    entries: dict[str, Price] = {}
+    for entry in (_entry(item, path) for item in raw):
+        if entry.id in entries:
+            raise InvalidSetting(f"{path} has two prices for '{entry.id}'")
+        entries[entry.id] = entry
+    return entries
 
 
 def _entry(item: Any, path: Path) -> Price:
@@ -82,11 +88,15 @@ def _entry(item: Any, path: Path) -> Price:
         price = Price(**item)
     except TypeError as error:
         raise InvalidSetting(f"an entry of {path} is not a price: {error}") from None
-    if not isinstance(price.date, datetime.date):
+    if isinstance(price.date, datetime.datetime) or not isinstance(price.date, datetime.date):
         raise InvalidSetting(f"entry '{price.id}' of {path} has no date of the form 2026-09-24")
-    if not (price.usd_per_hour > 0 and price.cpus > 0 and price.source):
+    if not (_positive(price.usd_per_hour) and _positive(price.cpus) and price.source):
         raise InvalidSetting(f"entry '{price.id}' of {path} needs a price, CPUs and a source")
     return price
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
 def usd_per_million(usd_per_hour: float, requests_per_s: float) -> float:

@@ -113,11 +113,12 @@ def finish(
     Raises:
         ChildFailed: it ended with a code that is not allowed.
     """
+    before = log.stat().st_size if log.exists() else 0  # others wrote into it too
     with started(command, log=log, cpus=cpus, screen=screen) as process:
         output = process.communicate()[0] or b""
     if process.returncode not in allowed:
         raise ChildFailed(
-            f"`{' '.join(command[1:4])}` ended with code {process.returncode}: {_tail(log)}"
+            f"{command[2]} ended with code {process.returncode}: {_tail(log, before)}"
         )
     return output
 
@@ -193,6 +194,6 @@ def _first_line(stream: IO[bytes], timeout_s: float) -> bytes:
     return line
 
 
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+def _tail(log: Path, start: int = 0) -> str:
+    lines = log.read_bytes()[start:].decode("utf-8", errors="replace").strip().splitlines()
     return lines[-1][:300] if lines else "it said nothing"

@@ -201,11 +201,12 @@ def encode(
     for spec in wanted:
         array = outputs[spec.name]
         response.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
-        response.raw_output_contents.append(_to_raw(array, spec))
+        response.raw_output_contents.append(to_raw(array, spec))
 
 
-def _to_raw(array: np.ndarray[Any, Any], spec: TensorSpec) -> bytes:
+def to_raw(array: np.ndarray[Any, Any], spec: TensorSpec) -> bytes:
+    """An array as raw contents: little-endian, row-major; strings and bytes as BYTES."""
     if spec.datatype != "BYTES":
         return array.astype(BY_NAME[spec.datatype].dtype, copy=False).tobytes()
-    encoded = (str(value).encode() for value in array.reshape(-1))
+    encoded = (v if isinstance(v, bytes) else str(v).encode() for v in array.reshape(-1))
     return b"".join(_LENGTH.pack(len(value)) + value for value in encoded)

@@ -31,6 +31,7 @@ SERVICE_IMPORTS = {
     "service.proto": set(),
     "service.settings": LEAVES,
     "service.manifest": LEAVES,
+    "service.rows": LEAVES | {"service.manifest"},
     "service.session": LEAVES | {"service.hardware", "service.manifest"},
     "service.batching": LEAVES,
     "service.batcher": LEAVES | {"service.batching"},
@@ -54,8 +55,18 @@ SERVICE_IMPORTS = {
 
 # What the other two packages may import from the service.
 FROM_SERVICE = {
-    "converter": {"datatypes", "errors", "hardware", "manifest", "repository", "session"},
-    "loadtests": {"datatypes", "errors", "hardware", "manifest", "proto", "repository", "session"},
+    "converter": {"datatypes", "errors", "hardware", "manifest", "repository", "rows", "session"},
+    "loadtests": {
+        "datatypes",
+        "errors",
+        "hardware",
+        "manifest",
+        "proto",
+        "repository",
+        "rows",
+        "session",
+        "tensors",
+    },
 }
 
 # package -> the only modules that may import it

@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 from converter import samples
-from converter.samples import BadSamples, Samples
+from converter.samples import Samples
 from service.manifest import TensorSpec
+from service.rows import BadRows
 
 X = TensorSpec("pixels", "FP32", (-1, 2))
 IDS = TensorSpec("ids", "INT32", (-1, -1))
@@ -26,7 +27,7 @@ def read(path: Path, *inputs: TensorSpec, **arrays: object) -> Samples:
 
 def refusal(path: Path, *inputs: TensorSpec) -> str:
     """Why this file is refused: one sentence that names it."""
-    with pytest.raises(BadSamples) as error:
+    with pytest.raises(BadRows) as error:
         samples.read(path, inputs or (X,))
     assert str(path) in str(error.value) and "\n" not in str(error.value)
     return str(error.value)
@@ -114,7 +115,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, save) -> None:
 def test_a_file_that_is_cut_off_does_not_stay_open(tmp_path: Path) -> None:
     path = tmp_path / "rows.npz"
     path.write_bytes(b"PK\x03\x04 cut off here")
-    with pytest.raises(BadSamples):
+    with pytest.raises(BadRows):
         samples.read(path, (X,))
     assert str(path) not in [file.path for file in psutil.Process().open_files()]
 
@@ -176,7 +177,7 @@ def test_no_rows_are_refused(tmp_path: Path) -> None:
 
 def test_rows_seen_in_calibration_are_refused_with_their_number() -> None:
     calibration = Samples({"x": ROWS}, None)
-    with pytest.raises(BadSamples, match=r"^2 rows are in the calibration"):
+    with pytest.raises(BadRows, match=r"^2 rows are in the calibration"):
         samples.check_disjoint(calibration, Samples({"x": ROWS[[2, 0]]}, np.array([0, 1])))
 
 

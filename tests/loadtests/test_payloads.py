@@ -10,8 +10,8 @@ import pytest
 
 from loadtests.payloads import DISTINCT, requests_for
 from service.datatypes import BY_NAME, DATATYPES
-from service.errors import InvalidSetting
 from service.proto import inference_pb2 as pb
+from service.rows import BadRows
 
 ROWS = np.arange(1, 11, dtype=np.float32).reshape(5, 2)
 
@@ -64,7 +64,7 @@ def saved(directory: Path, **content: np.ndarray) -> Path:
 
 def refusal(stub: Stub, path: Path, rows: int = 1) -> str:
     """Why this file is refused: one sentence that names it."""
-    with pytest.raises(InvalidSetting) as error:
+    with pytest.raises(BadRows) as error:
         requests_for(stub, "m", rows_file=path, rows=rows)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
     return str(error.value)

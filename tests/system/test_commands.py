@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import models
@@ -129,6 +130,18 @@ def test_load_counts_failures_as_offered_and_by_status(tmp_path: Path) -> None:
     measured = json.loads(done.stdout)
     assert measured["failures"].get("DEADLINE_EXCEEDED", 0) > 0
     assert measured["offered"] == measured["succeeded"] + sum(measured["failures"].values())
+
+
+def test_load_of_rows_that_do_not_fit_is_one_sentence(
+    double_repository: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.npz"
+    np.savez(rows, x=np.ones((8, 3), np.float32))
+    with serving(double_repository) as server:
+        target = ("--target", server.grpc, "--model", "double")
+        done = farthing("load", *target, "--rows-file", str(rows))
+    assert done.returncode == 2
+    assert "has rows of shape [3]; the model takes [4]" in done.stderr
 
 
 def test_load_of_a_model_that_is_not_there_is_one_sentence(double_repository: Path) -> None:
