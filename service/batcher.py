@@ -248,6 +248,8 @@ class Batcher:
         try:
             await self._run_and_settle(batch)
         finally:
+            for entry in batch:  # no-op for the settled, so for all but a broken executor's
+                _fail(entry, InferenceFailed("the server could not run this request"))
             self._idle += 1
             self._dispatch()
 
@@ -256,9 +258,9 @@ class Batcher:
         started = self._clock()
         try:
             parts = await loop.run_in_executor(self._executor, self._run_rows, batch)
-        except Exception as error:  # whatever the model raises is its caller's, never ours
+        except InferenceFailed as error:
             if len(batch) == 1:
-                _fail(batch[0], _failed(error))
+                _fail(batch[0], error)
                 return
             for entry in batch:
                 if not entry.settled.done():
@@ -271,12 +273,22 @@ class Batcher:
                 entry.settled.set_result(Answer(outputs, started - entry.arrived, run_s, total))
 
     def _run_rows(self, batch: Sequence[_Entry]) -> list[Arrays]:
-        """One run; on an executor's thread."""
-        if not self._limits.batched:
-            return [self._run(batch[0].feeds)]
-        return batching.run_together(
-            self._run, [entry.feeds for entry in batch], [entry.rows for entry in batch]
-        )
+        """One run; on an executor's thread.
+
+        Raises:
+            InferenceFailed: for whatever the model raises. Translated here, since a StopIteration
+                cannot pass through a future.
+        """
+        try:
+            if not self._limits.batched:
+                return [self._run(batch[0].feeds)]
+            return batching.run_together(
+                self._run, [entry.feeds for entry in batch], [entry.rows for entry in batch]
+            )
+        except InferenceFailed:
+            raise
+        except Exception as error:
+            raise InferenceFailed("the model failed on this input") from error
 
 
 def _fail(entry: _Entry, error: ServingError) -> None:
@@ -286,11 +298,3 @@ def _fail(entry: _Entry, error: ServingError) -> None:
 
 def _too_late() -> DeadlineExceeded:
     return DeadlineExceeded("the deadline passed before the model could answer")
-
-
-def _failed(error: Exception) -> InferenceFailed:
-    if isinstance(error, InferenceFailed):
-        return error
-    failed = InferenceFailed("the model failed on this input")
-    failed.__cause__ = error  # for the log; callers see the sentence above
-    return failed

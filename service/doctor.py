@@ -147,20 +147,24 @@ def _repository(root: Path) -> Iterable[Finding]:
     if not versions:
         yield Finding("repository", "problem", f"{root} holds no model")
     for directory in versions:
-        label = f"{directory.parent.name}/{directory.name}"
         try:
-            contract = repository.read(directory)
-            for name in contract.published:
-                variant = contract.variant(name)
-                path = directory / str(variant.file)
-                if not path.exists() or manifest.sha256_of(path) != variant.sha256:
-                    yield Finding(
-                        "repository", "problem", f"{label}: {path.name} is not what was verified"
-                    )
-            serving, why = repository.choose(contract, repository.AUTO, hardware.fingerprint())
+            yield from _version(directory)
         except FarthingError as error:
+            label = f"{directory.parent.name}/{directory.name}"
             yield Finding("repository", "problem", f"{label}: {error}")
-            continue
+
+
+def _version(directory: Path) -> Iterable[Finding]:
+    label = f"{directory.parent.name}/{directory.name}"
+    contract = repository.read(directory)
+    swapped = []
+    for variant in map(contract.variant, contract.published):
+        path = directory / str(variant.file)
+        if not path.exists() or manifest.sha256_of(path) != variant.sha256:
+            swapped.append(path.name)
+            yield Finding("repository", "problem", f"{label}: {path.name} is not what was verified")
+    if not swapped:
+        serving, why = repository.choose(contract, repository.AUTO, hardware.fingerprint())
         published = ", ".join(contract.published)
         yield Finding(
             "repository", "ok", f"{label}: {published}; auto serves {serving.name}: {why}"

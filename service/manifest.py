@@ -168,7 +168,7 @@ def _variant(raw: dict[str, Any]) -> Variant:
     variant = Variant(**raw)
     if variant.accepted and (not variant.file or not variant.sha256):
         raise ModelUnusable(f"the manifest's variant '{variant.name}' has no file or no digest")
-    if variant.file is not None and Path(variant.file).name != variant.file:
+    if variant.file is not None and variant.file != Path(variant.file).name.strip("."):
         raise ModelUnusable(f"the manifest's variant '{variant.name}' names a file elsewhere")
     return variant
 

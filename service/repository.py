@@ -181,6 +181,10 @@ def _ready(
         raise ModelUnusable(
             f"{path} has other inputs or outputs than its manifest says; convert the model again"
         )
+    if contract.batched and not session.batched:
+        raise ModelUnusable(
+            f"{path} has no free batch dimension, but its manifest says so; convert the model again"
+        )
     max_rows = settings.max_batch if contract.batched else 1
     session.warm_up(*sorted({1, max_rows}))
     batcher = Batcher(

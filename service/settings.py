@@ -17,9 +17,10 @@ from typing import Any
 from service.errors import InvalidSetting
 
 _PREFIX = "FARTHING_"
-# Kubernetes puts these into every pod beside a Service that is called "farthing".
+# Kubernetes puts these into every pod beside a Service whose name starts with "farthing".
 _SERVICE_LINK = re.compile(
-    r"FARTHING(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT)|PORT(_\d+)?)(_|$)|FARTHING_PORT$"
+    r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)=.*"
+    r"|(\w+_)?PORT=(tcp|udp|sctp)://.*"
 )
 
 
@@ -177,15 +178,14 @@ def read(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> S
     knobs = {knob.name: knob for knob in fields(Settings)}
     raw: dict[str, Any] = {}
     for name, text in environment.items():
-        if not name.startswith(_PREFIX):
+        key = name.removeprefix(_PREFIX)
+        if key == name or _SERVICE_LINK.fullmatch(f"{key}={text}"):
             continue
-        if name.removeprefix(_PREFIX).lower() not in knobs:
-            if _SERVICE_LINK.match(name):
-                continue
+        if key.lower() not in knobs:
             raise InvalidSetting(
                 f"environment variable {name} is no setting; `farthing serve --help` lists them"
             )
-        raw[name.removeprefix(_PREFIX).lower()] = text
+        raw[key.lower()] = text
     raw.update(vars(parser().parse_args(argv)))
     return Settings(**{name: _cast(knobs[name], value) for name, value in raw.items()})
 

@@ -107,14 +107,14 @@ def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSp
 def _from_raw(data: bytes, spec: TensorSpec, shape: list[int]) -> np.ndarray[Any, Any]:
     elements = math.prod(shape)
     if spec.datatype == "BYTES":
-        return _objects(_split_bytes(data, elements, spec.name), shape)
+        return _objects(_split_bytes(data, elements, spec.name), shape, spec.name)
     dtype = BY_NAME[spec.datatype].dtype
     if len(data) != elements * dtype.itemsize:
         raise InvalidInput(
             f"input '{spec.name}' has {len(data)} bytes; shape {shape} of {spec.datatype} takes "
             f"{elements * dtype.itemsize}"
         )
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
+    return _reshaped(np.frombuffer(data, dtype=dtype), shape, spec.name)
 
 
 def _split_bytes(data: bytes, elements: int, name: str) -> list[bytes]:
@@ -153,22 +153,31 @@ def _from_typed(
             f"{math.prod(shape)}"
         )
     if spec.datatype == "BYTES":
-        return _objects(values, shape)
+        return _objects(values, shape, spec.name)
     try:
-        return np.array(values, dtype=datatype.dtype).reshape(shape)
+        return _reshaped(np.array(values, dtype=datatype.dtype), shape, spec.name)
     except OverflowError:
         raise InvalidInput(
             f"input '{spec.name}' holds a number that {spec.datatype} cannot"
         ) from None
 
 
-def _objects(values: Iterable[bytes], shape: list[int]) -> np.ndarray[Any, Any]:
+def _reshaped(array: np.ndarray[Any, Any], shape: list[int], name: str) -> np.ndarray[Any, Any]:
+    try:
+        return array.reshape(shape)
+    except ValueError:  # no elements, but dimensions that numpy cannot count
+        raise InvalidInput(f"input '{name}' has shape {shape}, which is too large") from None
+
+
+def _objects(values: Iterable[bytes], shape: list[int], name: str) -> np.ndarray[Any, Any]:
     # ONNX Runtime's strings are str; undecodable bytes could not come back unchanged.
     try:
         decoded = [value.decode() for value in values]
     except UnicodeDecodeError:
-        raise InvalidInput("a BYTES element is not UTF-8, which the model's strings are") from None
-    return np.array(decoded, dtype=np.object_).reshape(shape)
+        raise InvalidInput(
+            f"input '{name}' has a BYTES element that is not UTF-8, as the model's strings are"
+        ) from None
+    return _reshaped(np.array(decoded, dtype=np.object_), shape, name)
 
 
 def requested_outputs(

@@ -10,6 +10,9 @@ import pytest
 from tests.fakes import Arrays
 from tests.service.stage import DOOR, Caller, Stage, feeds, is_answer, queue, submit, until
 
+# A caller who is never settled waits for ever.
+pytestmark = pytest.mark.timeout(30)
+
 
 async def test_lone_request_runs_at_once_and_alone(stage: Stage) -> None:
     batcher = stage.batcher()
@@ -71,7 +74,8 @@ async def test_run_time_is_measured_on_the_clock(stage: Stage) -> None:
         stage.clock.advance(0.25)
         return stage(given)
 
-    assert (await stage.batcher(slow).submit(feeds(1), 1, None)).run_s == 0.25
+    answer = await stage.batcher(slow).submit(feeds(1), 1, None)
+    assert (answer.queued_s, answer.run_s) == (0, 0.25)
 
 
 async def test_run_never_takes_more_than_max_rows_and_fills_up_from_behind(stage: Stage) -> None:
@@ -104,7 +108,7 @@ async def test_different_inner_shapes_are_not_mixed_in_one_run(stage: Stage) -> 
 
 
 async def test_model_without_a_batch_dimension_runs_each_request_alone(stage: Stage) -> None:
-    batcher = stage.batcher(max_rows=1, batched=False)
+    batcher = stage.batcher(batched=False)
     await stage.occupy(batcher)
     callers = await queue(batcher, (1,), (2,), (3,))
     stage.door.release()

@@ -17,6 +17,9 @@ from service.errors import (
 from tests.fakes import Arrays
 from tests.service.stage import Stage, feeds, is_answer, queue, submit, until
 
+# A caller who is never settled waits for ever.
+pytestmark = pytest.mark.timeout(30)
+
 
 @pytest.mark.parametrize("bad", range(3))
 async def test_bad_row_fails_alone(stage: Stage, bad: int) -> None:

@@ -72,6 +72,13 @@ def test_file_that_is_not_what_was_verified_is_a_problem(
     assert code == 1
     problem = "double/1: model.onnx is not what was verified"
     assert texts(findings, "repository", "problem") == [problem]
+
+
+def test_file_that_serve_would_refuse_is_not_said_to_be_served(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    models.double(published(tmp_path), factor=9.0)
+    _, findings = report(capsys, "--repository", str(tmp_path))
     assert texts(findings, "repository", "ok") == []
 
 
