@@ -187,5 +187,5 @@ def test_help_is_printed_and_ends_the_program(capsys: pytest.CaptureFixture[str]
 
 def test_link_to_a_service_named_like_a_setting_is_no_setting() -> None:
     linked = {"FARTHING_METRICS_PORT": "tcp://10.0.0.7:9090", "FARTHING_GRPC_PORT": "9001"}
-    settings = read([], linked)
-    assert (settings.metrics_port, settings.grpc_port) == (8002, 9001)
+    found = settings.read([], linked)
+    assert (found.metrics_port, found.grpc_port) == (8002, 9001)
