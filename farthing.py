@@ -7,9 +7,12 @@ the load test's packages, and runs where they are not installed.
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 # verb -> (module, function, extra that brings what it needs, what it does)
@@ -79,6 +82,7 @@ def _call(verb: str, argv: list[str]) -> int:
     except FarthingError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
+        _end_children()
         return _INTERRUPTED
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("service", "converter", "loadtests"):
@@ -87,6 +91,17 @@ def _call(verb: str, argv: list[str]) -> int:
             f"`farthing {verb}` needs the package '{error.name}'; "
             f"pip install 'farthing[{extra}]' brings it"
         )
+
+
+def _end_children() -> None:
+    """End what is still running: an interrupt between fork and its bookkeeping leaves a child."""
+    try:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    except OSError:  # no /proc, or a kernel without this file
+        return
+    for pid in children.split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGTERM)
 
 
 def _interrupt(number: int, frame: object) -> None:

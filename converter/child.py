@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,8 +28,7 @@ def run(module: str, arguments: Sequence[str], *, directory: Path, timeout_s: fl
     Raises:
         ChildFailed: with the child's sentence, or the end of its log.
     """
-    log = directory / _LOG_FILE
-    with log.open("wb") as output:
+    with (directory / _LOG_FILE).open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
@@ -35,18 +36,36 @@ def run(module: str, arguments: Sequence[str], *, directory: Path, timeout_s: fl
             stderr=subprocess.STDOUT,
         )
         try:
-            code = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise ChildFailed(f"{module} took longer than {timeout_s:.0f} seconds") from None
+            if not _ended_within(process, timeout_s):
+                raise ChildFailed(f"{module} took longer than {timeout_s:.0f} seconds")
+            code = process.wait()
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    if code == 0:
-        return
+    if code != 0:
+        raise ChildFailed(_why(module, code, directory))
+
+
+def _ended_within(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
+    """Wait for the end of a process.
+
+    Not by ``Popen.wait(timeout)``: interrupted at the wrong instruction it keeps its lock, and the
+    next wait hangs for ever.
+    """
+    end = os.pidfd_open(process.pid)
+    try:
+        return bool(select.select([end], [], [], timeout_s)[0])
+    finally:
+        os.close(end)
+
+
+def _why(module: str, code: int, directory: Path) -> str:
+    """The child's own sentence, or the end of its log."""
     explained = directory / ERROR_FILE
     if explained.exists():
-        raise ChildFailed(explained.read_text(encoding="utf-8").strip())
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
+        return explained.read_text(encoding="utf-8").strip()
+    log = (directory / _LOG_FILE).read_text(encoding="utf-8", errors="replace")
+    lines = log.strip().splitlines() or ["no output"]
     ending = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    raise ChildFailed(f"{module} {ending}; its last line: {lines[-1][:300]}")
+    return f"{module} {ending}; its last line: {lines[-1][:300]}"

@@ -119,7 +119,9 @@ def train(split: Split, size: Size, batch_end: Callable[[int, int], None]) -> tu
     model.fit(x, y, epochs=size.epochs, batch_size=batch_rows, verbose=0, callbacks=[progress])
     held_x, held_y = split.held_out
     answers = model.predict(held_x, verbose=0).argmax(axis=1)
-    return model, float(np.mean(answers == held_y))
+    # Without the optimizer, whose state is twice the weights and not part of what is served.
+    bare = keras.Model(model.inputs, model.outputs, name=model.name)
+    return bare, float(np.mean(answers == held_y))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -141,8 +143,7 @@ def main(argv: list[str] | None = None) -> int:
             QUICK if options.quick else FULL,
             lambda done, total: progress.update(task, completed=done, total=total),
         )
-    # The optimizer's state trains on; it is not part of what is served.
-    model.save(options.directory / "model.keras", include_optimizer=False)
+    model.save(options.directory / "model.keras")
     np.savez(options.directory / "calibration.npz", x=split.calibration[0])
     np.savez(options.directory / "heldout.npz", x=split.held_out[0], y=split.held_out[1])
     facts = {
