@@ -20,7 +20,7 @@ demo: $(INSTALLED) ## the main job on real data: train, convert, verify, serve, 
 test: $(INSTALLED) ## the tests, at most six minutes on two cores
 	@$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(INSTALLED) ## all tests; needs Debian's chromium, and root for the image
+test-all: $(INSTALLED) ## all tests, some ten minutes; needs Debian's chromium, and kubectl
 	@$(BIN)/python -m pytest
 
 check: $(INSTALLED) ## ruff and mypy strict, then the sizes of the modules

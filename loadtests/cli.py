@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,9 +146,10 @@ def demo(
     chosen = _price(price_book, price)
     processes.end_with_make()
     console = Console(stderr=as_json, width=_WIDTH)
-    found = story.run(
-        directory, chosen, lambda what: _shown(console, what), seconds=seconds, quick=quick
-    )
+    cores = story.Cores.divided(frozenset(os.sched_getaffinity(0)))
+    screen = sys.stderr if as_json else sys.stdout
+    stage = story.Stage(directory, seconds, cores, screen)
+    found = story.run(stage, chosen, lambda what: _shown(console, what), quick=quick)
     page, data = report.write(found, directory)
     if as_json:
         print(data.read_text(encoding="utf-8"), end="")

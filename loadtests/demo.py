@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from loadtests.prices import Price
 from loadtests.results import Conditions, Report, Row
 from service import hardware, manifest, repository
 from service.errors import FarthingError
-from service.manifest import Manifest
+from service.manifest import Manifest, Variant
 
 NAME = "digits"
 LEAST_ACCURACY = 0.97
@@ -50,88 +49,135 @@ class Cores:
         return len(self.server) if self.server else hardware.cpus()
 
 
-def run(directory: Path, price: Price, step: Step, *, seconds: float, quick: bool) -> Report:
+@dataclass(frozen=True)
+class Stage:
+    """Where the demo plays.
+
+    Attributes:
+        directory: everything is written below it; its ``models`` is made anew.
+        seconds: how long to load each variant, at each number of callers.
+        cores: who runs where.
+        screen: where the steps that are processes of their own show their progress.
+    """
+
+    directory: Path
+    seconds: float
+    cores: Cores
+    screen: IO[str]
+
+    @property
+    def data(self) -> Path:
+        """The trained model and its rows."""
+        return self.directory / "data"
+
+    @property
+    def models(self) -> Path:
+        """The model repository."""
+        return self.directory / "models"
+
+    @property
+    def log(self) -> Path:
+        """What all processes say on standard error."""
+        return self.directory / "demo.log"
+
+
+def run(stage: Stage, price: Price, step: Step, *, quick: bool) -> Report:
     """Train, convert, serve, load and price.
 
     Args:
-        directory: where everything is written; its ``models`` is made anew.
+        stage: where.
         price: what a machine costs.
         step: called with what is being done.
-        seconds: how long to load each variant, at each number of callers.
         quick: train a small net.
 
     Raises:
-        FarthingError: a step failed; the sentence says which, and where its log is.
+        FarthingError: a step failed; the sentence says which.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    data, models, log = directory / "data", directory / "models", directory / "demo.log"
-    log.unlink(missing_ok=True)
-    shutil.rmtree(models, ignore_errors=True)
-    cores = Cores.divided(frozenset(os.sched_getaffinity(0)))
-    trained = _train(data, log, quick=quick)
-    contract = _convert(data, models, log)
+    stage.directory.mkdir(parents=True, exist_ok=True)
+    stage.log.unlink(missing_ok=True)
+    shutil.rmtree(stage.models, ignore_errors=True)
+    trained = _train(stage, quick=quick)
+    contract = _convert(stage)
     with step(f"calling the Keras model in process, with 1 and {USERS} callers"):
-        rows = [_baseline(data, log, cores, seconds)]
-    held_out, labels = _held_out(data)
+        rows = [_baseline(stage)]
     for variant in contract.variants:
-        if not variant.accepted:
+        if variant.accepted:
+            with step(f"serving {variant.name}: checking its answers, loading it"):
+                rows.append(serve_and_load(stage, variant))
+        else:
             rows.append(Row.not_published(variant))
-            continue
-        with (
-            step(f"serving {variant.name}: checking its answers, loading it"),
-            processes.serving(models, variant=variant.name, log=log, cpus=cores.server) as endpoint,
-        ):
-            if endpoint.sha256 != variant.sha256:
-                raise FarthingError(f"the server took another file for {variant.name}")
-            plan = load.Plan(
-                endpoint.target, NAME, seconds=seconds, rows_file=data / "heldout.npz",
-                cpus=cores.generator,
-            )  # fmt: skip
-            with client.connected(endpoint.target) as caller:
-                answers = caller.answers(NAME, held_out, chunk=16)
-            accuracy = float(np.mean(answers.argmax(axis=1) == labels))
-            alone = load.run(plan, log=log)
-            together = load.run(dataclasses.replace(plan, users=USERS), log=log)
-        rows.append(Row.served(variant, accuracy, alone, together))
     serving, why = repository.choose(contract, repository.AUTO, hardware.fingerprint())
     conditions = Conditions(
-        price=price, cpus=cores.served_on, shared=cores.server is None, trained=trained,
-        contract=contract, users=USERS, seconds=seconds,
-    )  # fmt: skip
+        price=price,
+        cpus=stage.cores.served_on,
+        shared=stage.cores.server is None,
+        trained=trained,
+        contract=contract,
+        users=USERS,
+        seconds=stage.seconds,
+    )
     return Report(rows, conditions, serving.name, why)
 
 
-def _train(data: Path, log: Path, *, quick: bool) -> dict[str, Any]:
-    command = [sys.executable, "-m", "converter.zoo.digits", str(data)]
-    processes.finish(command + (["--quick"] if quick else []), log=log, screen=True)
-    trained: dict[str, Any] = json.loads((data / "split.json").read_text(encoding="utf-8"))
+def serve_and_load(stage: Stage, variant: Variant) -> Row:
+    """Serve one variant as a process of its own; its accuracy, latency and rate over the wire.
+
+    Raises:
+        FarthingError: the server does not start, or serves another file than the variant's.
+    """
+    rows_file = stage.data / "heldout.npz"
+    with np.load(rows_file) as archive:
+        rows, labels = archive["x"], archive["y"]
+    with processes.serving(
+        stage.models, variant=variant.name, log=stage.log, cpus=stage.cores.server
+    ) as endpoint:
+        if endpoint.sha256 != variant.sha256:
+            raise FarthingError(f"the server took another file for {variant.name}")
+        with client.connected(endpoint.target) as caller:
+            answers = caller.answers(NAME, rows, chunk=16)
+        alone = load.Plan(
+            endpoint.target,
+            NAME,
+            seconds=stage.seconds,
+            rows_file=rows_file,
+            cpus=stage.cores.generator,
+        )
+        together = dataclasses.replace(alone, users=USERS)
+        accuracy = float(np.mean(answers.argmax(axis=1) == labels))
+        return Row.served(
+            variant, accuracy, load.run(alone, log=stage.log), load.run(together, log=stage.log)
+        )
+
+
+def _train(stage: Stage, *, quick: bool) -> dict[str, Any]:
+    command = [sys.executable, "-m", "converter.zoo.digits", str(stage.data)]
+    command += ["--quick"] if quick else []
+    processes.finish(command, log=stage.log, screen=stage.screen)
+    text = (stage.data / "split.json").read_text(encoding="utf-8")
+    trained: dict[str, Any] = json.loads(text)
     if trained["held_out_accuracy"] < LEAST_ACCURACY:
         raise FarthingError(
             f"the net reached {trained['held_out_accuracy']:.1%} on the held-out rows, less than "
-            f"{LEAST_ACCURACY:.0%}; the training did not work, and its log is {log}"
+            f"{LEAST_ACCURACY:.0%}; the training did not work, and its log is {stage.log}"
         )
     return trained
 
 
-def _convert(data: Path, models: Path, log: Path) -> Manifest:
+def _convert(stage: Stage) -> Manifest:
     command = [
-        sys.executable, "-m", "farthing", "convert", str(data / "model.keras"), "--name", NAME,
-        "--out", str(models), "--calibration", str(data / "calibration.npz"),
-        "--evaluate", str(data / "heldout.npz"),
+        sys.executable, "-m", "farthing", "convert", str(stage.data / "model.keras"),
+        "--name", NAME, "--out", str(stage.models),
+        "--calibration", str(stage.data / "calibration.npz"),
+        "--evaluate", str(stage.data / "heldout.npz"),
     ]  # fmt: skip
-    processes.finish(command, log=log, screen=True)
-    return manifest.load(models / NAME / "1")
+    processes.finish(command, log=stage.log, screen=stage.screen)
+    return manifest.load(stage.models / NAME / "1")
 
 
-def _held_out(data: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    with np.load(data / "heldout.npz") as archive:
-        return archive["x"], archive["y"]
-
-
-def _baseline(data: Path, log: Path, cores: Cores, seconds: float) -> Row:
+def _baseline(stage: Stage) -> Row:
     command = [
-        sys.executable, "-m", "loadtests.baseline", str(data / "model.keras"),
-        str(data / "heldout.npz"), "--seconds", str(seconds), "--users", str(USERS),
+        sys.executable, "-m", "loadtests.baseline", str(stage.data / "model.keras"),
+        str(stage.data / "heldout.npz"), "--seconds", str(stage.seconds), "--users", str(USERS),
     ]  # fmt: skip
-    figures = json.loads(processes.finish(command, log=log, cpus=cores.server))
-    return Row.baseline(figures)
+    output = processes.finish(command, log=stage.log, cpus=stage.cores.server)
+    return Row.baseline(json.loads(output))

@@ -62,21 +62,25 @@ def _wrapped(command: Sequence[str], cpus: frozenset[int] | None) -> list[str]:
 
 @contextmanager
 def started(
-    command: Sequence[str], *, log: Path, cpus: frozenset[int] | None = None, screen: bool = False
+    command: Sequence[str],
+    *,
+    log: Path,
+    cpus: frozenset[int] | None = None,
+    screen: IO[str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command; when the context ends, however it ends, the process is gone.
 
     Args:
         command: the program and its arguments.
-        log: where its standard error goes (and its output, unless ``screen``).
+        log: where its standard error goes.
         cpus: pin it to these CPUs; None leaves it where it may run.
-        screen: let it write to our standard output.
+        screen: where its standard output goes; None keeps it for the caller to read.
     """
     with log.open("ab") as errors:
         process = subprocess.Popen(
             _wrapped(command, cpus),
             stdin=subprocess.DEVNULL,
-            stdout=None if screen else subprocess.PIPE,
+            stdout=screen or subprocess.PIPE,
             stderr=errors,
         )
         try:
@@ -102,7 +106,7 @@ def finish(
     *,
     log: Path,
     cpus: frozenset[int] | None = None,
-    screen: bool = False,
+    screen: IO[str] | None = None,
     allowed: Sequence[int] = (0,),
 ) -> bytes:
     """Run a command to its end.

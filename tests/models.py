@@ -67,6 +67,22 @@ def classifier(path: Path, *, seed: int = 0, channels: int = 64, classes: int = 
     )
 
 
+def always(path: Path, label: int) -> Path:
+    """A stand-in for the digits net that decides the same for every row."""
+    weights = np.zeros((10, 1024), np.float32)
+    bias = np.eye(10, dtype=np.float32)[label]
+    return _write(
+        path,
+        [
+            helper.make_node("Flatten", ["x"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "weights", "bias"], ["digit"], transB=1),
+        ],
+        [_value("x", TensorProto.FLOAT, ["batch", 32, 32, 1])],
+        [_value("digit", TensorProto.FLOAT, ["batch", 10])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
+    )
+
+
 def not_batched(path: Path) -> Path:
     """A graph whose output does not follow the rows of its input: their sum."""
     return _write(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from loadtests import demo
+from service.manifest import load, sha256_of
+from tests import models
 from tests.system.conftest import Digits
 from tests.system.servers import Served, farthing, serving
 
@@ -80,6 +84,24 @@ def test_a_swapped_file_is_not_served(digits: Digits, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "digest differs" in done.stderr.splitlines()[-1]
     assert farthing("doctor", "--repository", str(copy)).returncode == 1
+
+
+def test_the_tables_figures_are_those_of_the_file_that_is_served(
+    digits: Digits, tmp_path: Path
+) -> None:
+    shutil.copytree(digits.repository, tmp_path / "models")
+    (tmp_path / "data").symlink_to(digits.data)
+    version = tmp_path / "models" / "digits" / "1"
+    stage = demo.Stage(tmp_path, 1.0, demo.Cores(None, None), sys.stdout)
+    before = demo.serve_and_load(stage, load(version).variant("fp32"))
+    models.always(version / "model.onnx", label=3)
+    swapped = json.loads((version / "manifest.json").read_text())
+    swapped["variants"][0]["sha256"] = sha256_of(version / "model.onnx")
+    (version / "manifest.json").write_text(json.dumps(swapped))
+    after = demo.serve_and_load(stage, load(version).variant("fp32"))
+    assert before.accuracy >= 0.97
+    assert after.accuracy < 0.2
+    assert after.sha256 != before.sha256
 
 
 def test_the_first_version_stays_when_a_second_is_published(digits: Digits, tmp_path: Path) -> None:

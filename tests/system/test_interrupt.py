@@ -46,6 +46,11 @@ def members(session_id: int) -> list[psutil.Process]:
     return found
 
 
+def wchan(pid: int) -> str:
+    """Where in the kernel a process waits."""
+    return Path(f"/proc/{pid}/wchan").read_text()
+
+
 def wait_for(session_id: int, words: str) -> psutil.Process:
     """Until a process of the session has these words in its command line."""
     deadline = time.monotonic() + PATIENCE_S
@@ -61,7 +66,16 @@ def wait_for(session_id: int, words: str) -> psutil.Process:
 
 
 def ends_without_a_trace(process: subprocess.Popen[bytes], cwd: Path) -> None:
-    assert process.wait(30) == 130
+    try:
+        assert process.wait(30) == 130
+    except subprocess.TimeoutExpired:
+        waiting = [
+            (left.pid, left.cmdline()[1:5], left.status(), wchan(left.pid), left.num_threads())
+            for left in members(process.pid)
+        ]
+        raise AssertionError(
+            f"still there: {waiting}; {(cwd / 'output.txt').read_text()}"
+        ) from None
     assert members(process.pid) == []
     assert "Traceback" not in (cwd / "output.txt").read_text()
 
