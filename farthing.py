@@ -17,8 +17,13 @@ from typing import Any
 
 # verb -> (module, function, extra that brings what it needs, what it does)
 _VERBS = {
-    "convert": ("converter.cli", "convert", "keras", "trained model -> verified ONNX variants"),
-    "inspect": ("converter.cli", "inspect", "convert", "what a published model or ONNX file holds"),
+    "convert": ("converter.cli", "convert", "cpu,keras", "trained model -> verified ONNX variants"),
+    "inspect": (
+        "converter.cli",
+        "inspect",
+        "cpu,convert",
+        "what a published model or ONNX file holds",
+    ),
     "serve": ("service.cli", "serve", "cpu", "serve a model repository over gRPC"),
     "load": ("loadtests.cli", "load", "loadtest", "load a running server, and measure it"),
     "demo": ("loadtests.cli", "demo", "demo", "the whole way on real data, in four minutes"),
@@ -51,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        The exit code: 0, 1 for "it ran, and the answer is no", 2 for input that must be mended,
-        130 when interrupted.
+        The exit code: 0; 1 for "it ran, and the answer is no"; 2 with one sentence on standard
+        error for what must be mended; 130 when interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
     # Also where a shell started us with SIGINT ignored, and so that SIGTERM cleans up as well.
@@ -84,11 +89,18 @@ def _call(verb: str, argv: list[str]) -> int:
     except KeyboardInterrupt:
         _end_children()
         return _INTERRUPTED
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("service", "converter", "loadtests"):
+    except OSError as error:
+        return _complain(f"cannot use {error.filename or verb}: {error.strerror or error}")
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] in (
+            "farthing",
+            "service",
+            "converter",
+            "loadtests",
+        ):
             raise
         return _complain(
-            f"`farthing {verb}` needs the package '{error.name}'; "
+            f"`farthing {verb}` cannot import what it needs ({error}); "
             f"pip install 'farthing[{extra}]' brings it"
         )
 
@@ -99,12 +111,16 @@ def _end_children() -> None:
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     except OSError:  # no /proc, or a kernel without this file
         return
-    for pid in children.split():
-        with suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGTERM)
+    for pid in map(int, children.split()):
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def _interrupt(number: int, frame: object) -> None:
+    # Once: what is interrupted now cleans up, and a second Ctrl-C must not cut that short.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

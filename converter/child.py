@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ def run(module: str, arguments: Sequence[str], *, directory: Path, timeout_s: fl
     """
     with (directory / _LOG_FILE).open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [*_end_with_us(), sys.executable, "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -45,6 +46,12 @@ def run(module: str, arguments: Sequence[str], *, directory: Path, timeout_s: fl
                 process.wait()
     if code != 0:
         raise ChildFailed(_why(module, code, directory))
+
+
+def _end_with_us() -> list[str]:
+    """Let the kernel end the child should we be killed, where util-linux' setpriv is there."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
 def _ended_within(process: subprocess.Popen[bytes], timeout_s: float) -> bool:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from converter import pipeline
@@ -27,11 +26,20 @@ def convert(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="The trained model: .keras, .h5, .onnx.")
     ],
-    name: Annotated[str, typer.Option(help="What callers will call it; the directory's name.")],
+    name: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What callers will call it, and its directory: 1 to 128 letters, digits, '_', "
+            "'-' or '.'. A name that exists gets a new version.",
+        ),
+    ],
     out: Annotated[
         Path,
         typer.Option(
-            metavar="REPO", help="Model repository to publish into; made if it is not there."
+            metavar="REPO",
+            help="Model repository to publish into; made if it is not there. Servers see the new "
+            "version when they start next.",
         ),
     ] = Path("models"),
     calibration: Annotated[
@@ -59,6 +67,8 @@ def convert(
         float,
         typer.Option(
             metavar="POINTS",
+            min=0,
+            max=100,
             help="Points of accuracy a variant may lose, 0 to 100, at 95 % confidence. Smaller "
             "refuses more variants and needs more held-out rows.",
         ),
@@ -112,7 +122,7 @@ def inspect(
     """Print what a published model, or any ONNX file, holds."""
     contract = _contract(path)
     if as_json:
-        print(json.dumps({"schema": manifest.SCHEMA, **asdict(contract)}, indent=2))
+        print(contract.to_json(), end="")
     else:
         _print(Console(width=_WIDTH), contract)
 
@@ -122,22 +132,23 @@ def _contract(path: Path) -> Manifest:
         return repository.plain(path)
     if not path.is_dir():
         raise InvalidSetting(f"{path} does not exist")
-    if repository.is_version(path.name):
+    path = path.resolve()  # its name must be the model's or the version's, also for "."
+    if manifest.is_version(path.name):
         return repository.read(path)
-    versions = [entry for entry in path.iterdir() if repository.is_version(entry.name)]
+    versions = manifest.versions_in(path)
     if not versions:
         raise InvalidSetting(f"{path} holds no version of a model; expected {path}/1")
-    return repository.read(max(versions, key=lambda entry: int(entry.name)))
+    return repository.read(path / str(versions[-1]))
 
 
 @contextmanager
 def _shown(console: Console, what: str) -> Iterator[None]:
-    """A spinner with the time elapsed while a step lasts; a line when it is done."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    """A moving bar and the time elapsed while a step lasts; a line when it is done."""
+    columns = (TextColumn("  {task.description}"), BarColumn(30), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=1)
+        task = progress.add_task(what, total=None)
         yield
-        progress.advance(task)
+        progress.update(task, total=1, completed=1)
 
 
 def _print(console: Console, contract: Manifest) -> None:
@@ -153,12 +164,15 @@ def _print(console: Console, contract: Manifest) -> None:
             _percent(variant, "accuracy"),
             _percent(variant, "agreement"),
             _ratios(variant),
-            variant.reason if variant.accepted else f"[red]refused[/]: {variant.reason}",
+            escape(variant.reason)
+            if variant.accepted
+            else f"[red]refused[/]: {escape(variant.reason)}",
         )
     console.print(table)
     choice = contract.chosen.get(hardware.fingerprint())
     if choice:
-        console.print(f"On this hardware `farthing serve` takes {choice.variant}: {choice.reason}.")
+        said = f"On this hardware `farthing serve` takes {choice.variant}: {choice.reason}."
+        console.print(escape(said), highlight=False)
 
 
 def _percent(variant: Variant, figure: str) -> str:

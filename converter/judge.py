@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from converter import verify
@@ -10,11 +11,42 @@ from converter.recipe import Recipe
 from converter.samples import Samples
 from converter.sources import Exported
 from converter.variants import VARIANTS
-from service import manifest
+from service import hardware, manifest
 from service.errors import FarthingError
-from service.manifest import REFERENCE, Choice, Variant
-from service.repository import MODEL_FILE
+from service.manifest import MODEL_FILE, REFERENCE, Choice, Figures, Variant
 from service.session import Session, SessionOptions
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Held-out rows, and what is right about them.
+
+    Attributes:
+        rows: the held-out rows, each once.
+        expected: output name -> the framework's own answers; fp32's where there is no framework.
+    """
+
+    rows: Samples
+    expected: verify.Arrays
+
+    @classmethod
+    def gather(cls, exported: Exported, reference: Session, held_out: Samples) -> Evidence:
+        """Take each row once, with the framework's answers for it.
+
+        Raises:
+            FarthingError: fp32 does not answer as its framework does.
+        """
+        answers = verify.predict(reference, held_out)
+        if exported.expected is not None and not verify.close(answers, exported.expected):
+            raise FarthingError(
+                "the fp32 export answers the held-out rows differently from its framework; it is "
+                "not what was trained"
+            )
+        once = held_out.distinct()
+        expected = answers if exported.expected is None else exported.expected
+        labels = None if held_out.labels is None else held_out.labels[once]
+        rows = Samples({name: array[once] for name, array in held_out.feeds.items()}, labels)
+        return cls(rows, {name: array[once] for name, array in expected.items()})
 
 
 class Judge:
@@ -24,25 +56,30 @@ class Judge:
         self,
         recipe: Recipe,
         exported: Exported,
-        reference: Session,
+        *,
         calibration: Samples | None,
         held_out: Samples | None,
     ) -> None:
-        """Hold what all variants of one conversion are judged by."""
+        """Hold what all variants of one conversion are judged by.
+
+        Raises:
+            FarthingError: the export or the labels cannot be what they should be.
+        """
         self._recipe = recipe
         self._exported = exported
-        self._reference = reference
         self._calibration = calibration
-        self._held_out = held_out
+        self._reference = Session(exported.path, SessionOptions())
+        self._evidence: Evidence | None = None
+        if held_out is not None:
+            self._evidence = Evidence.gather(exported, self._reference, held_out)
+            if self._evidence.rows.labels is not None:
+                verify.check_labels(self._evidence.expected, self._evidence.rows.labels)
 
     def variant(self, name: str, directory: Path) -> tuple[Variant, Path]:
         """Build one variant in the directory, and accept or refuse it with the reason.
 
         Returns:
             The decision, and the file it is about.
-
-        Raises:
-            FarthingError: fp32 itself does not answer as its framework does.
         """
         if name == REFERENCE:
             return self._fp32(), self._exported.path
@@ -50,61 +87,75 @@ class Judge:
         return self._candidate(name, path), path
 
     def _fp32(self) -> Variant:
+        framework = self._exported.expected is not None or "largest_difference" in (
+            self._exported.facts
+        )
+        reason = "as it is; there is no framework to compare it with"
+        if framework:
+            difference = self._exported.facts["largest_difference"]
+            reason = f"answers random rows as its framework does, within {difference:.1e}"
         figures: dict[str, float] = {}
-        reason = "agrees with its framework on random rows; held-out rows would tell its accuracy"
-        if self._held_out is not None:
-            answers = verify.predict(self._reference, self._held_out)
-            expected = self._exported.expected or answers
-            if not verify.close(answers, expected):
-                raise FarthingError(
-                    "the fp32 export answers the held-out rows differently from its framework; "
-                    "it is not what was trained"
+        if self._evidence is not None:
+            figures = self._accuracy(verify.predict(self._reference, self._evidence.rows))
+            if self._exported.expected is not None:
+                reason = (
+                    f"answers {len(self._evidence.rows)} held-out rows as its framework does, "
+                    f"within {figures.get('largest_difference', 0.0):.1e}"
                 )
-            verdict = verify.judge_accuracy(answers, expected, self._held_out.labels, max_drop=100)
-            figures = verdict.figures
-            if figures.get("accuracy") == 0:
-                raise FarthingError(
-                    "no held-out row is decided as its label says; labels are the indices of the "
-                    "classes, from 0"
-                )
-            reason = (
-                f"answers {len(self._held_out)} held-out rows as its framework does, within "
-                f"{figures['largest_difference']:.1e}"
-            )
         return _record(REFERENCE, self._exported.path, reason, figures, accepted=True)
 
+    def _accuracy(self, answers: verify.Arrays) -> dict[str, float]:
+        """fp32's own figures; none where its outputs decide nothing."""
+        assert self._evidence is not None
+        try:
+            return verify.judge_accuracy(
+                answers, self._evidence.expected, self._evidence.rows.labels, max_drop=100
+            ).figures
+        except verify.NotJudged:
+            return {}
+
     def _candidate(self, name: str, path: Path) -> Variant:
-        build, rows = VARIANTS[name], self._held_out
-        if rows is None:
+        build, evidence = VARIANTS[name], self._evidence
+        if evidence is None:
             return _not_built(name, "give held-out rows with --evaluate to verify it on")
         if build.needs_calibration and self._calibration is None:
             return _not_built(name, "give rows for its ranges with --calibration")
         try:
             build.make(self._exported.path, path, self._calibration)
             session = Session(path, SessionOptions())
-            answers = verify.predict(session, rows)
+            answers = verify.predict(session, evidence.rows)
         except Exception as error:  # the quantizers raise anything
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return _not_built(name, f"building it failed: {first[:200]}")
-        expected = self._exported.expected or verify.predict(self._reference, rows)
-        verdict = verify.judge_accuracy(answers, expected, rows.labels, self._recipe.max_drop)
-        figures = verdict.figures | verify.speed_up(self._reference, session, rows)
-        if not verdict.holds:
-            return _record(name, path, verdict.reason, figures, accepted=False)
-        said = " and ".join(
-            f"{figures[f'speedup_batch_{batch}']:.2f}x at batch {batch}"
-            for batch in verify.SPEED_BATCHES
-        )
-        if build.device != "cpu":
-            reason = f"{verdict.reason}; meant for a GPU, its speed is not judged here ({said})"
-            return _record(name, path, reason, figures, accepted=True)
-        if _least_speed_up(figures) < self._recipe.min_speedup:
-            reason = (
-                f"does not pay on this CPU: {said} against fp32, where "
-                f"{self._recipe.min_speedup:g}x is asked"
+            return _not_built(name, f"building or running it failed: {first[:200]}")
+        return self._decide(name, path, session, answers)
+
+    def _decide(self, name: str, path: Path, session: Session, answers: verify.Arrays) -> Variant:
+        assert self._evidence is not None
+        try:
+            verdict = verify.judge_accuracy(
+                answers,
+                self._evidence.expected,
+                self._evidence.rows.labels,
+                max_drop=self._recipe.max_drop,
             )
-            return _record(name, path, reason, figures, accepted=False)
-        return _record(name, path, f"{verdict.reason}; {said}", figures, accepted=True)
+        except verify.NotJudged as error:
+            return _record(name, path, f"not proven: {error}", {}, accepted=False)
+        feeds = self._evidence.rows.slice(0, max(verify.SPEED_BATCHES))
+        figures = verdict.figures | verify.speed_up(self._reference, session, feeds)
+        reason, accepted = verdict.reason, verdict.holds
+        if accepted and VARIANTS[name].device != "cpu":
+            reason += f"; meant for a GPU, its speed is not judged here ({_speeds(figures)})"
+        elif accepted and verify.least_speed_up(figures) < self._recipe.min_speedup:
+            reason, accepted = (
+                (
+                    f"does not pay on this CPU: {_speeds(figures)} against fp32, where "
+                    f"{self._recipe.min_speedup:g}x is asked"
+                ),
+                False,
+            )
+        elif accepted:
+            reason += f"; {_speeds(figures)}"
+        return _record(name, path, reason, figures, accepted=accepted)
 
 
 def choose(judged: Sequence[Variant]) -> Choice:
@@ -116,22 +167,23 @@ def choose(judged: Sequence[Variant]) -> Choice:
     ]
     if not paying:
         return Choice(REFERENCE, "no cheaper variant was accepted on this CPU")
-    best = max(paying, key=lambda variant: _least_speed_up(variant.figures))
+    best = max(paying, key=lambda variant: verify.least_speed_up(variant.figures))
     one, eight = (best.figures[f"speedup_batch_{batch}"] for batch in verify.SPEED_BATCHES)
     return Choice(
         best.name,
-        f"the fastest variant that holds: {one:.2f}x fp32 at batch 1, {eight:.2f}x at batch 8 "
-        "when it was converted on this CPU",
+        f"the fastest variant that holds: {one:.2f}x fp32 at batch 1, {eight:.2f}x at batch 8, on "
+        f"this CPU with {hardware.cpus()} threads",
     )
 
 
-def _least_speed_up(figures: manifest.Figures) -> float:
-    return min(figures[f"speedup_batch_{batch}"] for batch in verify.SPEED_BATCHES)
+def _speeds(figures: Figures) -> str:
+    return " and ".join(
+        f"{figures[f'speedup_batch_{batch}']:.2f}x at batch {batch}"
+        for batch in verify.SPEED_BATCHES
+    )
 
 
-def _record(
-    name: str, path: Path, reason: str, figures: manifest.Figures, *, accepted: bool
-) -> Variant:
+def _record(name: str, path: Path, reason: str, figures: Figures, *, accepted: bool) -> Variant:
     file = MODEL_FILE if name == REFERENCE else f"model.{name}.onnx"
     return Variant(
         name=name,

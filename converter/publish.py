@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from service import manifest
-from service.errors import InvalidSetting, ModelUnusable
-from service.manifest import Manifest
-from service.repository import is_version
+from service.errors import InvalidSetting
+from service.manifest import Manifest, versions_in
 
 
 @contextmanager
@@ -49,10 +48,11 @@ def publish(contract: Manifest, files: dict[str, Path], *, out: Path, stage: Pat
 
     Raises:
         InvalidSetting: the model exists with other inputs or outputs, or the disk refuses.
+        ModelUnusable: the latest version there has a manifest that cannot be read.
     """
     model = out / contract.name
     _check_contract(model, contract)
-    version = stage / "publish" / contract.name / str(_next_version(model))
+    version = stage / "publish" / contract.name / str(max(versions_in(model), default=0) + 1)
     try:
         version.mkdir(parents=True)
         for name, path in files.items():
@@ -64,34 +64,22 @@ def publish(contract: Manifest, files: dict[str, Path], *, out: Path, stage: Pat
             version.rename(model / version.name)
         else:
             version.parent.rename(model)
-        _to_disk(model)
-        _to_disk(out)
     except OSError as error:
         raise InvalidSetting(
             f"cannot publish into {out}: {error.strerror}; it is as it was before"
         ) from None
+    for path in (model, out):  # the renames themselves
+        _to_disk(path)
     return model / version.name
-
-
-def _versions(model: Path) -> list[int]:
-    if not model.is_dir():
-        return []
-    return [int(path.name) for path in model.iterdir() if is_version(path.name)]
-
-
-def _next_version(model: Path) -> int:
-    return max(_versions(model), default=0) + 1
 
 
 def _check_contract(model: Path, contract: Manifest) -> None:
     """Callers of the old version must be able to call the new one."""
-    if not _versions(model):
-        return
-    latest = model / str(max(_versions(model)))
-    try:
-        old = manifest.load(latest)
-    except ModelUnusable:
-        return  # not one of ours: there is no contract to keep
+    versions = versions_in(model)
+    if not versions or not (model / str(versions[-1]) / manifest.FILENAME).exists():
+        return  # nothing there, or not one of ours: there is no contract to keep
+    latest = model / str(versions[-1])
+    old = manifest.load(latest)
     if (old.inputs, old.outputs) != (contract.inputs, contract.outputs):
         raise InvalidSetting(
             f"{latest} has other inputs or outputs than this model; publish it under another "

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import InvalidSetting
-from service.manifest import REFERENCE
-from service.repository import NAME
+from service.manifest import NAME, REFERENCE
 
 ALL_VARIANTS = ("fp32", "fp16", "int8-dynamic", "int8-static")
 

@@ -44,6 +44,16 @@ class Samples:
                 digest.update(repr(row.tolist()).encode() if text else row.tobytes())
         return [digest.hexdigest() for digest in digests]
 
+    def distinct(self) -> np.ndarray[Any, Any]:
+        """Index of the first of each different row, in order.
+
+        A row that is repeated proves no more than once.
+        """
+        seen: dict[str, int] = {}
+        for index, digest in enumerate(self.row_digests()):
+            seen.setdefault(digest, index)
+        return np.array(list(seen.values()))
+
     def describe(self) -> dict[str, Any]:
         """Count and digest, for the manifest."""
         whole = hashlib.sha256("".join(self.row_digests()).encode())

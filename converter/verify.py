@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from converter.samples import Samples
+from service.errors import FarthingError
+from service.manifest import Figures
 from service.session import Session
 
 CONFIDENCE = 0.95
@@ -24,6 +27,10 @@ _ROUNDS = 21
 _ROUND_S = 0.02
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class NotJudged(FarthingError):
+    """Outputs or labels by which a variant cannot be judged, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +48,42 @@ def predict(session: Session, rows: Samples, batch: int = 32) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def decisions(outputs: Arrays) -> np.ndarray[Any, Any]:
-    """What the first output decides for each row.
+def decisions(outputs: Arrays, names: Sequence[str]) -> np.ndarray[Any, Any]:
+    """What each output decides for each row.
 
-    The index of the largest entry of the last axis; for a single number per row, whether it is
-    above one half; for whole numbers, the numbers themselves.
+    The index of the largest of several scores; for a single score from 0 to 1, whether it is above
+    one half; for whole numbers, the numbers themselves. A row with NaN decides -1, which nothing
+    agrees with.
+
+    Args:
+        outputs: output name -> array of shape [rows, ...].
+        names: the outputs, in the order of the columns.
 
     Returns:
-        An array of shape [rows].
+        An array of shape [rows, outputs].
+
+    Raises:
+        NotJudged: an output is neither.
     """
-    scores = next(iter(outputs.values()))
-    flat = scores.reshape(len(scores), -1)
-    if scores.dtype.kind != "f":
-        return flat[:, 0]
-    return flat.argmax(axis=1) if flat.shape[1] > 1 else (flat[:, 0] > 0.5).astype(np.int64)
+    return np.stack([_decided(outputs[name], name) for name in names], axis=1)
+
+
+def _decided(scores: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    flat = scores[:, np.newaxis] if scores.ndim == 1 else scores
+    if flat.ndim != 2 or flat.dtype.kind not in "fiub":
+        raise NotJudged(f"output '{name}' of shape {list(scores.shape)} is no class scores")
+    if flat.dtype.kind != "f":
+        if flat.shape[1] != 1:
+            raise NotJudged(f"output '{name}' holds {flat.shape[1]} whole numbers a row")
+        return flat[:, 0].astype(np.int64)
+    broken = np.isnan(flat).any(axis=1)
+    if flat.shape[1] > 1:
+        decided = flat.argmax(axis=1)
+    elif ((flat >= 0) & (flat <= 1) | np.isnan(flat)).all():
+        decided = (flat[:, 0] > 0.5).astype(np.int64)
+    else:
+        raise NotJudged(f"output '{name}' is a number that is no probability")
+    return np.where(broken, -1, decided)
 
 
 def upper_bound(events: int, trials: int, confidence: float = CONFIDENCE) -> float:
@@ -101,30 +130,42 @@ def close(outputs: Arrays, reference: Arrays) -> bool:
 
 
 def judge_accuracy(
-    outputs: Arrays, reference: Arrays, labels: np.ndarray[Any, Any] | None, max_drop: float
+    outputs: Arrays,
+    reference: Arrays,
+    labels: np.ndarray[Any, Any] | None,
+    *,
+    max_drop: float,
 ) -> Verdict:
     """Compare a candidate's decisions with the trained model's own.
 
+    A row is newly wrong where the trained model's first output is right and the candidate's is not,
+    or where any further output decides differently.
+
     Args:
-        outputs: the candidate's answers for the held-out rows.
-        reference: the framework's answers for the same rows.
-        labels: shape [rows]; without them the reference's decisions count as right.
+        outputs: the candidate's answers for the held-out rows, each row once.
+        reference: the framework's answers for the same rows, in the framework's order of outputs.
+        labels: shape [rows], for the first output; without them the reference's decisions count as
+            right.
         max_drop: points of accuracy that may be lost, at 95 % confidence.
 
     Returns:
         Holds only if the bound of the newly wrong rows is within ``max_drop``; too few rows can
         leave a good candidate unproven.
+
+    Raises:
+        NotJudged: the outputs decide nothing.
     """
-    mine, theirs = decisions(outputs), decisions(reference)
-    truth = theirs if labels is None else labels
+    mine, theirs = (decisions(answers, list(reference)) for answers in (outputs, reference))
+    truth = theirs[:, 0] if labels is None else labels
     rows = len(truth)
-    broken = _not_a_number(outputs)
-    newly_wrong = int(np.sum((theirs == truth) & ((mine != truth) | broken)))
-    newly_right = int(np.sum((theirs != truth) & (mine == truth)))
+    right, was_right = mine[:, 0] == truth, theirs[:, 0] == truth
+    differs = (mine[:, 1:] != theirs[:, 1:]).any(axis=1)
+    newly_wrong = int(np.sum(was_right & (~right | differs)))
+    newly_right = int(np.sum(~was_right & right))
     bound = 100 * upper_bound(newly_wrong, rows)
     figures = {
         "rows": float(rows),
-        "agreement": float(np.mean(mine == theirs)),
+        "agreement": float(np.mean((mine == theirs).all(axis=1))),
         "newly_wrong": float(newly_wrong),
         "newly_right": float(newly_right),
         "drop_points": 100 * (newly_wrong - newly_right) / rows,
@@ -132,7 +173,7 @@ def judge_accuracy(
         "largest_difference": largest_difference(outputs, reference),
     }
     if labels is not None:
-        figures["accuracy"] = float(np.mean(mine == labels))
+        figures["accuracy"] = float(np.mean(right))
     said = (
         f"{newly_wrong} of {rows} held-out rows newly wrong, a drop of at most {bound:.2f} points"
     )
@@ -145,17 +186,29 @@ def judge_accuracy(
     return Verdict(False, f"not proven: {said}; {needed} rows could prove it", figures)
 
 
-def _not_a_number(outputs: Arrays) -> np.ndarray[Any, Any]:
-    """Which rows have NaN in the output that decides; argmax and comparisons hide it."""
-    scores = next(iter(outputs.values()))
-    flat = scores.reshape(len(scores), -1)
-    if flat.dtype.kind != "f":
-        return np.zeros(len(flat), dtype=np.bool_)
-    return np.asarray(np.isnan(flat).any(axis=1))
+def check_labels(reference: Arrays, labels: np.ndarray[Any, Any]) -> None:
+    """Refuse labels that say nothing about this model.
+
+    Where the reference is hardly ever right, nothing can be newly wrong, and any candidate would
+    hold.
+
+    Raises:
+        NotJudged: the reference is not better than always naming the most frequent label.
+    """
+    decided = decisions(reference, list(reference)[:1])[:, 0]
+    accuracy = float(np.mean(decided == labels))
+    _, counts = np.unique(labels, return_counts=True)
+    commonest = counts.max() / len(labels)
+    if accuracy < commonest or accuracy == 0:
+        raise NotJudged(
+            f"the trained model is right on {accuracy:.1%} of the held-out rows, where always "
+            f"naming the commonest label is right on {commonest:.1%}: the labels do not fit it; "
+            "they are the indices of the classes, from 0, in the order of the rows"
+        )
 
 
 def _rows_to_prove(events: int, max_drop: float) -> str:
-    """How many rows with this many newly wrong ones would hold, to two digits."""
+    """How many rows would hold if no more of them were newly wrong."""
     rows = events + 1
     while rows < 10**6 and 100 * upper_bound(events, rows) > max_drop:
         rows = math.ceil(rows * 1.02) + 1
@@ -173,29 +226,39 @@ def largest_difference(outputs: Arrays, reference: Arrays) -> float:
     return largest
 
 
-def speed_up(reference: Session, candidate: Session, rows: Samples) -> dict[str, float]:
+def speed_up(reference: Session, candidate: Session, feeds: Arrays) -> dict[str, float]:
     """How many times faster the candidate runs than fp32, at batch 1 and 8.
 
-    Interleaved, so that both see the same machine; the medians of 21 rounds of some 20 ms.
+    Interleaved, so that both see the same machine: 21 rounds of some 20 ms of each.
+
+    Args:
+        reference: fp32.
+        candidate: what is compared with it, under the same session options.
+        feeds: some rows; repeated or cut to each batch.
 
     Returns:
-        ``speedup_batch_N`` and ``ms_batch_N`` for each N.
+        For each batch N ``speedup_batch_N`` (the median ratio), ``speedup_batch_N_low`` (the lower
+        quartile, which is what is gated) and ``ms_batch_N`` (the candidate's median).
     """
     figures: dict[str, float] = {}
     for batch in SPEED_BATCHES:
-        feeds = {
-            name: np.resize(array, (batch, *array.shape[1:])) for name, array in rows.feeds.items()
-        }
-        runs = max(1, math.ceil(_ROUND_S / _seconds(reference, feeds, 3)))
-        _seconds(candidate, feeds, 3)
+        rows = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in feeds.items()}
+        runs = max(1, math.ceil(_ROUND_S / _seconds(reference, rows, 3)))
+        _seconds(candidate, rows, 3)
         rounds = [
-            (_seconds(reference, feeds, runs), _seconds(candidate, feeds, runs))
+            (_seconds(reference, rows, runs), _seconds(candidate, rows, runs))
             for _ in range(_ROUNDS)
         ]
-        slow, fast = (statistics.median(column) for column in zip(*rounds, strict=True))
-        figures[f"speedup_batch_{batch}"] = slow / fast
-        figures[f"ms_batch_{batch}"] = fast * 1e3
+        low, middle, _ = statistics.quantiles([slow / fast for slow, fast in rounds], n=4)
+        figures[f"speedup_batch_{batch}"] = middle
+        figures[f"speedup_batch_{batch}_low"] = low
+        figures[f"ms_batch_{batch}"] = statistics.median(fast for _, fast in rounds) * 1e3
     return figures
+
+
+def least_speed_up(figures: Figures) -> float:
+    """The smallest of the gated ratios of ``speed_up``."""
+    return min(figures[f"speedup_batch_{batch}_low"] for batch in SPEED_BATCHES)
 
 
 def _seconds(session: Session, feeds: Arrays, runs: int) -> float:

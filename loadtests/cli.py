@@ -10,19 +10,23 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.markup import escape
+from rich.progress import Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from loadtests import client, prices, processes, report
-from loadtests import demo as story
-from loadtests import load as locust
+from loadtests import client, prices, processes
+from loadtests.load import P99_SAMPLES, Measured, Plan
+from loadtests.load import run as run_load
 from loadtests.prices import Price
-from loadtests.results import Report
 from service.errors import InvalidSetting
+
+if TYPE_CHECKING:
+    from loadtests.results import Report
 
 _WIDTH = 100
 
@@ -85,25 +89,30 @@ def load(
         bool, typer.Option("--json", help="Print JSON instead of the table.")
     ] = False,
 ) -> None:
-    """Load a running server with Locust, closed loop over gRPC, and measure it from outside."""
+    """Load a running server with Locust, closed loop over gRPC, and measure it from outside.
+
+    Exit code 1 if no call succeeded.
+    """
     if rows_file is not None and not rows_file.exists():
         raise InvalidSetting(f"{rows_file} does not exist")
     with client.connected(target) as caller:
         caller.check(model, version=model_version, rows_file=rows_file, rows=rows)
-    plan = locust.Plan(
+    plan = Plan(
         target, model, version=model_version, users=users, seconds=seconds, warmup_s=warmup,
         rows=rows, rows_file=rows_file, deadline_ms=deadline_ms,
     )  # fmt: skip
     console = Console(stderr=as_json, width=_WIDTH)
     with (
         tempfile.TemporaryDirectory(prefix="farthing-load-") as directory,
-        _shown(console, f"loading {model} at {target} with {users} callers"),
+        _shown(console, f"loading {model} at {target} with {users} callers", warmup + seconds),
     ):
-        measured = locust.run(plan, log=Path(directory) / "locust.log")
+        measured = run_load(plan, log=Path(directory) / "locust.log")
     if as_json:
         print(json.dumps(measured.summary(), indent=2))
     else:
         _print_load(console, model, measured)
+    if not len(measured.latencies_ms):
+        raise typer.Exit(1)
 
 
 def demo(
@@ -143,6 +152,10 @@ def demo(
     ] = False,
 ) -> None:
     """Show the whole way on real data: train, convert, verify, serve, load, price."""
+    # Here, since it brings ONNX Runtime and plotly, which `load` does without.
+    from loadtests import demo as story
+    from loadtests import report
+
     chosen = _price(price_book, price)
     processes.end_with_make()
     console = Console(stderr=as_json, width=_WIDTH)
@@ -169,21 +182,34 @@ def _price(book: Path, wanted: str) -> Price:
     return entries[wanted]
 
 
+class _TimeBar(ProgressColumn):
+    """How much of a step's known time has passed; moving to and fro where it is not known."""
+
+    def render(self, task: Task) -> ProgressBar:
+        return ProgressBar(
+            total=task.total,
+            completed=min(task.elapsed or 0.0, task.total or 0.0),
+            width=30,
+            pulse=task.total is None,
+            animation_time=task.get_time(),
+        )
+
+
 @contextmanager
-def _shown(console: Console, what: str) -> Iterator[None]:
-    """A spinner with the time elapsed while a step lasts; a line when it is done."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+def _shown(console: Console, what: str, seconds: float | None = None) -> Iterator[None]:
+    """A bar with the time elapsed while a step lasts; a line when it is done."""
+    columns = (TextColumn("  {task.description}"), _TimeBar(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=1)
+        task = progress.add_task(what, total=seconds)
         yield
-        progress.advance(task)
+        progress.update(task, total=progress.tasks[0].elapsed or 1.0)
 
 
-def _print_load(console: Console, model: str, measured: locust.Measured) -> None:
+def _print_load(console: Console, model: str, measured: Measured) -> None:
     table = Table(title=f"{model}: {measured.users} callers, closed loop", title_justify="left")
     table.add_column("what")
     table.add_column("figure", justify="right")
-    enough = len(measured.latencies_ms) >= locust.P99_SAMPLES
+    enough = len(measured.latencies_ms) >= P99_SAMPLES
     table.add_row(
         "requests offered / succeeded", f"{measured.offered} / {len(measured.latencies_ms)}"
     )
@@ -198,6 +224,8 @@ def _print_load(console: Console, model: str, measured: locust.Measured) -> None
 
 
 def _print_demo(console: Console, found: Report) -> None:
+    from loadtests import report
+
     table = Table(title="digits: from Keras to a priced server", title_justify="left")
     table.add_column("variant")
     for heading in report.headings(found.conditions.users):
@@ -211,9 +239,9 @@ def _print_demo(console: Console, found: Report) -> None:
     console.print(table)
     for row in found.rows:
         if row.refused:
-            console.print(f"* {row.name}: {row.refused}.")
+            console.print(escape(f"* {row.name}: {row.refused}."), highlight=False)
         if row.failures:
             console.print(f"! {row.name}: failed calls {row.failures}.")
     for sentence in found.conditions.sentences():
-        console.print(f"· {sentence}", highlight=False)
-    console.print(f"\n[bold]{found.verdict()}[/]", highlight=False)
+        console.print(escape(f"· {sentence}"), highlight=False)
+    console.print(f"\n[bold]{escape(found.verdict())}[/]", highlight=False)

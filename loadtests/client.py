@@ -16,6 +16,8 @@ from service.errors import FarthingError
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
 
+_TIMEOUT_S = 30.0
+
 
 class TargetFailed(FarthingError):
     """The server that should be measured does not answer as it must."""
@@ -32,22 +34,19 @@ class Client:
     def check(
         self, model: str, *, version: str = "", rows_file: Path | None = None, rows: int = 1
     ) -> None:
-        """Make sure that the server answers, serves this model, and can be sent these rows.
+        """Make sure that the server answers such requests, by sending one.
 
         Raises:
-            TargetFailed: it does not answer, or does not know the model.
+            TargetFailed: it does not answer, does not know the model, or refuses the request.
             BadRows: the file does not fit the model.
         """
         try:
-            requests_for(self._stub, model, version=version, rows_file=rows_file, rows=rows)
+            requests = requests_for(
+                self._stub, model, version=version, rows_file=rows_file, rows=rows
+            )
+            self._stub.ModelInfer(requests[0], timeout=_TIMEOUT_S)
         except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                raise TargetFailed(
-                    f"nothing answers at {self._target}; is it up, and is that its gRPC port?"
-                ) from None
-            raise TargetFailed(
-                f"{self._target} does not describe model '{model}': {error.details()}"
-            ) from None
+            raise self._failed(model, error) from None
 
     def answers(self, model: str, rows: np.ndarray[Any, Any], chunk: int) -> np.ndarray[Any, Any]:
         """The first output for all rows of a model's only input.
@@ -59,7 +58,23 @@ class Client:
 
         Returns:
             An array of shape [rows, ...].
+
+        Raises:
+            TargetFailed: the server did not answer.
         """
+        try:
+            return self._answers(model, rows, chunk)
+        except grpc.RpcError as error:
+            raise self._failed(model, error) from None
+
+    def _failed(self, model: str, error: grpc.RpcError) -> TargetFailed:
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            return TargetFailed(
+                f"nothing answers at {self._target}; is it up, and is that its gRPC port?"
+            )
+        return TargetFailed(f"{self._target} does not serve model '{model}': {error.details()}")
+
+    def _answers(self, model: str, rows: np.ndarray[Any, Any], chunk: int) -> np.ndarray[Any, Any]:
         metadata = self._stub.ModelMetadata(pb.ModelMetadataRequest(name=model))
         tensor = metadata.inputs[0]
         parts = []
@@ -68,7 +83,7 @@ class Client:
             request = pb.ModelInferRequest(model_name=model)
             request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=part.shape)
             request.raw_input_contents.append(part.tobytes())
-            response = self._stub.ModelInfer(request, timeout=30)
+            response = self._stub.ModelInfer(request, timeout=_TIMEOUT_S)
             output = response.outputs[0]
             array = np.frombuffer(response.raw_output_contents[0], BY_NAME[output.datatype].dtype)
             parts.append(array.reshape(list(output.shape)))

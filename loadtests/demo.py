@@ -36,8 +36,11 @@ class Cores:
 
     @classmethod
     def divided(cls, available: frozenset[int]) -> Cores:
-        """Apart where there are four or more: one in four, at most two, for the generator."""
-        if len(available) < 4:
+        """Apart where there are four or more: one in four, at most two, for the generator.
+
+        Shared under a cgroup quota, which both would draw on whatever they are pinned to.
+        """
+        if len(available) < 4 or hardware.cpu_quota() is not None:
             return cls(None, None)
         ordered = sorted(available)
         generator = frozenset(ordered[-min(2, len(ordered) // 4) :])

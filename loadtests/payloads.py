@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from service.tensors import to_raw
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 DISTINCT = 64
+_DRAWN_BYTES = 64 * 2**20
 _FREE_DIMENSION = 16
 
 
@@ -38,6 +40,11 @@ def requests_for(
     """
     metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name=model, version=version), timeout=10)
     inputs = [TensorSpec(t.name, t.datatype, tuple(t.shape)) for t in metadata.inputs]
+    strange = next((spec for spec in inputs if spec.datatype not in BY_NAME), None)
+    if strange:
+        raise BadRows(
+            f"input '{strange.name}' is {strange.datatype}, which cannot be sent from here"
+        )
     arrays = read(rows_file, inputs)[0] if rows_file else _draw(inputs, rows)
     if not all(spec.shape[:1] == (-1,) for spec in inputs):
         return [_request(model, version, inputs, arrays)]
@@ -56,16 +63,20 @@ def requests_for(
 
 
 def _draw(inputs: Sequence[TensorSpec], rows: int) -> Arrays:
+    """Drawn rows for some distinct requests, fewer where they are large."""
     random = np.random.default_rng(0)
     drawn: Arrays = {}
+    row_bytes = sum(8 * math.prod(_FREE_DIMENSION if n == -1 else n for n in spec.shape[1:])
+                    for spec in inputs)  # fmt: skip
+    distinct = max(1, min(DISTINCT, _DRAWN_BYTES // max(1, rows * row_bytes)))
     for spec in inputs:
-        first = (DISTINCT * rows,) if spec.shape[:1] == (-1,) else spec.shape[:1]
+        first = (distinct * rows,) if spec.shape[:1] == (-1,) else spec.shape[:1]
         shape = first + tuple(_FREE_DIMENSION if size == -1 else size for size in spec.shape[1:])
         dtype = BY_NAME[spec.datatype].dtype
         if spec.datatype == "BYTES":
             drawn[spec.name] = np.full(shape, "farthing", dtype=np.object_)
         elif dtype.kind == "f":
-            drawn[spec.name] = random.random(shape).astype(dtype)
+            drawn[spec.name] = random.random(shape, dtype=np.float32).astype(dtype)
         else:
             # 0 and 1 are valid for every vocabulary and for booleans; one 1 in each row at least.
             values = random.integers(0, 2, shape).astype(dtype)

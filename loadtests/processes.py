@@ -46,18 +46,14 @@ class Endpoint:
     sha256: str
 
 
-def _wrapped(command: Sequence[str], cpus: frozenset[int] | None) -> list[str]:
-    """The command, pinned to CPUs, and ended by the kernel should we be killed.
+def _wrapped(command: Sequence[str]) -> list[str]:
+    """The command, ended by the kernel should we be killed, where util-linux' setpriv is there.
 
-    Through util-linux' programs and not a ``preexec_fn``: with one, Python forks instead of
-    vforking, gRPC's fork handler then runs in the child and aborts it (grpc issue 43055).
+    Not by a ``preexec_fn``: with one, Python forks instead of vforking, gRPC's fork handler then
+    runs in the child and aborts it (grpc issue 43055).
     """
-    wrapped = list(command)
-    if cpus and shutil.which("taskset"):
-        wrapped = ["taskset", "-c", ",".join(map(str, sorted(cpus))), *wrapped]
-    if shutil.which("setpriv"):
-        wrapped = ["setpriv", "--pdeathsig", "TERM", *wrapped]
-    return wrapped
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", *command] if setpriv else list(command)
 
 
 @contextmanager
@@ -78,12 +74,15 @@ def started(
     """
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            _wrapped(command, cpus),
+            _wrapped(command),
             stdin=subprocess.DEVNULL,
             stdout=screen or subprocess.PIPE,
             stderr=errors,
         )
         try:
+            if cpus:
+                # Before it has started any thread; those that it starts inherit this.
+                os.sched_setaffinity(process.pid, cpus)
             yield process
         finally:
             _stop(process)

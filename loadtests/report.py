@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 import plotly.io
 
-from loadtests.results import BASELINE, PERCENTILES, Report, Row
+from loadtests.results import BASELINE, Report, Row
 
 _INK = "#7d8590"  # readable on white and on black
 _COLOURS = {BASELINE: "#8c8c8c", "fp32": "#4c78a8", "fp16": "#b279a2", "int8-static": "#54a24b"}
@@ -90,7 +90,7 @@ def _html(report: Report) -> str:
     figures = [
         ("What a million requests cost", _dollars(report)),
         ("Accuracy against cost", _accuracy(report)),
-        (f"Latency with one caller, to p{PERCENTILES[-1]:g}", _latency(report)),
+        ("Latency with one caller", _latency(report)),
     ]
     plots = []
     for index, (heading, figure) in enumerate(figures):

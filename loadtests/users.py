@@ -32,29 +32,33 @@ _OPTIONS = (
 
 
 class Recorder:
-    """Every call after the warm-up; Locust's own figures are rounded to whole milliseconds."""
+    """Every call that ends in the window; Locust's own figures are rounded to milliseconds."""
 
     def __init__(self) -> None:
         self.begins = 0.0
-        self.last = 0.0
+        self.ends = 0.0
         self.latencies_s = array("d")
         self.failures: dict[str, int] = {}
 
+    def open(self, warmup_s: float, seconds: float) -> None:
+        """Let the window begin after the warm-up, and last so long."""
+        self.begins = time.perf_counter() + warmup_s
+        self.ends = self.begins + seconds
+
     def add(self, started: float, ended: float, failure: str | None) -> None:
-        """Count one call, if it started after the warm-up."""
-        if started < self.begins:
+        """Count one call, if it ended in the window."""
+        if not self.begins <= ended <= self.ends:
             return
-        self.last = max(self.last, ended)
         if failure is None:
             self.latencies_s.append(ended - started)
         else:
             self.failures[failure] = self.failures.get(failure, 0) + 1
 
     def to_json(self) -> str:
-        """Seconds from the end of the warm-up to the last answer, latencies, failures by status."""
+        """Seconds of the window, latencies, and failures by status."""
         return json.dumps(
             {
-                "seconds": max(0.0, self.last - self.begins),
+                "seconds": self.ends - self.begins,
                 "latencies_ms": [round(value * 1e3, 4) for value in self.latencies_s],
                 "failures": self.failures,
             }
@@ -73,6 +77,7 @@ def _options(parser: Any) -> None:
     parser.add_argument("--rows", type=int, default=1, help="Rows in each request.")
     parser.add_argument("--deadline-ms", type=float, default=0.0, help="gRPC deadline; 0: none.")
     parser.add_argument("--warmup-s", type=float, default=1.0, help="Seconds not to be counted.")
+    parser.add_argument("--seconds", type=float, default=10.0, help="Seconds that count, then.")
     parser.add_argument("--results", default="", help="File for the result as JSON.")
 
 
@@ -87,7 +92,7 @@ def _prepare(environment: Environment, **_: Any) -> None:
             rows_file=Path(options.rows_file) if options.rows_file else None,
             rows=options.rows,
         )
-    _RECORDER.begins = time.perf_counter() + options.warmup_s
+    _RECORDER.open(options.warmup_s, options.seconds)
 
 
 @events.quitting.add_listener  # type: ignore[untyped-decorator]

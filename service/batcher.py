@@ -16,9 +16,8 @@ server it only adds delay; one outcome for a whole batch, since a bad row then f
 neighbours (a failing batch is run again, request by request); shrinking a batch to save a late
 head, which is how servers collapse under overload.
 
-Who owns what. ``submit`` owns the waiting and the deadline of its caller. ``_dispatch`` owns the
-queue. ``_run_batch`` owns one instance until the batch is settled, and gives it back whatever
-happened.
+Owners. ``submit``: its caller's waiting and deadline. ``_dispatch``: the queue. ``_run_batch``: one
+instance, until its batch is settled.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service import batching
-from service.batching import Arrays, Run
+from service.batching import Answer, Arrays, Limits, Run
 from service.errors import (
     DeadlineExceeded,
     Draining,
@@ -40,40 +39,6 @@ from service.errors import (
     Overloaded,
     ServingError,
 )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one caller gets.
-
-    Attributes:
-        outputs: output name -> array with this caller's rows.
-        queued_s: seconds from arrival to the start of the run.
-        run_s: seconds of the run it shared.
-        batch_rows: rows in that run.
-    """
-
-    outputs: Arrays
-    queued_s: float
-    run_s: float
-    batch_rows: int
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much a batcher takes on.
-
-    Attributes:
-        max_rows: rows in one run.
-        max_queue_rows: rows that may wait.
-        instances: runs at the same time.
-        batched: False for a model without a batch dimension: each request runs alone.
-    """
-
-    max_rows: int
-    max_queue_rows: int
-    instances: int = 1
-    batched: bool = True
 
 
 @dataclass(eq=False)
@@ -112,6 +77,7 @@ class Batcher:
         self._waiting_rows = 0
         self._idle = limits.instances
         self._draining = False
+        self._running: set[_Entry] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -153,7 +119,8 @@ class Batcher:
         """Take no new work, and finish what was accepted.
 
         Returns:
-            Whether all of it was finished in time; what was not is refused.
+            Whether all of it was finished in time; the callers of what was not are told so, but a
+            run that is under way goes on until the process ends.
         """
         self._draining = True
         finished = True
@@ -163,8 +130,8 @@ class Batcher:
                     await asyncio.wait(self._tasks)
         except TimeoutError:
             finished = False
-        for entry in self._waiting:
-            _fail(entry, Draining("the server shut down before this request was run"))
+        for entry in (*self._waiting, *self._running):
+            _fail(entry, Draining("the server shut down before this request was answered"))
         return finished
 
     def _admit(self, feeds: Arrays, rows: int, deadline: float | None) -> _Entry:
@@ -209,8 +176,7 @@ class Batcher:
         while self._idle and (batch := self._next_batch()):
             self._idle -= 1
             task = asyncio.get_running_loop().create_task(self._run_batch(batch))
-            # The loop itself keeps only weak references to tasks.
-            self._tasks.add(task)
+            self._tasks.add(task)  # the loop itself keeps only weak references
             task.add_done_callback(self._tasks.discard)
 
     def _took_out(self, entry: _Entry) -> None:
@@ -245,10 +211,12 @@ class Batcher:
         return self._limits.batched and fits and entry.shapes == head.shapes
 
     async def _run_batch(self, batch: list[_Entry]) -> None:
+        self._running.update(batch)
         try:
             await self._run_and_settle(batch)
         finally:
-            for entry in batch:  # no-op for the settled, so for all but a broken executor's
+            self._running.difference_update(batch)
+            for entry in batch:  # settled already, unless the executor is broken
                 _fail(entry, InferenceFailed("the server could not run this request"))
             self._idle += 1
             self._dispatch()

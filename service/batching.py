@@ -1,8 +1,9 @@
-"""Pure: several callers' rows through one run, and each caller's rows out of it again."""
+"""Pure: what a batch may hold, several callers' rows through one run, and each caller's answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,40 @@ from service.errors import InferenceFailed
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Run = Callable[[Arrays], Arrays]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one caller gets.
+
+    Attributes:
+        outputs: output name -> array with this caller's rows.
+        queued_s: seconds from arrival to the start of the run.
+        run_s: seconds of the run it shared.
+        batch_rows: rows in that run.
+    """
+
+    outputs: Arrays
+    queued_s: float
+    run_s: float
+    batch_rows: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a batcher takes on.
+
+    Attributes:
+        max_rows: rows in one run.
+        max_queue_rows: rows that may wait.
+        instances: runs at the same time.
+        batched: False for a model without a batch dimension: each request runs alone.
+    """
+
+    max_rows: int
+    max_queue_rows: int
+    instances: int = 1
+    batched: bool = True
 
 
 def shapes(feeds: Arrays) -> tuple[Any, ...]:

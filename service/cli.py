@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,10 +26,15 @@ def serve(argv: Sequence[str]) -> int:
     chosen = settings.read(argv)
     log.configure(chosen.log_level)
     models = repository.load(chosen)
-    return asyncio.run(_run(chosen, models))
+    finished = asyncio.run(_run(chosen, models))
+    if not finished:
+        # A run that does not end holds its thread, and the interpreter would wait for it.
+        logging.shutdown()
+        os._exit(1)
+    return 0
 
 
-async def _run(chosen: settings.Settings, models: repository.Repository) -> int:
+async def _run(chosen: settings.Settings, models: repository.Repository) -> bool:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -54,7 +61,7 @@ async def _run(chosen: settings.Settings, models: repository.Repository) -> int:
     log.info("draining", seconds=chosen.drain_s)
     finished = await running.drain(chosen.drain_s)
     log.info("stopped", finished=finished)
-    return 0 if finished else 1
+    return finished
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import socket
@@ -12,8 +11,9 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from service import hardware, manifest, repository
+from service import hardware, manifest
 from service.errors import FarthingError, InvalidSetting
+from service.settings import Parser
 
 # Those whose versions decide whether the rest works; absent ones are fine, and say so.
 _PACKAGES = (
@@ -31,18 +31,13 @@ class Finding:
     text: str
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise InvalidSetting(f"{message}; see `{self.prog} --help`")
-
-
 def doctor(argv: Sequence[str]) -> int:
     """Print the findings.
 
     Returns:
         1 if any is a problem, else 0.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="farthing doctor",
         description="Print what matters when something does not work. Exit code 1 if something is "
         "wrong.",
@@ -80,7 +75,11 @@ def _machine() -> Iterable[Finding]:
     flags = " ".join(hardware.cpu_flags()) or "none that speed up int8"
     yield Finding("machine", "ok", f"{platform.system()} {platform.machine()}, "
                   f"Python {platform.python_version()}, {hardware.cpu_name()}")  # fmt: skip
-    yield Finding("cpus", "ok", f"{hardware.cpus()} by quota and affinity")
+    quota = hardware.cpu_quota()
+    said = "no cgroup quota" if quota is None else f"a cgroup quota of {quota:g}"
+    yield Finding("cpus", "ok", f"{hardware.cpus()} usable, with {said}")
+    if quota is not None and quota != int(quota):
+        yield Finding("cpus", "note", "a quota in fractions is throttled: grant whole CPUs")
     yield Finding("cpu flags", "ok", flags)
     if not hardware.has_vnni() and platform.machine() == "x86_64":
         yield Finding("cpu flags", "note", "no VNNI: expect little from int8 on this CPU")
@@ -124,7 +123,8 @@ def _runtime() -> Iterable[Finding]:
     yield Finding("providers", "ok", ", ".join(found))
     if _installed("onnxruntime-gpu") and "CUDAExecutionProvider" not in found:
         yield Finding("providers", "problem", "onnxruntime-gpu is installed but offers no CUDA")
-    yield Finding("telemetry", "ok", "off (ORT_DISABLE_TELEMETRY=1, set before onnxruntime loads)")
+    off = session.telemetry_is_off()
+    yield Finding("telemetry", "ok" if off else "problem", f"{'off' if off else 'on'}")
 
 
 def _port(port: int) -> Finding:
@@ -140,6 +140,9 @@ def _port(port: int) -> Finding:
 
 
 def _repository(root: Path) -> Iterable[Finding]:
+    # Only here: it brings ONNX Runtime, and doctor must speak where that cannot be imported.
+    from service import repository
+
     if not root.is_dir():
         yield Finding("repository", "problem", f"{root} is not a directory")
         return
@@ -155,20 +158,15 @@ def _repository(root: Path) -> Iterable[Finding]:
 
 
 def _version(directory: Path) -> Iterable[Finding]:
+    from service import repository
+
     label = f"{directory.parent.name}/{directory.name}"
     contract = repository.read(directory)
-    swapped = []
     for variant in map(contract.variant, contract.published):
-        path = directory / str(variant.file)
-        if not path.exists() or manifest.sha256_of(path) != variant.sha256:
-            swapped.append(path.name)
-            yield Finding("repository", "problem", f"{label}: {path.name} is not what was verified")
-    if not swapped:
-        serving, why = repository.choose(contract, repository.AUTO, hardware.fingerprint())
-        published = ", ".join(contract.published)
-        yield Finding(
-            "repository", "ok", f"{label}: {published}; auto serves {serving.name}: {why}"
-        )
+        manifest.check_digest(directory / str(variant.file), variant)
+    serving, why = repository.choose(contract, repository.AUTO, hardware.fingerprint())
+    published = ", ".join(contract.published)
+    yield Finding("repository", "ok", f"{label}: {published}; auto serves {serving.name}: {why}")
 
 
 if __name__ == "__main__":

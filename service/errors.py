@@ -6,7 +6,6 @@
     └── ServingError             an answer to a caller; knows its gRPC status
         ├── InvalidInput         INVALID_ARGUMENT     the request itself is wrong
         ├── ModelNotFound        NOT_FOUND            no such model or version
-        ├── ModelNotReady        UNAVAILABLE          known, but not able to answer now
         ├── Draining             UNAVAILABLE          this server is going away; ask another
         ├── Overloaded           RESOURCE_EXHAUSTED   refused for load; carries a pushback
         ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's time is up
@@ -50,12 +49,6 @@ class ModelNotFound(ServingError):
     """No model, or no version of it, has this name."""
 
     status = "NOT_FOUND"
-
-
-class ModelNotReady(ServingError):
-    """The model is known but cannot answer now."""
-
-    status = "UNAVAILABLE"
 
 
 class Draining(ServingError):

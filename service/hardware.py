@@ -19,11 +19,12 @@ def cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     pool larger than the quota is throttled.
     """
     allowed = len(os.sched_getaffinity(0))
-    quota = _quota(cgroup)
+    quota = cpu_quota(cgroup)
     return max(1, min(allowed, int(quota)) if quota else allowed)
 
 
-def _quota(cgroup: Path) -> float | None:
+def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """CPUs that the cgroup grants, in fractions; None without a quota."""
     try:
         limit, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -64,8 +65,12 @@ def has_vnni() -> bool:
 
 
 def fingerprint() -> str:
-    """A readable name for this hardware; equal names should favour equal variants."""
+    """A readable name for this kind of CPU; equal names should favour equal variants.
+
+    Without the number of CPUs, so that a model converted on a large machine knows the small
+    replica that it is served on.
+    """
     info = _cpuinfo()
     family = f"{info.get('cpu family', '')}/{info.get('model', '')}".strip("/")
-    parts = (platform.machine(), cpu_name(), family, " ".join(cpu_flags()), f"{cpus()} cpus")
+    parts = (platform.machine(), cpu_name(), family, " ".join(cpu_flags()))
     return ", ".join(part for part in parts if part)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from service.datatypes import BY_NAME
 from service.errors import ModelUnusable
 
 FILENAME = "manifest.json"
+MODEL_FILE = "model.onnx"
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 SCHEMA = 1
 REFERENCE = "fp32"
 
@@ -171,6 +174,32 @@ def _variant(raw: dict[str, Any]) -> Variant:
     if variant.file is not None and variant.file != Path(variant.file).name.strip("."):
         raise ModelUnusable(f"the manifest's variant '{variant.name}' names a file elsewhere")
     return variant
+
+
+def versions_in(model: Path) -> list[int]:
+    """The versions in a model's directory, oldest first: directories named by a positive number."""
+    if not model.is_dir():
+        return []
+    found = (path for path in model.iterdir() if path.is_dir() and is_version(path.name))
+    return sorted(int(path.name) for path in found)
+
+
+def is_version(name: str) -> bool:
+    """Whether a directory's name is a version: a positive number without leading zeros."""
+    return name.isascii() and name.isdigit() and not name.startswith("0")
+
+
+def check_digest(path: Path, variant: Variant) -> None:
+    """Make sure that a file is the one that was verified.
+
+    Raises:
+        ModelUnusable: it is not there, or its digest differs from the manifest's.
+    """
+    if not path.is_file() or sha256_of(path) != variant.sha256:
+        raise ModelUnusable(
+            f"{path} is not the file that was verified (its digest differs from the manifest's); "
+            "convert the model again"
+        )
 
 
 def sha256_of(path: Path) -> str:

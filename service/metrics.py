@@ -8,7 +8,7 @@ from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from service.batcher import Answer
+from service.batching import Answer
 from service.errors import ServingError
 
 _SECONDS = (

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from service import hardware, manifest
-from service.batcher import Batcher, Limits
+from service import hardware, log, manifest
+from service.batcher import Batcher
+from service.batching import Limits
 from service.errors import ModelNotFound, ModelUnusable
-from service.manifest import Choice, Manifest, Variant
+from service.manifest import MODEL_FILE, NAME, Manifest, Variant, versions_in
 from service.session import Session, SessionOptions
 from service.settings import Settings
 
 AUTO = "auto"
-MODEL_FILE = "model.onnx"
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+# The only variant of a file that nobody converted here; it may be of any precision.
+AS_IT_IS = "as-is"
 
 
 @dataclass(frozen=True)
@@ -99,19 +99,8 @@ def load(settings: Settings, clock: Callable[[], float] = time.monotonic) -> Rep
 
 def latest_versions(root: Path) -> list[Path]:
     """The newest version's directory of each model; names starting with a dot are not models."""
-    newest: list[Path] = []
-    for directory in sorted(path for path in root.iterdir() if path.is_dir()):
-        if not NAME.fullmatch(directory.name):
-            continue
-        versions = [path for path in directory.iterdir() if path.is_dir() and is_version(path.name)]
-        if versions:
-            newest.append(max(versions, key=lambda path: int(path.name)))
-    return newest
-
-
-def is_version(name: str) -> bool:
-    """Whether a directory's name is a version: a positive number without leading zeros."""
-    return name.isascii() and name.isdigit() and not name.startswith("0")
+    models = sorted(path for path in root.iterdir() if NAME.fullmatch(path.name))
+    return [model / str(max(found)) for model in models if (found := versions_in(model))]
 
 
 def read(directory: Path) -> Manifest:
@@ -137,7 +126,7 @@ def plain(path: Path, name: str = "") -> Manifest:
     """The contract of an ONNX file that nobody converted or verified here."""
     session = Session(path, SessionOptions(threads=1))
     variant = Variant(
-        name=manifest.REFERENCE,
+        name=AS_IT_IS,
         accepted=True,
         reason="served as it is; there is no manifest",
         file=path.name,
@@ -155,9 +144,12 @@ def choose(contract: Manifest, wanted: str, fingerprint: str) -> tuple[Variant, 
     """
     if wanted != AUTO:
         return contract.variant(wanted), "pinned by --variant"
-    nothing = Choice(manifest.REFERENCE, "nothing is recorded for this hardware")
-    choice = contract.chosen.get(fingerprint, nothing)
-    return contract.variant(choice.variant), choice.reason
+    if fingerprint in contract.chosen:
+        choice = contract.chosen[fingerprint]
+        return contract.variant(choice.variant), choice.reason
+    # The first is the reference; of a bare file it is all there is.
+    first = contract.variant(contract.published[0])
+    return first, "nothing is recorded for this hardware"
 
 
 def _ready(
@@ -170,10 +162,16 @@ def _ready(
     started = clock()
     variant, why = choose(contract, settings.variant, hardware.fingerprint())
     path = directory / str(variant.file)
-    if not path.exists() or manifest.sha256_of(path) != variant.sha256:
-        raise ModelUnusable(
-            f"{path} is not the file that was verified (its digest differs from the manifest's); "
-            "convert the model again"
+    manifest.check_digest(path, variant)
+    if (
+        settings.variant == AUTO
+        and contract.chosen
+        and hardware.fingerprint() not in contract.chosen
+    ):
+        log.warning(
+            "this hardware is none that the model was converted for, so its reference is served",
+            model=contract.name,
+            converted_for=list(contract.chosen),
         )
     threads = settings.threads or max(1, hardware.cpus() // settings.instances)
     session = Session(path, SessionOptions(threads=threads, spin=settings.spin))

@@ -26,6 +26,7 @@ from service.settings import Settings
 
 SERVICE = "inference.GRPCInferenceService"
 LIVENESS = "liveness"
+_GOODBYE_S = 1.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -95,11 +96,9 @@ class Server:
         """
         await self._health.enter_graceful_shutdown()
         drains = [model.batcher.drain(timeout_s) for model in self._repository]
-        # At once: gRPC waits for the calls in flight while the batchers run dry, and a second more,
-        # so that those which were not finished in time still get their answer.
-        finished, _ = await asyncio.gather(
-            asyncio.gather(*drains), self._grpc.stop(timeout_s + 1.0)
-        )
+        finished = await asyncio.gather(*drains)
+        # Answers are on their way by now; what is still open is a health Watch, which never ends.
+        await self._grpc.stop(_GOODBYE_S)
         self._http.shutdown()
         self._http.server_close()
         return all(finished)

@@ -123,6 +123,11 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
+def telemetry_is_off() -> bool:
+    """Whether ONNX Runtime was loaded with its telemetry switched off."""
+    return os.environ.get("ORT_DISABLE_TELEMETRY") == "1"
+
+
 def providers() -> list[str]:
     """The execution providers of the installed wheel."""
     return list(ort.get_available_providers())

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from service.errors import InvalidSetting
 
@@ -70,7 +70,8 @@ class Settings:
     max_queue_rows: int = _knob(
         256,
         "Rows that may wait per model, 1 to 1000000. Beyond it callers are refused at once with "
-        "RESOURCE_EXHAUSTED; larger turns refusals into waiting, often past the deadline.",
+        "RESOURCE_EXHAUSTED; larger turns refusals into waiting, often past the deadline, and "
+        "holds that many rows in memory.",
         low=1,
         high=1_000_000,
     )
@@ -109,8 +110,8 @@ class Settings:
     )
     log_level: str = _knob(
         "info",
-        "How much goes to standard error as JSON lines. debug is for debugging: slow and long.",
-        choices=("debug", "info", "warning", "error"),
+        "What goes to standard error as JSON lines: error hides what someone should look at.",
+        choices=("info", "warning", "error"),
     )
 
     def __post_init__(self) -> None:
@@ -140,14 +141,17 @@ def environment_name(field_name: str) -> str:
     return _PREFIX + field_name.upper()
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
+class Parser(argparse.ArgumentParser):
+    """Argparse whose complaints are our errors: one sentence, raised."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
         raise InvalidSetting(f"{message}; see `{self.prog} --help`")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of ``farthing serve``; argparse, since typer costs a second at start."""
-    result = _Parser(
+    result = Parser(
         prog="farthing serve",
         description="Serve a model repository over gRPC, in the wire format of Triton's clients.",
         epilog="Every option can also be given as an environment variable: --grpc-port is "

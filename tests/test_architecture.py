@@ -36,10 +36,11 @@ SERVICE_IMPORTS = {
     "service.batching": LEAVES,
     "service.batcher": LEAVES | {"service.batching"},
     "service.tensors": LEAVES | {"service.manifest", "service.proto"},
-    "service.metrics": LEAVES | {"service.batcher"},
+    "service.metrics": LEAVES | {"service.batching"},
     "service.repository": LEAVES
     | {
         "service.hardware", "service.manifest", "service.session", "service.batcher",
+        "service.batching",
         "service.settings",
     },
     "service.servicer": LEAVES
@@ -49,7 +50,8 @@ SERVICE_IMPORTS = {
     | {"service.metrics", "service.proto", "service.repository", "service.servicer",
        "service.settings"},
     "service.doctor": LEAVES
-    | {"service.hardware", "service.manifest", "service.repository", "service.session"},
+    | {"service.hardware", "service.manifest", "service.repository", "service.session",
+       "service.settings"},
     "service.cli": LEAVES | {"service.repository", "service.server", "service.settings"},
 }  # fmt: skip
 

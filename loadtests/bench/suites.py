@@ -33,7 +33,7 @@ def start(directory: Path) -> list[Figure]:
         subprocess.run([sys.executable, "-c", "import onnxruntime"], check=True)
         imports.append(time.perf_counter() - begun)
         begun = time.perf_counter()
-        with processes.serving(directory / "models", variant="fp32", log=log) as endpoint:
+        with processes.serving(directory / "models", variant="auto", log=log) as endpoint:
             readies.append(time.perf_counter() - begun)
             memory = _resident_mb(endpoint.metrics_port)
     bare = subprocess.run(
@@ -56,7 +56,7 @@ def serving(directory: Path) -> list[Figure]:
     path = nets.convolutional(directory / "models" / "net" / "1" / "model.onnx")
     bare_ms, bare_rate = _bare(path)
     log = directory / "log.txt"
-    with processes.serving(directory / "models", variant="fp32", log=log) as endpoint:
+    with processes.serving(directory / "models", variant="auto", log=log) as endpoint:
         plan = load.Plan(endpoint.target, "net", users=1, seconds=6)
         alone = load.run(plan, log=log)
         together = load.run(

@@ -51,10 +51,15 @@ def test_more_confidence_widens_the_bound() -> None:
     assert verify.upper_bound(3, 500, 0.99) > verify.upper_bound(3, 500, 0.95) > 3 / 500
 
 
+def decided(outputs: dict[str, np.ndarray]) -> np.ndarray:
+    """The decisions of an only output."""
+    return verify.decisions(outputs, list(outputs))[:, 0]
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_equal_decisions_on_enough_rows_hold(labelled: bool) -> None:
     mine, theirs = answers(400)
-    labels = verify.decisions(theirs) if labelled else None
+    labels = decided(theirs) if labelled else None
     verdict = verify.judge_accuracy(mine, theirs, labels, max_drop=0.75)
     assert verdict.holds
     assert "0 of 400" in verdict.reason
@@ -65,7 +70,7 @@ def test_equal_decisions_on_enough_rows_hold(labelled: bool) -> None:
 @pytest.mark.parametrize("labelled", [True, False])
 def test_too_many_newly_wrong_rows_lose_too_much(labelled: bool) -> None:
     mine, theirs = answers(400, wrong=9)
-    labels = verify.decisions(theirs) if labelled else None
+    labels = decided(theirs) if labelled else None
     verdict = verify.judge_accuracy(mine, theirs, labels, max_drop=2)
     assert not verdict.holds
     assert verdict.reason.startswith("loses too much: 9 of 400")
@@ -93,7 +98,7 @@ def test_no_drop_at_all_cannot_be_proven_by_any_number_of_rows() -> None:
 
 def test_rows_that_were_wrong_before_are_not_newly_wrong() -> None:
     mine, theirs = answers(400, wrong=5)
-    labels = verify.decisions(mine)
+    labels = decided(mine)
     figures = verify.judge_accuracy(mine, theirs, labels, max_drop=1).figures
     assert (figures["newly_wrong"], figures["newly_right"]) == (0, 5)
     assert figures["drop_points"] == pytest.approx(-1.25)
@@ -118,24 +123,70 @@ def test_answers_that_are_not_numbers_never_hold() -> None:
 
 def test_softmax_decides_by_its_largest_entry() -> None:
     outputs = {"p": np.array([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]], np.float32)}
-    assert verify.decisions(outputs).tolist() == [1, 0]
+    assert decided(outputs).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1)])
 def test_a_single_number_decides_at_one_half(shape: tuple[int, ...]) -> None:
     outputs = {"p": np.array([0.2, 0.5, 0.9], np.float32).reshape(shape)}
-    assert verify.decisions(outputs).tolist() == [0, 0, 1]
+    assert decided(outputs).tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1)])
 def test_whole_numbers_are_decisions_themselves(shape: tuple[int, ...]) -> None:
     outputs = {"label": np.array([7, 0, 3], np.int64).reshape(shape)}
-    assert verify.decisions(outputs).tolist() == [7, 0, 3]
+    assert decided(outputs).tolist() == [7, 0, 3]
 
 
-def test_only_the_first_output_decides() -> None:
+def test_every_output_decides_in_its_own_column() -> None:
     outputs = {"a": np.array([1, 2]), "b": np.array([5, 6])}
-    assert verify.decisions(outputs).tolist() == [1, 2]
+    assert verify.decisions(outputs, ["b", "a"]).tolist() == [[5, 1], [6, 2]]
+
+
+def rigged(decision: int) -> np.ndarray:
+    """Scores of 400 rows that all decide the same."""
+    return scores(np.full(400, decision))["scores"]
+
+
+def test_outputs_are_compared_by_name_in_whatever_order_they_come() -> None:
+    alpha, zeta = rigged(0), rigged(1)
+    reference = {"zeta": zeta, "alpha": alpha}
+    verdict = verify.judge_accuracy(
+        {"alpha": alpha, "zeta": zeta}, reference, np.ones(400, int), max_drop=1
+    )
+    assert verdict.holds
+    assert verdict.figures["accuracy"] == 1.0
+
+
+def test_a_second_output_that_decides_differently_is_newly_wrong() -> None:
+    first, second = rigged(0), rigged(1)
+    broken = np.where(np.arange(400)[:, None] < 20, np.nan, second)
+    verdict = verify.judge_accuracy(
+        {"a": first, "b": broken}, {"a": first, "b": second}, None, max_drop=1
+    )
+    assert (verdict.holds, verdict.figures["newly_wrong"]) == (False, 20)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        np.linspace(100, 200, 30, dtype=np.float32),
+        np.linspace(-3, 3, 30, dtype=np.float32).reshape(30, 1),
+        np.zeros((30, 8, 8, 3), np.float32),
+        np.zeros((30, 4), np.int64),
+    ],
+    ids=["regression", "logit", "segmentation", "many whole numbers"],
+)
+def test_outputs_that_decide_nothing_are_not_judged(output: np.ndarray) -> None:
+    with pytest.raises(verify.NotJudged, match="output 'y'"):
+        verify.judge_accuracy({"y": output}, {"y": output}, None, max_drop=1)
+
+
+def test_labels_on_which_the_model_is_hardly_right_are_refused() -> None:
+    labels = np.arange(400) % 4
+    with pytest.raises(verify.NotJudged, match="labels do not fit"):
+        verify.check_labels(scores((labels + 1) % 4, 4), labels)
+    verify.check_labels(scores(labels, 4), labels)
 
 
 def test_close_forgives_the_noise_of_float32_and_no_more() -> None:
@@ -181,8 +232,10 @@ def test_predictions_of_a_last_short_batch_are_kept(tmp_path) -> None:
 
 def test_speed_is_measured_at_both_batches_even_from_one_row(tmp_path) -> None:
     session = Session(models.double(tmp_path / "double.onnx"), SessionOptions(threads=1))
-    figures = verify.speed_up(session, session, Samples({"x": np.ones((1, 4), np.float32)}, None))
+    figures = verify.speed_up(session, session, {"x": np.ones((1, 4), np.float32)})
     assert set(figures) == {
-        "speedup_batch_1", "ms_batch_1", "speedup_batch_8", "ms_batch_8"
+        "speedup_batch_1", "speedup_batch_1_low", "ms_batch_1",
+        "speedup_batch_8", "speedup_batch_8_low", "ms_batch_8",
     }  # fmt: skip
+    assert verify.least_speed_up(figures) <= figures["speedup_batch_1"]
     assert all(value > 0 for value in figures.values())

@@ -105,7 +105,7 @@ def test_a_server_tells_what_it_serves_and_is_gone_afterwards(
     before = set(psutil.Process().children())
     log = tmp_path / "log"
     with processes.serving(double_repository, variant="auto", log=log) as endpoint:
-        assert (endpoint.model, endpoint.variant) == ("double", "fp32")
+        assert (endpoint.model, endpoint.variant) == ("double", "as-is")
         assert len(endpoint.sha256) == 64
         assert endpoint.target.startswith("127.0.0.1:")
         assert set(psutil.Process().children()) > before

@@ -52,7 +52,7 @@ def test_latencies_are_those_of_one_caller_and_the_rate_is_that_of_many(report: 
     assert row.requests_per_s == pytest.approx(200)
     assert row.p50_ms == pytest.approx(250.5)
     assert row.p99_ms == pytest.approx(np.percentile(np.arange(1, 501), 99))
-    assert list(row.latency_ms or {}) == list(PERCENTILES)
+    assert list(row.latency_ms or {}) == [at for at in PERCENTILES if at <= 99]
 
 
 @pytest.mark.parametrize(("calls", "told"), [(458, False), (459, True)])

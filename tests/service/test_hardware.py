@@ -64,9 +64,9 @@ def test_unreadable_quota_is_no_quota(tmp_path: Path, text: str) -> None:
     assert hardware.cpus(v2(tmp_path, text)) == ALLOWED
 
 
-def test_fingerprint_is_stable_and_names_cpu_flags_and_count() -> None:
+def test_fingerprint_is_stable_and_names_the_cpu_and_its_flags() -> None:
     mark = hardware.fingerprint()
     assert mark == hardware.fingerprint()
     assert hardware.cpu_name() in mark
     assert all(flag in mark for flag in hardware.cpu_flags())
-    assert mark.endswith(f"{hardware.cpus()} cpus")
+    assert "cpus" not in mark, "a small replica must know what a large machine converted"

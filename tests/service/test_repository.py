@@ -58,7 +58,7 @@ def publish(directory: Path, **changes: Any) -> Manifest:
 
 async def test_bare_model_directory_is_served_as_it_is(double_repository: Path) -> None:
     (model,) = load(double_repository)
-    assert model.labels == ("double", "1", "fp32")
+    assert model.labels == ("double", "1", "as-is")
     assert model.why == "nothing is recorded for this hardware"
     assert (model.manifest.batched, model.max_rows) == (True, 16)
     assert model.variant.sha256 == manifest.sha256_of(
@@ -69,7 +69,7 @@ async def test_bare_model_directory_is_served_as_it_is(double_repository: Path) 
 
 async def test_single_file_is_served_under_its_own_name(tmp_path: Path) -> None:
     served = load(models.double(tmp_path / "tripler.onnx", factor=3.0))
-    assert served.model("tripler").labels == ("tripler", "1", "fp32")
+    assert served.model("tripler").labels == ("tripler", "1", "as-is")
     assert await factor(served.model("tripler", "1")) == 3
 
 
@@ -105,7 +105,7 @@ def test_pinned_variant_that_was_refused_stops_the_server(tmp_path: Path) -> Non
 
 
 def test_pinned_variant_that_never_was_stops_the_server(double_repository: Path) -> None:
-    assert "no variant 'int4'; it has fp32" in refusal(double_repository, variant="int4")
+    assert "no variant 'int4'; it has as-is" in refusal(double_repository, variant="int4")
 
 
 def test_choice_is_the_pinned_then_the_recorded_then_the_reference(tmp_path: Path) -> None:

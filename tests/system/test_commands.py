@@ -148,4 +148,4 @@ def test_load_of_a_model_that_is_not_there_is_one_sentence(double_repository: Pa
     with serving(double_repository) as server:
         done = farthing("load", "--target", server.grpc, "--model", "triple")
     assert done.returncode == 2
-    assert "does not describe model 'triple'" in done.stderr
+    assert "does not serve model 'triple'" in done.stderr

@@ -79,7 +79,7 @@ def test_config_tells_batch_limit_dims_and_variant(client: triton.InferenceServe
     config = client.get_model_config("double").config
     assert (config.max_batch_size, config.platform) == (4, "onnxruntime_onnx")
     assert list(config.input[0].dims) == [4]
-    assert config.parameters["variant"].string_value == "fp32"
+    assert config.parameters["variant"].string_value == "as-is"
     unbatched = client.get_model_config("sum").config
     assert (unbatched.max_batch_size, list(unbatched.input[0].dims)) == (0, [-1])
 
@@ -218,7 +218,7 @@ def test_metrics_count_what_was_answered(
 ) -> None:
     def ok_calls() -> float:
         text = urllib.request.urlopen(served.metrics, timeout=10).read().decode()
-        labels = '{model="double",status="OK",variant="fp32",version="2"}'
+        labels = '{model="double",status="OK",variant="as-is",version="2"}'
         found = [
             line
             for line in text.splitlines()
@@ -270,6 +270,6 @@ def wait_until_busy(server: Served) -> None:
     """Until a run is under way; bounded by the server's own answers."""
     for _ in range(2000):
         text = urllib.request.urlopen(server.metrics, timeout=10).read().decode()
-        if 'farthing_running{model="slow",variant="fp32",version="1"} 1.0' in text:
+        if 'farthing_running{model="slow",variant="as-is",version="1"} 1.0' in text:
             return
     raise AssertionError("the server never became busy")
