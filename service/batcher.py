@@ -86,6 +86,11 @@ class Batcher:
         return self._waiting_rows
 
     @property
+    def draining(self) -> bool:
+        """Whether it takes no new work any more."""
+        return self._draining
+
+    @property
     def running(self) -> int:
         """Instances that are busy now."""
         return self._limits.instances - self._idle

@@ -140,7 +140,8 @@ def load(directory: Path) -> Manifest:
         return _from_json(json.loads(path.read_text(encoding="utf-8")))
     except ModelUnusable:
         raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ArithmeticError, LookupError, ValueError, TypeError, AttributeError,
+            RecursionError) as error:  # fmt: skip
         detail = f"{type(error).__name__}: {error}"
         raise ModelUnusable(
             f"{path} is not a manifest that this version reads ({detail}); convert the model again"
@@ -158,6 +159,8 @@ def _from_json(raw: dict[str, Any]) -> Manifest:
     raw["outputs"] = tuple(_tensor(item) for item in raw["outputs"])
     raw["variants"] = tuple(_variant(item) for item in raw["variants"])
     raw["chosen"] = {mark: Choice(**choice) for mark, choice in raw["chosen"].items()}
+    if not (isinstance(raw["name"], str) and isinstance(raw["batched"], bool)):
+        raise TypeError("'name' must be a text, 'batched' true or false")
     return Manifest(**raw)
 
 
@@ -169,6 +172,8 @@ def _tensor(raw: dict[str, Any]) -> TensorSpec:
 
 def _variant(raw: dict[str, Any]) -> Variant:
     variant = Variant(**raw)
+    if not (isinstance(variant.name, str) and isinstance(variant.accepted, bool)):
+        raise TypeError("a variant's 'name' must be a text, 'accepted' true or false")
     if variant.accepted and (not variant.file or not variant.sha256):
         raise ModelUnusable(f"the manifest's variant '{variant.name}' has no file or no digest")
     if variant.file is not None and variant.file != Path(variant.file).name.strip("."):

@@ -10,13 +10,21 @@ from wsgiref.simple_server import WSGIServer
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from prometheus_client import CollectorRegistry, start_http_server
 
 from service import log
-from service.errors import InvalidSetting, Overloaded, ServingError, Unsupported
+from service.errors import (
+    InferenceFailed,
+    InvalidInput,
+    InvalidSetting,
+    Overloaded,
+    ServingError,
+    Unsupported,
+)
 from service.metrics import Metrics
 from service.proto import inference_pb2
 from service.proto.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
@@ -26,7 +34,11 @@ from service.settings import Settings
 
 SERVICE = "inference.GRPCInferenceService"
 LIVENESS = "liveness"
+# How long calls that were on their way when draining ended are told to go elsewhere.
+_LAME_DUCK_S = 0.5
 _GOODBYE_S = 1.0
+_LONGEST = 1000
+_PENDING = 1_000_000
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -43,33 +55,56 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
-        answer = handler.unary_unary
+        answer, method = handler.unary_unary, handler_call_details.method
 
         async def guarded(request: Any, call: Any) -> Any:
             try:
+                if request is None:
+                    raise InvalidInput("the request's bytes are not a message of this method")
                 return await answer(request, call)
             except ServingError as error:
-                if error.__cause__ is not None:
-                    log.exception(str(error), method=handler_call_details.method)
-                await _abort(call, error)
+                if error.__cause__ is not None or isinstance(error, InferenceFailed):
+                    log.exception(str(error), method=method)
+                return _refuse(call, error)
             except NotImplementedError:  # what the generated base class raises
-                await _abort(call, Unsupported("this server does not implement that method"))
+                return _refuse(call, Unsupported("this server does not implement that method"))
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 raise
             except Exception:
-                log.exception("unexpected error", method=handler_call_details.method)
-                await call.abort(grpc.StatusCode.INTERNAL, "internal error; the log says more")
+                log.exception("unexpected error", method=method)
+                return _refuse(call, InferenceFailed("internal error; the server's log says more"))
 
         return grpc.unary_unary_rpc_method_handler(
-            guarded, handler.request_deserializer, handler.response_serializer
+            guarded,
+            _lenient(handler.request_deserializer),
+            lambda message: b"" if message is None else handler.response_serializer(message),
         )
 
 
-async def _abort(call: Any, error: ServingError) -> None:
-    metadata: tuple[tuple[str, str], ...] = ()
+def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """None for bytes that are no message: gRPC itself would tell the caller the exception."""
+
+    def parsed(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return None
+
+    return parsed
+
+
+def _refuse(call: Any, error: ServingError) -> None:
+    """End the call with the error's status.
+
+    Not by ``call.abort``: the exception that it raises holds the request, in a cycle that only a
+    full garbage collection finds, and a few large refused requests fill the memory.
+    """
+    call.set_code(grpc.StatusCode[error.status])
+    # Status texts travel as headers, whose size is limited: beyond it the caller loses the status.
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:_LONGEST])
+    call.set_details(text)
     if isinstance(error, Overloaded):
-        metadata = (("grpc-retry-pushback-ms", str(error.retry_after_ms)),)
-    await call.abort(grpc.StatusCode[error.status], str(error), metadata)
+        call.set_trailing_metadata((("grpc-retry-pushback-ms", str(error.retry_after_ms)),))
 
 
 @dataclass(frozen=True)
@@ -97,6 +132,7 @@ class Server:
         await self._health.enter_graceful_shutdown()
         drains = [model.batcher.drain(timeout_s) for model in self._repository]
         finished = await asyncio.gather(*drains)
+        await asyncio.sleep(_LAME_DUCK_S)
         # Answers are on their way by now; what is still open is a health Watch, which never ends.
         await self._grpc.stop(_GOODBYE_S)
         self._http.shutdown()
@@ -120,6 +156,9 @@ async def start(settings: Settings, repository: Repository, *, version: str) -> 
             ("grpc.max_send_message_length", limit),
             # Otherwise two servers share a port without a word, and each gets half of the calls.
             ("grpc.so_reuseport", 0),
+            # gRPC's own limits answer CANCELLED; refusing is the batcher's, with a reason.
+            ("grpc.server.max_pending_requests", _PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", _PENDING),
         ],
     )
     add_GRPCInferenceServiceServicer_to_server(Servicer(repository, metrics, version), server)
@@ -159,7 +198,8 @@ def _watch(repository: Repository, metrics: Metrics) -> None:
 
 def _bind_grpc(server: grpc.aio.Server, settings: Settings) -> int:
     try:
-        port = server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        port = server.add_insecure_port(f"{host}:{settings.grpc_port}")
     except RuntimeError:
         port = 0
     if not port:

@@ -53,7 +53,9 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
     async def ServerReady(
         self, request: pb.ServerReadyRequest, call: Call
     ) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=True)
+        return pb.ServerReadyResponse(
+            ready=not any(model.batcher.draining for model in self._repository)
+        )
 
     async def ModelReady(self, request: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:
         try:
@@ -92,7 +94,9 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         contract = model.manifest
         with self._metrics.request(model.labels):
             deadline = self._deadline(request, call)
-            rows = tensors.decode(request, contract.inputs, batched=contract.batched)
+            rows = tensors.decode(
+                request, contract.inputs, batched=contract.batched, max_rows=model.max_rows
+            )
             wanted = tensors.requested_outputs(request, contract.outputs)
             answer = await model.batcher.submit(rows.feeds, rows.rows, deadline)
             response = pb.ModelInferResponse(

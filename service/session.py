@@ -80,17 +80,24 @@ class Session:
         Inputs are zeros (empty strings); a free dimension other than the batch is taken as 1.
 
         Raises:
-            ModelUnusable: the graph loads but fails to run.
+            ModelUnusable: the graph loads but fails to run, or its outputs do not follow the batch.
         """
         for count in rows:
             feeds = {spec.name: _zeros(spec, count) for spec in self.inputs}
             try:
-                self.run(feeds)
+                outputs = self.run(feeds)
             except Exception as error:  # as above
                 raise ModelUnusable(
                     f"the model loads but fails to run on {count} rows of zeros: "
                     f"{_first_line(error)}"
                 ) from error
+            for name, array in outputs.items():
+                if self.batched and array.shape[:1] != (count,):
+                    raise ModelUnusable(
+                        f"the model answers {count} rows with an output '{name}' of shape "
+                        f"{list(array.shape)}, so its rows cannot be told apart; export it with a "
+                        "fixed first dimension, or with outputs that follow the batch"
+                    )
 
 
 def _ort_options(options: SessionOptions) -> ort.SessionOptions:

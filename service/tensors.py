@@ -15,11 +15,15 @@ from typing import Any
 import numpy as np
 
 from service.datatypes import BY_NAME
-from service.errors import InvalidInput
+from service.errors import InvalidInput, Unsupported
 from service.manifest import TensorSpec
 from service.proto import inference_pb2 as pb
 
+_Tensor = pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor
+
 _LENGTH = struct.Struct("<I")
+_QUOTED = 64
+_EMPTY_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,28 @@ class Rows:
     rows: int
 
 
-def decode(request: pb.ModelInferRequest, inputs: Sequence[TensorSpec], *, batched: bool) -> Rows:
+def decode(
+    request: pb.ModelInferRequest,
+    inputs: Sequence[TensorSpec],
+    *,
+    batched: bool,
+    max_rows: int | None = None,
+) -> Rows:
     """The request's tensors as arrays that match the model's inputs.
 
-    Numeric raw tensors are views of the request's bytes, not copies.
+    Numeric raw tensors are views of the request's bytes, not copies. What can be refused by its
+    name or shape is refused before any contents are looked at.
+
+    Args:
+        request: as it came.
+        inputs: what the model takes.
+        batched: whether the first dimension counts rows.
+        max_rows: the batch limit; None for no limit.
 
     Raises:
         InvalidInput: a tensor is missing, unknown, given twice, or does not fit in name, datatype,
             shape or size.
+        Unsupported: a tensor asks for an extension that is not there.
     """
     specs = {spec.name: spec for spec in inputs}
     raw = request.raw_input_contents
@@ -52,46 +70,67 @@ def decode(request: pb.ModelInferRequest, inputs: Sequence[TensorSpec], *, batch
             f"the request has {len(request.inputs)} inputs but {len(raw)} raw contents; "
             "send one for each input"
         )
-    feeds: dict[str, np.ndarray[Any, Any]] = {}
-    for index, tensor in enumerate(request.inputs):
-        spec = specs.get(tensor.name)
-        if spec is None:
-            raise InvalidInput(f"the model has no input '{tensor.name}'; it takes {_names(specs)}")
-        if tensor.name in feeds:
+    shapes: dict[str, list[int]] = {}
+    for tensor in request.inputs:
+        if tensor.name not in specs:
+            raise InvalidInput(
+                f"the model has no input {_quoted(tensor.name)}; it takes {_names(specs)}"
+            )
+        if tensor.name in shapes:
             raise InvalidInput(f"input '{tensor.name}' is given twice")
-        shape = _checked_shape(tensor, spec)
+        _refuse_extensions(tensor)
+        shapes[tensor.name] = _checked_shape(tensor, specs[tensor.name])
         if raw and tensor.HasField("contents"):
             raise InvalidInput(f"input '{tensor.name}' has raw and typed contents; send one")
-        feeds[tensor.name] = (
-            _from_raw(raw[index], spec, shape) if raw else _from_typed(tensor, spec, shape)
-        )
-    missing = [name for name in specs if name not in feeds]
+    missing = [name for name in specs if name not in shapes]
     if missing:
         raise InvalidInput(f"input {_names(missing)} is missing")
-    return Rows(feeds, _row_count(feeds) if batched else 1)
+    rows = _row_count(shapes, max_rows) if batched else 1
+    feeds = {
+        tensor.name: _from_raw(raw[index], specs[tensor.name], shapes[tensor.name])
+        if raw
+        else _from_typed(tensor, specs[tensor.name], shapes[tensor.name])
+        for index, tensor in enumerate(request.inputs)
+    }
+    return Rows(feeds, rows)
 
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
-def _row_count(feeds: dict[str, np.ndarray[Any, Any]]) -> int:
-    counts = {array.shape[0] for array in feeds.values()}
+def _quoted(text: str) -> str:
+    """What a caller sent, at a length that can be sent back."""
+    return f"'{text}'" if len(text) <= _QUOTED else f"'{text[:_QUOTED]}...'"
+
+
+def _refuse_extensions(tensor: _Tensor) -> None:
+    """Silently doing without would have the caller read memory that nobody wrote."""
+    for name in ("shared_memory_region", "classification"):
+        if name in tensor.parameters:
+            raise Unsupported(f"this server does not implement the tensor parameter '{name}'")
+
+
+def _row_count(shapes: dict[str, list[int]], max_rows: int | None) -> int:
+    counts = {shape[0] for shape in shapes.values()}
     if len(counts) != 1:
         raise InvalidInput(f"the inputs have different numbers of rows: {sorted(counts)}")
-    rows: int = counts.pop()
+    rows = counts.pop()
     if rows == 0:
         raise InvalidInput("the request has no rows")
+    if max_rows is not None and rows > max_rows:
+        raise InvalidInput(
+            f"the request has {rows} rows; the model runs at most {max_rows} at a time"
+        )
     return rows
 
 
 def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec) -> list[int]:
     if tensor.datatype != spec.datatype:
         raise InvalidInput(
-            f"input '{spec.name}' is {tensor.datatype or 'without a datatype'}; "
-            f"the model takes {spec.datatype}"
+            f"input '{spec.name}' is {_quoted(tensor.datatype)}; the model takes {spec.datatype}"
         )
-    shape = list(tensor.shape)
+    shape = list(tensor.shape[: len(spec.shape) + 1])
     fits = len(shape) == len(spec.shape) and all(
         given >= 0 and wanted in (-1, given)
         for given, wanted in zip(shape, spec.shape, strict=True)
@@ -101,6 +140,9 @@ def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSp
             f"input '{spec.name}' has shape {shape}; the model takes {list(spec.shape)}, "
             "where -1 is free"
         )
+    # Without elements no bytes speak against the other dimensions, and the outputs may be as large.
+    if 0 in shape and math.prod(max(size, 1) for size in shape) > _EMPTY_ELEMENTS:
+        raise InvalidInput(f"input '{spec.name}' has shape {shape}, which is too large")
     return shape
 
 
@@ -120,7 +162,8 @@ def _from_raw(data: bytes, spec: TensorSpec, shape: list[int]) -> np.ndarray[Any
 def _split_bytes(data: bytes, elements: int, name: str) -> list[bytes]:
     parts: list[bytes] = []
     offset = 0
-    while offset + _LENGTH.size <= len(data):
+    # One element too many tells it; the rest need not be split.
+    while offset + _LENGTH.size <= len(data) and len(parts) <= elements:
         (length,) = _LENGTH.unpack_from(data, offset)
         offset += _LENGTH.size
         if length > len(data) - offset:
@@ -193,8 +236,11 @@ def requested_outputs(
     specs = {spec.name: spec for spec in outputs}
     wanted: dict[str, TensorSpec] = {}
     for output in request.outputs:
+        _refuse_extensions(output)
         if output.name not in specs:
-            raise InvalidInput(f"the model has no output '{output.name}'; it gives {_names(specs)}")
+            raise InvalidInput(
+                f"the model has no output {_quoted(output.name)}; it gives {_names(specs)}"
+            )
         if output.name in wanted:
             raise InvalidInput(f"output '{output.name}' is asked for twice")
         wanted[output.name] = specs[output.name]

@@ -51,6 +51,7 @@ def test_help_lists_the_verbs() -> None:
         (("load", "--model", "m"), "--target"),
         (("demo", "--price", "free"), "no price 'free'"),
         (("demo", "--seconds", "fast"), "--seconds"),
+        (("demo", "--directory", "/dev/null/demo"), "cannot use /dev/null/demo"),
         (("doctor", "--colour"), "--colour"),
     ],
 )
@@ -126,10 +127,43 @@ def test_load_counts_failures_as_offered_and_by_status(tmp_path: Path) -> None:
     with serving(tmp_path, "--threads", "1") as server:
         target = ("--target", server.grpc, "--model", "slow", "--deadline-ms", "1")
         done = farthing("load", *target, "--users", "1", "--seconds", "1", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     measured = json.loads(done.stdout)
     assert measured["failures"].get("DEADLINE_EXCEEDED", 0) > 0
     assert measured["offered"] == measured["succeeded"] + sum(measured["failures"].values())
+
+
+def test_load_that_the_server_refuses_is_one_sentence(double_repository: Path) -> None:
+    with serving(double_repository, "--max-batch", "4") as server:
+        target = ("--target", server.grpc, "--model", "double")
+        done = farthing("load", *target, "--rows", "5")
+    assert done.returncode == 2
+    assert "the model runs at most 4 at a time" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def broken_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An onnxruntime whose libraries are missing, as processes started from here see it."""
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libcudart.so.13 is missing')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("broken_onnxruntime")
+def test_doctor_speaks_where_onnxruntime_cannot_be_imported() -> None:
+    done = farthing("doctor", "--json")
+    assert done.returncode == 1
+    problems = [found for found in json.loads(done.stdout) if found["state"] == "problem"]
+    assert ["libcudart.so.13 is missing" in problem["text"] for problem in problems] == [True]
+
+
+@pytest.mark.usefixtures("broken_onnxruntime")
+def test_serve_without_onnxruntime_is_one_sentence() -> None:
+    done = farthing("serve", "models")
+    assert done.returncode == 2
+    assert "libcudart.so.13 is missing" in done.stderr
+    assert "farthing[cpu]" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_load_of_rows_that_do_not_fit_is_one_sentence(
