@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 def _export(source: Path, directory: Path, evaluate: Path | None) -> None:
     model = _load(source)
     inputs = [_input_spec(tensor) for tensor in model.inputs]
-    outputs = list(model.output_names)
+    # A Sequential has no such names; its output is its last layer's.
+    outputs = list(getattr(model, "output_names", None) or [model.layers[-1].name])
     call = _signature(model, inputs, outputs)
     probe = _random_rows(inputs, sum(PROBE_BATCHES))
     _write_answers(call, probe, directory / PROBE)
@@ -95,20 +96,20 @@ def _input_spec(tensor: Any) -> TensorSpec:
         raise NotExportable(
             f"input '{tensor.name}' is {tensor.dtype}, which the wire does not have"
         )
-    if tensor.shape[0] is not None:
-        raise NotExportable(f"input '{tensor.name}' has a fixed batch size; rebuild it with None")
-    shape = tuple(-1 if size is None else int(size) for size in tensor.shape)
-    return TensorSpec(tensor.name, _DATATYPES[tensor.dtype], shape)
+    # A net that was built by calling it remembers that call's batch; what is exported is checked at
+    # several.
+    rest = (-1 if size is None else int(size) for size in tensor.shape[1:])
+    return TensorSpec(tensor.name, _DATATYPES[tensor.dtype], (-1, *rest))
 
 
 def _signature(model: Any, inputs: list[TensorSpec], outputs: list[str]) -> Any:
     import tensorflow as tf
 
-    packed = [tensor.name for tensor in model.inputs]
+    # How the model wants its inputs packed: a list, a dictionary; a Sequential has just one.
+    packing = getattr(model, "_inputs_struct", None) or model.inputs[0]
 
     def answer(*tensors: Any) -> dict[str, Any]:
-        named = dict(zip(packed, tensors, strict=True))
-        given = tf.nest.pack_sequence_as(model._inputs_struct, list(named.values()))
+        given = tf.nest.pack_sequence_as(packing, list(tensors))
         return dict(zip(outputs, tf.nest.flatten(model(given, training=False)), strict=True))
 
     specs = [
