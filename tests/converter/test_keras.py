@@ -18,7 +18,9 @@ from keras import layers
 keras.utils.set_random_seed(0)
 random = np.random.default_rng(0)
 
-alone = keras.Sequential([layers.Dense(16, activation="relu"), layers.Dense(3, activation="softmax")])
+alone = keras.Sequential()
+alone.add(layers.Dense(16, activation="relu"))
+alone.add(layers.Dense(3, activation="softmax"))
 x = random.random((400, 8), np.float32)
 answers = alone(x)
 alone.save("sequential.keras")
