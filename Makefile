@@ -17,7 +17,7 @@ help: ## list the verbs
 demo: $(INSTALLED) ## the main job on real data: train, convert, verify, serve, load, price
 	@$(BIN)/farthing demo
 
-test: $(INSTALLED) ## the tests, at most six minutes on two cores
+test: $(INSTALLED) ## the tests; some three minutes on two cores
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(INSTALLED) ## all tests, some ten minutes; needs Debian's chromium, and kubectl
@@ -56,5 +56,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): about 2 GB, a minute or two"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e '.[demo,dev]'
+		--config-settings editable_mode=compat -e '.[demo,dev]'
 	@touch $@

@@ -26,7 +26,7 @@ _VERBS = {
     ),
     "serve": ("service.cli", "serve", "cpu", "serve a model repository over gRPC"),
     "load": ("loadtests.cli", "load", "loadtest", "load a running server, and measure it"),
-    "demo": ("loadtests.cli", "demo", "demo", "the whole way on real data, in four minutes"),
+    "demo": ("loadtests.cli", "demo", "demo", "the whole way on real data, in some two minutes"),
     "doctor": ("service.doctor", "doctor", "cpu", "what matters when something does not work"),
 }
 

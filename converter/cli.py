@@ -169,6 +169,9 @@ def _print(console: Console, contract: Manifest) -> None:
             else f"[red]refused[/]: {escape(variant.reason)}",
         )
     console.print(table)
+    for kind, specs in (("takes", contract.inputs), ("gives", contract.outputs)):
+        tensors = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in specs)
+        console.print(escape(f"It {kind} {tensors}, where -1 is free."), highlight=False)
     choice = contract.chosen.get(hardware.fingerprint())
     if choice:
         said = f"On this hardware `farthing serve` takes {choice.variant}: {choice.reason}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from service import hardware, manifest
 from service.errors import FarthingError
 from service.manifest import MODEL_FILE, REFERENCE, Choice, Figures, Variant
 from service.session import Session, SessionOptions
+
+# A file this large beside fp32's was hardly quantized at all.
+_UNTOUCHED = 0.9
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ class Judge:
         if held_out is not None:
             self._evidence = Evidence.gather(exported, self._reference, held_out)
             if self._evidence.rows.labels is not None:
-                verify.check_labels(self._evidence.expected, self._evidence.rows.labels)
+                # Of what decides nothing only fp32 is published, and each variant says why.
+                with suppress(verify.NotJudged):
+                    verify.check_labels(self._evidence.expected, self._evidence.rows.labels)
 
     def variant(self, name: str, directory: Path) -> tuple[Variant, Path]:
         """Build one variant in the directory, and accept or refuse it with the reason.
@@ -139,23 +145,26 @@ class Judge:
                 max_drop=self._recipe.max_drop,
             )
         except verify.NotJudged as error:
-            return _record(name, path, f"not proven: {error}", {}, accepted=False)
+            reason = f"not judged: {error}; so far only classifiers are"
+            return _record(name, path, reason, {}, accepted=False)
         feeds = self._evidence.rows.slice(0, max(verify.SPEED_BATCHES))
         figures = verdict.figures | verify.speed_up(self._reference, session, feeds)
-        reason, accepted = verdict.reason, verdict.holds
-        if accepted and VARIANTS[name].device != "cpu":
-            reason += f"; meant for a GPU, its speed is not judged here ({_speeds(figures)})"
-        elif accepted and verify.least_speed_up(figures) < self._recipe.min_speedup:
-            reason, accepted = (
-                (
-                    f"does not pay on this CPU: {_speeds(figures)} against fp32, where "
-                    f"{self._recipe.min_speedup:g}x is asked"
-                ),
-                False,
-            )
-        elif accepted:
-            reason += f"; {_speeds(figures)}"
-        return _record(name, path, reason, figures, accepted=accepted)
+        if VARIANTS[name].device != "cpu":
+            reason = f"{verdict.reason}; meant for a GPU, its speed is not judged here"
+            reason += f" ({_speeds(figures)})"
+            return _record(name, path, reason, figures, accepted=verdict.holds)
+        if verify.least_speed_up(figures) >= self._recipe.min_speedup:
+            reason = f"{verdict.reason}; {_speeds(figures)}"
+            return _record(name, path, reason, figures, accepted=verdict.holds)
+        reason = (
+            f"does not pay on this CPU: {_speeds(figures)} against fp32, where "
+            f"{self._recipe.min_speedup:g}x is asked"
+        )
+        if path.stat().st_size > _UNTOUCHED * self._exported.path.stat().st_size:
+            reason += "; it found almost no weights that it can make smaller"
+        if not verdict.holds:
+            reason += f"; and {verdict.reason}"
+        return _record(name, path, reason, figures, accepted=False)
 
 
 def choose(judged: Sequence[Variant]) -> Choice:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -26,6 +27,8 @@ from service.manifest import TensorSpec
 OPSET = 17
 MODEL, PROBE, EXPECTED, FACTS = "exported.onnx", "probe.npz", "expected.npz", "facts.json"
 PROBE_BATCHES = (1, 2, 7)
+# What TensorFlow keeps as it is in a signature.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DATATYPES = {
     "float32": "FP32", "float64": "FP64", "float16": "FP16", "bool": "BOOL", "string": "BYTES",
     "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
@@ -95,6 +98,11 @@ def _input_spec(tensor: Any) -> TensorSpec:
     if tensor.dtype not in _DATATYPES:
         raise NotExportable(
             f"input '{tensor.name}' is {tensor.dtype}, which the wire does not have"
+        )
+    if not _NAME.fullmatch(tensor.name):
+        raise NotExportable(
+            f"input '{tensor.name}' cannot be exported under that name; rename it with letters, "
+            "digits and '_' only"
         )
     # A net that was built by calling it remembers that call's batch; what is exported is checked at
     # several.

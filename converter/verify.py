@@ -30,7 +30,11 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 class NotJudged(FarthingError):
-    """Outputs or labels by which a variant cannot be judged, with the reason."""
+    """Outputs that decide nothing, so that no variant can be judged by them, with the reason."""
+
+
+class LabelsDoNotFit(FarthingError):
+    """Labels that say nothing about this model."""
 
 
 @dataclass(frozen=True)
@@ -193,14 +197,20 @@ def check_labels(reference: Arrays, labels: np.ndarray[Any, Any]) -> None:
     hold.
 
     Raises:
-        NotJudged: the reference is not better than always naming the most frequent label.
+        LabelsDoNotFit: they are no numbers, or the reference is not better than always naming the
+            most frequent one.
+        NotJudged: the outputs decide nothing.
     """
+    if labels.dtype.kind not in "iufb":
+        raise LabelsDoNotFit(
+            "the labels under 'y' are text; give the indices of the classes, from 0"
+        )
     decided = decisions(reference, list(reference)[:1])[:, 0]
     accuracy = float(np.mean(decided == labels))
     _, counts = np.unique(labels, return_counts=True)
     commonest = counts.max() / len(labels)
     if accuracy < commonest or accuracy == 0:
-        raise NotJudged(
+        raise LabelsDoNotFit(
             f"the trained model is right on {accuracy:.1%} of the held-out rows, where always "
             f"naming the commonest label is right on {commonest:.1%}: the labels do not fit it; "
             "they are the indices of the classes, from 0, in the order of the rows"
@@ -209,10 +219,17 @@ def check_labels(reference: Arrays, labels: np.ndarray[Any, Any]) -> None:
 
 def _rows_to_prove(events: int, max_drop: float) -> str:
     """How many rows would hold if no more of them were newly wrong."""
-    rows = events + 1
-    while rows < 10**6 and 100 * upper_bound(events, rows) > max_drop:
-        rows = math.ceil(rows * 1.02) + 1
-    return f"about {rows}" if rows < 10**6 else "no number of"
+    low, high = events, events + 1
+    while 100 * upper_bound(events, high) > max_drop:
+        low, high = high, 2 * high
+        if high > 10**7:
+            return "no number of"
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (
+            (middle, high) if 100 * upper_bound(events, middle) > max_drop else (low, middle)
+        )
+    return str(high)
 
 
 def largest_difference(outputs: Arrays, reference: Arrays) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -93,6 +94,8 @@ def load(
 
     Exit code 1 if no call succeeded.
     """
+    if not re.fullmatch(r"[^/\s]+:\d{1,5}", target):
+        raise InvalidSetting(f"--target is '{target}'; it takes HOST:PORT, without http://")
     if rows_file is not None and not rows_file.exists():
         raise InvalidSetting(f"{rows_file} does not exist")
     with client.connected(target) as caller:
@@ -137,7 +140,13 @@ def demo(
         typer.Option(metavar="ID", help="Entry of the price book that costs are computed from."),
     ] = "aws-c7i.xlarge",
     price_book: Annotated[
-        Path, typer.Option("--prices", metavar="FILE", help="Your own price book, in YAML.")
+        Path,
+        typer.Option(
+            "--prices",
+            metavar="FILE",
+            help="Your own price book, in YAML.",
+            show_default="the one that is shipped",
+        ),
     ] = prices.SHIPPED,
     quick: Annotated[
         bool,

@@ -97,7 +97,8 @@ def run(stage: Stage, price: Price, step: Step, *, quick: bool) -> Report:
         FarthingError: a step failed; the sentence says which.
     """
     stage.directory.mkdir(parents=True, exist_ok=True)
-    stage.log.unlink(missing_ok=True)
+    for name in ("demo.log", "report.html", "report.json"):  # they would not match any more
+        (stage.directory / name).unlink(missing_ok=True)
     shutil.rmtree(stage.models, ignore_errors=True)
     trained = _train(stage, quick=quick)
     contract = _convert(stage)

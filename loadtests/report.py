@@ -116,6 +116,7 @@ def _table(report: Report) -> str:
     for row in report.rows:
         values = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(report, row))
         why = f"refused: {row.refused}" if row.refused else ""
+        why = why or ("served" if row.name == report.chosen else "")
         kind = ' class="chosen"' if row.name == report.chosen else ""
         body.append(
             f"<tr{kind}><td>{html.escape(row.name)}</td>{values}"
@@ -159,6 +160,8 @@ def _dollars(report: Report) -> Any:
 def _accuracy(report: Report) -> Any:
     figure = _figure("$ per million requests", "held-out accuracy, %", showlegend=False)
     figure.update_xaxes(rangemode="tozero")
+    lowest = min(row.accuracy or 0.0 for row in _measured(report))
+    figure.update_yaxes(range=[100 * lowest - 1.5, 100.4], tickvals=_ticks(100 * lowest - 1.5))
     for index, row in enumerate(_measured(report)):
         # Above and below in turn: neighbours often cost nearly the same.
         position = "top center" if index % 2 else "bottom center"
@@ -168,6 +171,12 @@ def _accuracy(report: Report) -> Any:
             marker={"color": _colour(row), "size": 14},
         )  # fmt: skip
     return figure
+
+
+def _ticks(low: float) -> list[float]:
+    """Round percentages from above ``low`` up to 100, some five of them."""
+    step = next(s for s in (0.5, 1, 2, 5, 10, 20) if (100 - low) / s <= 6)
+    return [100 - step * n for n in range(int((100 - low) / step) + 1)]
 
 
 def _latency(report: Report) -> Any:

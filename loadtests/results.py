@@ -121,7 +121,7 @@ class Conditions:
             "storage, network, people.",
             f"Data: scikit-learn's digits; {rows['train']} rows to train, {rows['calibration']} to "
             f"calibrate, {rows['held_out']} held out, disjoint. Accuracy is that of the served "
-            "answers.",
+            "answers; a refused variant's is the converter's.",
             f"Load: Locust, closed loop over gRPC, {self.seconds:g} s each, one row a request; "
             f"latency with one caller, rate with {self.users}. p99 from {P99_SAMPLES} calls up.",
             "keras: the trained model called in process, tf.function, one row a call, no network: "

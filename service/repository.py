@@ -81,6 +81,8 @@ def load(settings: Settings, clock: Callable[[], float] = time.monotonic) -> Rep
         ModelUnusable: there is no model, or one of them cannot be served as it is.
     """
     root = settings.repository
+    if root.is_file() and root.suffix != ".onnx":
+        raise ModelUnusable(f"{root} is no .onnx file; `farthing convert` makes one of it")
     if root.is_file():
         # A single file is served as version 1 of a model with the file's name.
         found = [(root.stem, "1", plain(root))]
@@ -88,6 +90,8 @@ def load(settings: Settings, clock: Callable[[], float] = time.monotonic) -> Rep
         found = [(path.parent.name, path.name, read(path)) for path in latest_versions(root)]
     else:
         raise ModelUnusable(f"{root} does not exist; give a model repository or an .onnx file")
+    if not found and versions_in(root):
+        raise ModelUnusable(f"{root} is one model; serve the repository it lies in: {root.parent}")
     if not found:
         raise ModelUnusable(f"{root} holds no model; expected {root}/NAME/VERSION/{MODEL_FILE}")
     models: dict[str, dict[str, Model]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -197,6 +198,12 @@ def _watch(repository: Repository, metrics: Metrics) -> None:
 
 
 def _bind_grpc(server: grpc.aio.Server, settings: Settings) -> int:
+    taken = _taken(settings.host, settings.grpc_port)
+    if taken:
+        raise InvalidSetting(
+            f"cannot listen on {settings.host}:{settings.grpc_port} for gRPC ({taken}); choose "
+            "another with --grpc-port, or 0 for a free one"
+        )
     try:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         port = server.add_insecure_port(f"{host}:{settings.grpc_port}")
@@ -204,10 +211,20 @@ def _bind_grpc(server: grpc.aio.Server, settings: Settings) -> int:
         port = 0
     if not port:
         raise InvalidSetting(
-            f"cannot listen on {settings.host}:{settings.grpc_port} for gRPC: the port is in use "
-            "or not allowed; choose another with --grpc-port, or 0 for a free one"
+            f"gRPC cannot listen on {settings.host}:{settings.grpc_port}; choose another address "
+            "with --host, or another port with --grpc-port"
         )
     return int(port)
+
+
+def _taken(host: str, port: int) -> str | None:
+    """Why a port cannot be had, or None; asked first, since gRPC says it in lines of its own."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        return error.strerror or "not possible"
+    return None
 
 
 def _bind_metrics(settings: Settings, registry: CollectorRegistry) -> tuple[WSGIServer, int]:

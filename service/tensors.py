@@ -23,6 +23,7 @@ _Tensor = pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequ
 
 _LENGTH = struct.Struct("<I")
 _QUOTED = 64
+_DIMENSIONS = 32  # numpy's arrays have not many more
 _EMPTY_ELEMENTS = 2**24
 
 
@@ -130,7 +131,7 @@ def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSp
         raise InvalidInput(
             f"input '{spec.name}' is {_quoted(tensor.datatype)}; the model takes {spec.datatype}"
         )
-    shape = list(tensor.shape[: len(spec.shape) + 1])
+    shape = list(tensor.shape[:_DIMENSIONS])
     fits = len(shape) == len(spec.shape) and all(
         given >= 0 and wanted in (-1, given)
         for given, wanted in zip(shape, spec.shape, strict=True)

@@ -32,6 +32,10 @@ zeta = layers.Dense(3, activation="softmax", name="zeta")(both)
 alpha = layers.Dense(2, activation="softmax", name="alpha")(both)
 many = keras.Model([right, left], [zeta, alpha])
 many.save("many.keras")
+plain = keras.Sequential([keras.Input((8,)), layers.Dense(1)])
+plain.save("regression.keras")
+np.savez("regression.npz", x=x, y=np.asarray(plain(x))[:, 0])
+
 feeds = {"left": random.random((400, 4), np.float32), "right": random.random((400, 6), np.float32)}
 zeta, alpha = many([feeds["right"], feeds["left"]])
 np.savez("many.npz", y=np.argmax(zeta, axis=1), **feeds)
@@ -45,6 +49,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-c", BUILD], cwd=directory, check=True, capture_output=True, timeout=120
     )
     return directory
+
+
+def test_of_a_model_that_decides_nothing_only_fp32_is_published(
+    built: Path, tmp_path: Path
+) -> None:
+    manifest = pipeline.convert(
+        built / "regression.keras", name="r", out=tmp_path, evaluate=built / "regression.npz"
+    )
+    assert manifest.published == ("fp32",)
+    reasons = [variant.reason for variant in manifest.variants if not variant.accepted]
+    assert any("so far only classifiers are" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize(

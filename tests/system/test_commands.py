@@ -49,6 +49,8 @@ def test_help_lists_the_verbs() -> None:
         (("load", "--target", "127.0.0.1:1", "--model", "m"), "nothing answers"),
         (("load", "--target", "127.0.0.1:1", "--model", "m", "--users", "0"), "--users"),
         (("load", "--model", "m"), "--target"),
+        (("load", "--target", "http://127.0.0.1:1", "--model", "m"), "without http://"),
+        (("serve", "README.md"), "no .onnx file"),
         (("demo", "--price", "free"), "no price 'free'"),
         (("demo", "--seconds", "fast"), "--seconds"),
         (("demo", "--directory", "/dev/null/demo"), "cannot use /dev/null/demo"),
@@ -86,8 +88,14 @@ def test_a_port_in_use_is_one_sentence(double_repository: Path, option: str) -> 
         words = [word for pair in ports.items() for word in pair]
         done = farthing("serve", str(double_repository), "--host", "127.0.0.1", *words)
     assert done.returncode == 2
-    assert f"choose another with {option}" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert f"choose another with {option}" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_serving_one_models_directory_says_where_the_repository_is(double_repository: Path) -> None:
+    done = farthing("serve", str(double_repository / "double"))
+    assert done.returncode == 2
+    assert f"the repository it lies in: {double_repository}" in done.stderr
 
 
 def test_a_server_says_where_it_listens_in_one_json_line(double_repository: Path) -> None:

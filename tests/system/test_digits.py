@@ -122,4 +122,5 @@ def test_inspect_prints_what_was_published(digits: Digits) -> None:
     assert printed == manifest(digits)
     table = farthing("inspect", str(digits.repository / "digits")).stdout
     assert all(name in table for name in ("fp32", "fp16", "int8-dynamic", "int8-static"))
+    assert "takes x FP32 [-1, 32, 32, 1]" in table
     assert max(map(len, table.splitlines())) <= 100
