@@ -27,10 +27,12 @@ class Evidence:
 
     Attributes:
         rows: the held-out rows, each once.
+        answers: output name -> fp32's answers for them.
         expected: output name -> the framework's own answers; fp32's where there is no framework.
     """
 
     rows: Samples
+    answers: verify.Arrays
     expected: verify.Arrays
 
     @classmethod
@@ -50,7 +52,11 @@ class Evidence:
         expected = answers if exported.expected is None else exported.expected
         labels = None if held_out.labels is None else held_out.labels[once]
         rows = Samples({name: array[once] for name, array in held_out.feeds.items()}, labels)
-        return cls(rows, {name: array[once] for name, array in expected.items()})
+        mine, right = (
+            {name: array[once] for name, array in outputs.items()}
+            for outputs in (answers, expected)
+        )
+        return cls(rows, mine, right)
 
 
 class Judge:
@@ -60,6 +66,7 @@ class Judge:
         self,
         recipe: Recipe,
         exported: Exported,
+        reference: Session,
         *,
         calibration: Samples | None,
         held_out: Samples | None,
@@ -72,7 +79,7 @@ class Judge:
         self._recipe = recipe
         self._exported = exported
         self._calibration = calibration
-        self._reference = Session(exported.path, SessionOptions())
+        self._reference = reference
         self._evidence: Evidence | None = None
         if held_out is not None:
             self._evidence = Evidence.gather(exported, self._reference, held_out)
@@ -93,32 +100,24 @@ class Judge:
         return self._candidate(name, path), path
 
     def _fp32(self) -> Variant:
-        framework = self._exported.expected is not None or "largest_difference" in (
-            self._exported.facts
-        )
+        difference = self._exported.facts.get("largest_difference")
         reason = "as it is; there is no framework to compare it with"
-        if framework:
-            difference = self._exported.facts["largest_difference"]
+        if difference is not None:
             reason = f"answers random rows as its framework does, within {difference:.1e}"
         figures: dict[str, float] = {}
         if self._evidence is not None:
-            figures = self._accuracy(verify.predict(self._reference, self._evidence.rows))
+            evidence = self._evidence
+            with suppress(verify.NotJudged):  # then it has no accuracy, but may be published
+                figures = verify.judge_accuracy(
+                    evidence.answers, evidence.expected, evidence.rows.labels, max_drop=100
+                ).figures
             if self._exported.expected is not None:
+                difference = verify.largest_difference(evidence.answers, evidence.expected)
                 reason = (
-                    f"answers {len(self._evidence.rows)} held-out rows as its framework does, "
-                    f"within {figures.get('largest_difference', 0.0):.1e}"
+                    f"answers {len(evidence.rows)} held-out rows as its framework does, within "
+                    f"{difference:.1e}"
                 )
         return _record(REFERENCE, self._exported.path, reason, figures, accepted=True)
-
-    def _accuracy(self, answers: verify.Arrays) -> dict[str, float]:
-        """fp32's own figures; none where its outputs decide nothing."""
-        assert self._evidence is not None
-        try:
-            return verify.judge_accuracy(
-                answers, self._evidence.expected, self._evidence.rows.labels, max_drop=100
-            ).figures
-        except verify.NotJudged:
-            return {}
 
     def _candidate(self, name: str, path: Path) -> Variant:
         build, evidence = VARIANTS[name], self._evidence

@@ -79,7 +79,7 @@ def run(recipe: Recipe, step: Step = nullcontext) -> Manifest:
         held_out = _rows(recipe.evaluate, reference)
         if calibration and held_out:
             samples.check_disjoint(calibration, held_out)
-        judge = Judge(recipe, exported, calibration=calibration, held_out=held_out)
+        judge = Judge(recipe, exported, reference, calibration=calibration, held_out=held_out)
         judged, files = [], {}
         for name in recipe.wanted:
             with step(f"building and verifying {name}"):

@@ -21,8 +21,6 @@ from service.manifest import TensorSpec
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
-VERSION: str = ort.__version__
-
 
 @dataclass(frozen=True)
 class SessionOptions:
