@@ -35,7 +35,7 @@ _LIGHT = ("serve", "doctor")
 
 # name -> (module, name there)
 _NAMES = {
-    "convert": ("converter.pipeline", "convert"),
+    "convert": ("converter.api", "convert"),
     "Recipe": ("converter.recipe", "Recipe"),
     "Manifest": ("service.manifest", "Manifest"),
     "FarthingError": ("service.errors", "FarthingError"),

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from converter import pipeline
-from converter.recipe import ALL_VARIANTS, Recipe
+from converter import pipeline, tables
+from converter.recipe import ALL_VARIANTS, METRICS, Bounds, Budget, Recipe, Source
+from converter.zoo import material
 from service import hardware, manifest, repository
 from service.errors import InvalidSetting
-from service.manifest import Manifest, Variant
-
-_WIDTH = 100
+from service.manifest import Manifest
 
 
 def convert(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The trained model: .keras, .h5, .onnx.")
-    ],
+        str,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="The trained model: .keras, .h5, a SavedModel, .pt2, TorchScript, a Hugging Face "
+            "folder, .joblib, .tflite, .onnx; or zoo:NAME, a model that is trained here first "
+            "(`python -m converter.zoo --list`).",
+        ),
+    ] = "",
     name: Annotated[
         str,
         typer.Option(
             metavar="NAME",
             help="What callers will call it, and its directory: 1 to 128 letters, digits, '_', "
-            "'-' or '.'. A name that exists gets a new version.",
+            "'-' or '.'; the file's name unless said. A name that exists gets a new version.",
         ),
-    ],
+    ] = "",
     out: Annotated[
         Path,
         typer.Option(
@@ -43,23 +46,24 @@ def convert(
         ),
     ] = Path("models"),
     calibration: Annotated[
-        Path | None,
+        str,
         typer.Option(
-            metavar="X.npz",
-            help="Some 100 to 1000 typical rows, that set the ranges of int8-static: one array per "
-            "input under its name, or 'x' where there is one input. Without it int8-static is not "
-            "built.",
+            metavar="ROWS",
+            help="Some 100 to 1000 typical rows: an .npz with one array per input under its name, "
+            "or 'x' where there is one input; or pkg.mod:rows, a function that gives dictionaries "
+            "of arrays, streamed. They set ranges and guide the search; without them only fp32 and "
+            "int8-dynamic are built.",
         ),
-    ] = None,
+    ] = "",
     evaluate: Annotated[
-        Path | None,
+        str,
         typer.Option(
-            metavar="XY.npz",
+            metavar="ROWS",
             help="Held-out rows in the same form, labels under 'y'. Every variant is judged on "
-            "them; without it only fp32 is published. 300 rows can prove a drop of 1 point, 600 "
+            "them; without them only fp32 is published. 300 rows can prove a drop of 1 point, 600 "
             "one of 0.5.",
         ),
-    ] = None,
+    ] = "",
     variants: Annotated[
         str, typer.Option(metavar="A,B,...", help="What to build beside fp32; fewer is faster.")
     ] = ",".join(ALL_VARIANTS),
@@ -67,9 +71,7 @@ def convert(
         float,
         typer.Option(
             metavar="POINTS",
-            min=0,
-            max=100,
-            help="Points of accuracy a variant may lose, 0 to 100, at 95 % confidence. Smaller "
+            help="Points of the metric a variant may lose, 0 to 100, at 95 % confidence. Smaller "
             "refuses more variants and needs more held-out rows.",
         ),
     ] = 1.0,
@@ -77,10 +79,105 @@ def convert(
         float,
         typer.Option(
             metavar="RATIO",
-            help="How many times faster than fp32 an int8 variant must be on this machine, above 0 "
-            "to 100. Below 1 publishes what costs more than it saves.",
+            help="How many times faster than fp32 an int8 or pruned variant must be on this "
+            "machine, above 0 to 100. Below 1 publishes what costs more than it saves.",
         ),
     ] = 1.1,
+    metric: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(METRICS),
+            help="accuracy needs labels; agreement compares decisions with the trained model's; "
+            "distance its numbers (regression, embeddings). auto takes the first that can be had.",
+        ),
+    ] = "auto",
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="For the metric distance: a row counts as lost where its answer moved by more "
+            "than this share of the outputs' spread.",
+        ),
+    ] = 0.05,
+    accept_unproven: Annotated[
+        bool,
+        typer.Option(
+            "--accept-unproven",
+            help="Publish also what too few held-out rows can neither prove nor refute; the "
+            "manifest says so.",
+        ),
+    ] = False,
+    budget: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="For each variant that does not hold at once: how long to search for one that "
+            "does (equalization, other ranges, regions left in fp32).",
+        ),
+    ] = 60.0,
+    prune: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the channels that the variant pruned cuts, above 0 to 0.9; less is "
+            "tried where it loses too much.",
+        ),
+    ] = 0.3,
+    uint8_input: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME:scale=1/255:mean=A,B,C:std=D,E,F:axis=N",
+            help="Fold (x * scale - mean) / std into the graph, so that clients send bytes, a "
+            "quarter of the traffic. Rows are then uint8 as well.",
+        ),
+    ] = "",
+    top_k: Annotated[
+        int,
+        typer.Option(
+            metavar="K",
+            help="Answer with the K best classes and their indices in place of all scores; 0 for "
+            "all.",
+        ),
+    ] = 0,
+    signature: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Which signature of a SavedModel that has several."),
+    ] = "",
+    factory: Annotated[
+        str,
+        typer.Option(
+            metavar="pkg.mod:build",
+            help="A function that builds the PyTorch module (or it and example inputs), for "
+            "weights that were saved without it. Your code is run.",
+        ),
+    ] = "",
+    weights: Annotated[
+        str, typer.Option(metavar="F", help="The state_dict for --factory: .pt or .safetensors.")
+    ] = "",
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="pkg.mod",
+            help="A module to import first, that registers custom layers; may be repeated.",
+        ),
+    ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Run code that the file holds (pickle, joblib, Lambda layers): it can do all that "
+            "you can. Only for files of your own.",
+        ),
+    ] = False,
+    memory_gb: Annotated[
+        float,
+        typer.Option(
+            metavar="GB",
+            help="Most resident memory of the export's process; beyond it the conversion ends with "
+            "a sentence. 0 for four fifths of what this machine has.",
+        ),
+    ] = 0.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the manifest as JSON instead of the table.")
     ] = False,
@@ -90,22 +187,42 @@ def convert(
     Each variant is compared with the trained model's own answers on the held-out rows, and timed
     beside fp32 on this machine. What fails a bound is recorded with the reason, and not published.
     """
-    recipe = Recipe(
-        source=model,
-        name=name,
-        out=out,
-        calibration=calibration,
-        evaluate=evaluate,
-        variants=tuple(part.strip() for part in variants.split(",") if part.strip()),
-        max_drop=max_drop,
-        min_speedup=min_speedup,
+    if model.startswith(material.PREFIX):
+        made = material.train(model)
+        model, trust = str(made.model), True
+        name = name or made.name
+        calibration = calibration or str(made.calibration)
+        evaluate = evaluate or str(made.held_out)
+    if model and factory:
+        raise InvalidSetting("give either a model or --factory (with --weights), not both")
+    path = model or weights
+    source = Source(
+        path=Path(path) if path else None,
+        signature=signature,
+        factory=factory,
+        imports=tuple(imports or ()),
+        trust=trust,
+        memory_gb=memory_gb or 0.8 * hardware.memory_bytes() / 1e9,
     )
-    console = Console(stderr=as_json, width=_WIDTH)
+    recipe = Recipe(
+        source=source,
+        name=name or (Path(path).stem if path else factory.rpartition(":")[2]),
+        out=out,
+        calibration=calibration or None,
+        evaluate=evaluate or None,
+        variants=tuple(part.strip() for part in variants.split(",") if part.strip()),
+        bounds=Bounds(max_drop, min_speedup, metric, tolerance, accept_unproven),
+        budget=Budget(seconds=budget),
+        prune=prune,
+        uint8=uint8_input,
+        top_k=top_k,
+    )
+    console = Console(stderr=as_json, width=tables.WIDTH)
     contract = pipeline.run(recipe, lambda what: _shown(console, what))
     if as_json:
         print(contract.to_json(), end="")
     else:
-        _print(console, contract)
+        tables.show(console, contract)
 
 
 def inspect(
@@ -119,70 +236,38 @@ def inspect(
         bool, typer.Option("--json", help="Print JSON instead of the table.")
     ] = False,
 ) -> None:
-    """Print what a published model, or any ONNX file, holds."""
-    contract = _contract(path)
+    """Print what a published model, or any ONNX file, holds, and why it is not faster."""
+    contract, directory = _contract(path)
     if as_json:
         print(contract.to_json(), end="")
-    else:
-        _print(Console(width=_WIDTH), contract)
+        return
+    console = Console(width=tables.WIDTH)
+    tables.show(console, contract)
+    for variant in contract.variants:
+        if variant.file:
+            tables.show_findings(console, variant.name, directory / variant.file)
 
 
-def _contract(path: Path) -> Manifest:
+def _contract(path: Path) -> tuple[Manifest, Path]:
     if path.is_file():
-        return repository.plain(path)
+        return repository.plain(path), path.parent
     if not path.is_dir():
         raise InvalidSetting(f"{path} does not exist")
     path = path.resolve()  # its name must be the model's or the version's, also for "."
     if manifest.is_version(path.name):
-        return repository.read(path)
+        return repository.read(path), path
     versions = manifest.versions_in(path)
     if not versions:
         raise InvalidSetting(f"{path} holds no version of a model; expected {path}/1")
-    return repository.read(path / str(versions[-1]))
+    latest = path / str(versions[-1])
+    return repository.read(latest), latest
 
 
 @contextmanager
-def _shown(console: Console, what: str) -> Iterator[None]:
+def _shown(console: Console, what: str) -> Iterator[Callable[[str], None]]:
     """A moving bar and the time elapsed while a step lasts; a line when it is done."""
-    columns = (TextColumn("  {task.description}"), BarColumn(30), TimeElapsedColumn())
+    columns = (TextColumn("  {task.description}"), BarColumn(20), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=None)
-        yield
-        progress.update(task, total=1, completed=1)
-
-
-def _print(console: Console, contract: Manifest) -> None:
-    table = Table(title=f"{contract.name}: variants", title_justify="left")
-    table.add_column("variant")
-    for heading in ("MB", "accuracy", "agrees", "speed-up\nbatch 1 / 8"):
-        table.add_column(heading, justify="right")
-    table.add_column("published, or why not", overflow="fold")
-    for variant in contract.variants:
-        table.add_row(
-            variant.name,
-            f"{variant.bytes / 1e6:.2f}" if variant.bytes else "-",
-            _percent(variant, "accuracy"),
-            _percent(variant, "agreement"),
-            _ratios(variant),
-            escape(variant.reason)
-            if variant.accepted
-            else f"[red]refused[/]: {escape(variant.reason)}",
-        )
-    console.print(table)
-    for kind, specs in (("takes", contract.inputs), ("gives", contract.outputs)):
-        tensors = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in specs)
-        console.print(escape(f"It {kind} {tensors}, where -1 is free."), highlight=False)
-    choice = contract.chosen.get(hardware.fingerprint())
-    if choice:
-        said = f"On this hardware `farthing serve` takes {choice.variant}: {choice.reason}."
-        console.print(escape(said), highlight=False)
-
-
-def _percent(variant: Variant, figure: str) -> str:
-    value = variant.figures.get(figure)
-    return "-" if value is None else f"{100 * value:.2f} %"
-
-
-def _ratios(variant: Variant) -> str:
-    ratios = [variant.figures.get(f"speedup_batch_{batch}") for batch in (1, 8)]
-    return " / ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+        yield lambda text: progress.update(task, description=text[:60])
+        progress.update(task, description=what, total=1, completed=1)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter import verify
+from converter import compare, search, speed, verify
 from converter.recipe import Recipe
 from converter.samples import Samples
+from converter.search import Found, Selection
 from converter.sources import Exported
-from converter.variants import VARIANTS
+from converter.variants import CPU, VARIANTS, VariantFailed, Workshop
 from service import hardware, manifest
-from service.errors import FarthingError
+from service.errors import FarthingError, InvalidSetting
 from service.manifest import MODEL_FILE, REFERENCE, Choice, Figures, Variant
 from service.session import Session, SessionOptions
 
 # A file this large beside fp32's was hardly quantized at all.
 _UNTOUCHED = 0.9
+Tell = Callable[[str], None]
+HOLDS, UNPROVEN, FAILS = "holds", "not proven", "fails"
 
 
 @dataclass(frozen=True)
@@ -32,29 +34,30 @@ class Evidence:
     """
 
     rows: Samples
-    answers: verify.Arrays
-    expected: verify.Arrays
+    answers: compare.Arrays
+    expected: compare.Arrays
 
     @classmethod
-    def gather(cls, exported: Exported, reference: Session, held_out: Samples) -> Evidence:
+    def gather(
+        cls, expected: compare.Arrays | None, reference: Session, held_out: Samples
+    ) -> Evidence:
         """Take each row once, with the framework's answers for it.
 
         Raises:
             FarthingError: fp32 does not answer as its framework does.
         """
         answers = verify.predict(reference, held_out)
-        if exported.expected is not None and not verify.close(answers, exported.expected):
+        if expected is not None and not compare.close(answers, expected):
             raise FarthingError(
                 "the fp32 export answers the held-out rows differently from its framework; it is "
                 "not what was trained"
             )
         once = held_out.distinct()
-        expected = answers if exported.expected is None else exported.expected
         labels = None if held_out.labels is None else held_out.labels[once]
         rows = Samples({name: array[once] for name, array in held_out.feeds.items()}, labels)
         mine, right = (
             {name: array[once] for name, array in outputs.items()}
-            for outputs in (answers, expected)
+            for outputs in (answers, answers if expected is None else expected)
         )
         return cls(rows, mine, right)
 
@@ -66,38 +69,74 @@ class Judge:
         self,
         recipe: Recipe,
         exported: Exported,
-        reference: Session,
+        shop: Workshop,
         *,
-        calibration: Samples | None,
+        selection: Samples | None,
         held_out: Samples | None,
     ) -> None:
         """Hold what all variants of one conversion are judged by.
 
+        Args:
+            recipe: the bounds and the budget.
+            exported: fp32, and what its framework answered.
+            shop: where candidates are made, and of what.
+            selection: rows to search on; None where there are none.
+            held_out: rows to judge on; None where there are none.
+
         Raises:
-            FarthingError: the export or the labels cannot be what they should be.
+            FarthingError: the export, the labels or the metric cannot be what they should be.
         """
         self._recipe = recipe
+        self._bounds = recipe.bounds
         self._exported = exported
-        self._calibration = calibration
-        self._reference = reference
+        self._shop = shop
+        self._reference = Session(exported.path, SessionOptions())
+        self._selection = None
+        if selection is not None:
+            self._selection = Selection(self._reference, selection, recipe.bounds)
         self._evidence: Evidence | None = None
         if held_out is not None:
-            self._evidence = Evidence.gather(exported, self._reference, held_out)
-            if self._evidence.rows.labels is not None:
-                # Of what decides nothing only fp32 is published, and each variant says why.
-                with suppress(verify.NotJudged):
-                    verify.check_labels(self._evidence.expected, self._evidence.rows.labels)
+            self._evidence = Evidence.gather(exported.expected, self._reference, held_out)
+            self._check_metric(self._evidence)
 
-    def variant(self, name: str, directory: Path) -> tuple[Variant, Path]:
-        """Build one variant in the directory, and accept or refuse it with the reason.
+    def variant(self, name: str, tell: Tell = lambda text: None) -> tuple[Variant, Path]:
+        """Build one variant, and accept or refuse it with the reason.
+
+        Args:
+            name: of the variant.
+            tell: called with what is being tried.
 
         Returns:
             The decision, and the file it is about.
         """
         if name == REFERENCE:
             return self._fp32(), self._exported.path
-        path = directory / f"{name}.onnx"
-        return self._candidate(name, path), path
+        nothing = self._exported.path
+        build = VARIANTS[name]
+        if self._evidence is None:
+            return _not_built(name, "give held-out rows with --evaluate to verify it on"), nothing
+        if build.needs and self._shop.rows is None:
+            return _not_built(name, f"give {build.needs} with --calibration"), nothing
+        try:
+            found = self._search(name, tell)
+            variant = self._decide(name, found, self._evidence, tell)
+        except VariantFailed as error:
+            return _not_built(name, str(error)), nothing
+        except Exception as error:  # the quantizers raise anything
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            return _not_built(name, f"building or running it failed: {first[:200]}"), nothing
+        if name == "pruned" and variant.accepted:
+            self._shop.pruned = found.candidate.path
+        return variant, found.candidate.path
+
+    def _check_metric(self, evidence: Evidence) -> None:
+        labels = evidence.rows.labels
+        try:
+            metric = verify.metric_for(self._bounds, evidence.expected, labels)
+        except compare.NotJudged as error:
+            raise InvalidSetting(f"cannot judge by {self._bounds.metric}: {error}") from None
+        if metric == "accuracy" and labels is not None:
+            verify.check_labels(evidence.expected, labels)
 
     def _fp32(self) -> Variant:
         difference = self._exported.facts.get("largest_difference")
@@ -107,63 +146,84 @@ class Judge:
         figures: dict[str, float] = {}
         if self._evidence is not None:
             evidence = self._evidence
-            with suppress(verify.NotJudged):  # then it has no accuracy, but may be published
-                figures = verify.judge_accuracy(
-                    evidence.answers, evidence.expected, evidence.rows.labels, max_drop=100
-                ).figures
-            if self._exported.expected is not None:
-                difference = verify.largest_difference(evidence.answers, evidence.expected)
-                reason = (
-                    f"answers {len(evidence.rows)} held-out rows as its framework does, within "
-                    f"{difference:.1e}"
-                )
+            verdict = verify.judge_accuracy(
+                evidence.answers, evidence.expected, evidence.rows.labels, self._bounds
+            )
+            figures = verdict.figures
+            rows = len(evidence.rows)
+            if difference is not None:
+                reason += f", and {rows} held-out rows within {figures['largest_difference']:.1e}"
         return _record(REFERENCE, self._exported.path, reason, figures, accepted=True)
 
-    def _candidate(self, name: str, path: Path) -> Variant:
-        build, evidence = VARIANTS[name], self._evidence
-        if evidence is None:
-            return _not_built(name, "give held-out rows with --evaluate to verify it on")
-        if build.needs_calibration and self._calibration is None:
-            return _not_built(name, "give rows for its ranges with --calibration")
-        try:
-            build.make(self._exported.path, path, self._calibration)
-            session = Session(path, SessionOptions())
-            answers = verify.predict(session, evidence.rows)
-        except Exception as error:  # the quantizers raise anything
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return _not_built(name, f"building or running it failed: {first[:200]}")
-        return self._decide(name, path, session, answers)
+    def _search(self, name: str, tell: Tell) -> Found:
+        """The candidate to judge: the first without selection rows, else what a search finds."""
+        build = VARIANTS[name]
+        ladder = build.ladder(self._shop)
+        gated = build.device == CPU
+        if self._selection is None:
+            candidate = next(ladder)
+            ladder.close()
+            return Found(candidate, search.UNSEEN, 1)
+        selection = self._selection
+        return search.best(
+            ladder,
+            lambda candidate: selection.score(candidate, gated=gated),
+            least_speedup=_HOPELESS * self._bounds.min_speedup if gated else 0.0,
+            budget=self._recipe.budget,
+            tell=lambda how: tell(f"{name}: {how}"),
+        )
 
-    def _decide(self, name: str, path: Path, session: Session, answers: verify.Arrays) -> Variant:
-        assert self._evidence is not None
-        try:
-            verdict = verify.judge_accuracy(
-                answers,
-                self._evidence.expected,
-                self._evidence.rows.labels,
-                max_drop=self._recipe.max_drop,
-            )
-        except verify.NotJudged as error:
-            reason = f"not judged: {error}; so far only classifiers are"
-            return _record(name, path, reason, {}, accepted=False)
-        feeds = self._evidence.rows.slice(0, max(verify.SPEED_BATCHES))
-        figures = verdict.figures | verify.speed_up(self._reference, session, feeds)
-        if VARIANTS[name].device != "cpu":
-            reason = f"{verdict.reason}; meant for a GPU, its speed is not judged here"
-            reason += f" ({_speeds(figures)})"
-            return _record(name, path, reason, figures, accepted=verdict.holds)
-        if verify.least_speed_up(figures) >= self._recipe.min_speedup:
-            reason = f"{verdict.reason}; {_speeds(figures)}"
-            return _record(name, path, reason, figures, accepted=verdict.holds)
+    def _decide(self, name: str, found: Found, evidence: Evidence, tell: Tell) -> Variant:
+        path = found.candidate.path
+        made = {
+            "how": found.candidate.how,
+            "excluded": list(found.candidate.excluded),
+            "ranges_sha256": found.candidate.ranges_sha256,
+            "trials": found.trials,
+            "looks": 0,
+        }
+        gated = VARIANTS[name].device == CPU
+        session = Session(path, SessionOptions())
+        figures: dict[str, float] = {}
+        if gated:
+            tell(f"{name}: timing it beside fp32")
+            feeds = evidence.rows.slice(0, max(speed.BATCHES))
+            figures = speed.speed_up(self._reference, session, feeds)
+            if speed.least(figures) < self._bounds.min_speedup:
+                reason = self._does_not_pay(path, figures)
+                return _record(name, path, reason, figures, accepted=False, made=made)
+        tell(f"{name}: judging it on {len(evidence.rows)} held-out rows")
+        made["looks"] = 1
+        answers = verify.predict_in_company(session, evidence.rows)
+        verdict = verify.judge_accuracy(
+            answers, evidence.expected, evidence.rows.labels, self._bounds
+        )
+        figures |= verdict.figures
+        accepted = verdict.outcome == HOLDS
+        reason = verdict.reason
+        if verdict.outcome == UNPROVEN and self._bounds.accept_unproven:
+            accepted, reason = True, f"{reason}; published by --accept-unproven"
+        if found.candidate.excluded:
+            reason += f"; {found.candidate.how}"
+        if found.told and not accepted:
+            reason += f"; {found.told}"
+        reason += f"; {_speeds(figures)}" if gated else "; meant for a GPU, speed not measured here"
+        return _record(
+            name, path, reason, figures, accepted=accepted, made=made, outcome=verdict.outcome
+        )
+
+    def _does_not_pay(self, path: Path, figures: Figures) -> str:
         reason = (
             f"does not pay on this CPU: {_speeds(figures)} against fp32, where "
-            f"{self._recipe.min_speedup:g}x is asked"
+            f"{self._bounds.min_speedup:g}x is asked"
         )
         if path.stat().st_size > _UNTOUCHED * self._exported.path.stat().st_size:
             reason += "; it found almost no weights that it can make smaller"
-        if not verdict.holds:
-            reason += f"; and {verdict.reason}"
-        return _record(name, path, reason, figures, accepted=False)
+        return reason
+
+
+# A few rounds are noisy: a candidate is only given up if it is clearly too slow.
+_HOPELESS = 0.9
 
 
 def choose(judged: Sequence[Variant]) -> Choice:
@@ -171,12 +231,12 @@ def choose(judged: Sequence[Variant]) -> Choice:
     paying = [
         variant
         for variant in judged
-        if variant.accepted and variant.name != REFERENCE and VARIANTS[variant.name].device == "cpu"
+        if variant.accepted and variant.name != REFERENCE and variant.device == CPU
     ]
     if not paying:
         return Choice(REFERENCE, "no cheaper variant was accepted on this CPU")
-    best = max(paying, key=lambda variant: verify.least_speed_up(variant.figures))
-    one, eight = (best.figures[f"speedup_batch_{batch}"] for batch in verify.SPEED_BATCHES)
+    best = max(paying, key=lambda variant: speed.least(variant.figures))
+    one, eight = (best.figures[f"speedup_batch_{batch}"] for batch in speed.BATCHES)
     return Choice(
         best.name,
         f"the fastest variant that holds: {one:.2f}x fp32 at batch 1, {eight:.2f}x at batch 8, on "
@@ -186,12 +246,20 @@ def choose(judged: Sequence[Variant]) -> Choice:
 
 def _speeds(figures: Figures) -> str:
     return " and ".join(
-        f"{figures[f'speedup_batch_{batch}']:.2f}x at batch {batch}"
-        for batch in verify.SPEED_BATCHES
+        f"{figures[f'speedup_batch_{batch}']:.2f}x at batch {batch}" for batch in speed.BATCHES
     )
 
 
-def _record(name: str, path: Path, reason: str, figures: Figures, *, accepted: bool) -> Variant:
+def _record(
+    name: str,
+    path: Path,
+    reason: str,
+    figures: Figures,
+    *,
+    accepted: bool,
+    made: dict[str, object] | None = None,
+    outcome: str = HOLDS,
+) -> Variant:
     file = MODEL_FILE if name == REFERENCE else f"model.{name}.onnx"
     return Variant(
         name=name,
@@ -201,8 +269,12 @@ def _record(name: str, path: Path, reason: str, figures: Figures, *, accepted: b
         sha256=manifest.sha256_of(path) if accepted else None,
         bytes=path.stat().st_size,
         figures=figures,
+        outcome=outcome if accepted or figures.get("rows") else FAILS,
+        device=VARIANTS[name].device if name in VARIANTS else CPU,
+        made=made or {},
     )
 
 
 def _not_built(name: str, reason: str) -> Variant:
-    return Variant(name=name, accepted=False, reason=f"not built: {reason}")
+    device = VARIANTS[name].device if name in VARIANTS else CPU
+    return Variant(name=name, accepted=False, reason=f"not built: {reason}", device=device)

@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from converter import publish, samples, sources
+from converter import child, cleaning, golden, publish, reshape, samples, sources
+from converter.exporters import trained
+from converter.exporters.trained import Request
 from converter.judge import Judge, choose
-from converter.recipe import ALL_VARIANTS, Recipe
+from converter.recipe import Recipe
 from converter.samples import Samples
-from service import hardware, manifest
+from converter.sources import Exported
+from converter.variants import Workshop
+from service import hardware
 from service.errors import FarthingError
-from service.manifest import Manifest
+from service.manifest import Manifest, Variant
 from service.session import Session, SessionOptions
 
-# Called with what is being done; the step lasts as long as the context.
-Step = Callable[[str], AbstractContextManager[Any]]
-_TOOLS = ("farthing", "numpy", "onnx", "onnxruntime")
+Tell = Callable[[str], None]
+# Called with what is being done; the step lasts as long as the context, and may be told more.
+Step = Callable[[str], AbstractContextManager[Tell]]
+_TOOLS = ("farthing", "numpy", "onnx", "onnxruntime", "onnxslim")
 
 
-def convert(
-    source: Path | str,
-    *,
-    name: str,
-    out: Path | str,
-    calibration: Path | str | None = None,
-    evaluate: Path | str | None = None,
-    variants: tuple[str, ...] = ALL_VARIANTS,
-    max_drop: float = 1.0,
-    min_speedup: float = 1.1,
-) -> Manifest:
-    """Convert a trained model and publish what holds: ``farthing.convert``.
+@contextmanager
+def silent(what: str) -> Iterator[Tell]:
+    """A step that nobody sees."""
+    yield lambda text: None
+
+
+def run(recipe: Recipe, step: Step = silent) -> Manifest:
+    """The story of one conversion.
 
     Args:
-        source: the trained model's file.
-        name: what callers will call it.
-        out: the model repository.
-        calibration: .npz with rows for static int8.
-        evaluate: .npz with held-out rows, and labels under ``y``.
-        variants: which to build beside fp32.
-        max_drop: points of accuracy that a variant may lose, at 95 % confidence.
-        min_speedup: how many times faster than fp32 an int8 variant must be on this machine.
+        recipe: what to convert, and which bounds to hold.
+        step: shows what is being done.
 
     Returns:
         The manifest as published, refused variants and their reasons among it.
@@ -51,42 +46,33 @@ def convert(
     Raises:
         FarthingError: in one sentence, what to mend; the repository is as it was.
     """
-    recipe = Recipe(
-        source=Path(source),
-        name=name,
-        out=Path(out),
-        calibration=None if calibration is None else Path(calibration),
-        evaluate=None if evaluate is None else Path(evaluate),
-        variants=variants,
-        max_drop=max_drop,
-        min_speedup=min_speedup,
-    )
-    return run(recipe)
-
-
-def run(recipe: Recipe, step: Step = nullcontext) -> Manifest:
-    """The story of one conversion; see ``convert``."""
     with publish.staging(recipe.out) as stage:
-        with step(f"exporting {recipe.source.name} to ONNX, comparing with its framework"):
-            exported = sources.export(recipe.source, stage, recipe.evaluate)
+        files = _Files(
+            samples.on_disk(recipe.calibration, stage / "calibration.npz"),
+            samples.on_disk(recipe.evaluate, stage / "evaluate.npz"),
+        )
+        with step(f"exporting {recipe.source.told}, comparing it with its framework"):
+            exported = _exported(recipe, files, stage)
             reference = Session(exported.path, SessionOptions())
         if recipe.evaluate and not reference.batched:
             raise FarthingError(
-                f"{recipe.source} has no batch dimension, so held-out rows cannot judge it; "
+                f"{recipe.source.told} has no batch dimension, so held-out rows cannot judge it; "
                 "leave out --evaluate"
             )
-        calibration = _rows(recipe.calibration, reference)
-        held_out = _rows(recipe.evaluate, reference)
-        if calibration and held_out:
-            samples.check_disjoint(calibration, held_out)
-        judge = Judge(recipe, exported, reference, calibration=calibration, held_out=held_out)
-        judged, files = [], {}
+        calibration, held_out = files.read(reference)
+        rows, selection = samples.divided(calibration) if calibration else (None, None)
+        shop = Workshop(exported.path, stage, rows, recipe.prune)
+        judged: list[Variant] = []
+        kept: dict[str, Path] = {}
+        judge = Judge(recipe, exported, shop, selection=selection, held_out=held_out)
         for name in recipe.wanted:
-            with step(f"building and verifying {name}"):
-                variant, path = judge.variant(name, stage)
+            with step(f"building and verifying {name}") as tell:
+                variant, path = judge.variant(name, tell)
             judged.append(variant)
             if variant.file:
-                files[variant.file] = path
+                kept[variant.file] = path
+        feeds = held_out.feeds if held_out else trained.random_rows(reference.inputs, 4)
+        by_name = {v.name: kept[v.file] for v in judged if v.file}
         contract = Manifest(
             name=recipe.name,
             batched=reference.batched,
@@ -94,23 +80,66 @@ def run(recipe: Recipe, step: Step = nullcontext) -> Manifest:
             outputs=reference.outputs,
             variants=tuple(judged),
             chosen={hardware.fingerprint(): choose(judged)},
-            source={
-                **exported.facts,
-                "file": recipe.source.name,
-                "sha256": manifest.sha256_of(recipe.source),
-            },
+            source={"file": recipe.source.told, "sha256": recipe.source.sha256(), **exported.facts},
             samples={
-                key: rows.describe()
-                for key, rows in (("calibration", calibration), ("held_out", held_out))
-                if rows is not None
+                key: part.describe()
+                for key, part in (("calibration", calibration), ("held_out", held_out))
+                if part is not None
             },
             tools={tool: metadata.version(tool) for tool in _TOOLS} | exported.tools,
             reproduce=recipe.command(),
+            golden=golden.write(stage / golden.FILE, feeds, reference, by_name),
+            bounds=asdict(recipe.bounds),
         )
+        kept[golden.FILE] = stage / golden.FILE
         with step(f"publishing {recipe.name}"):
-            publish.publish(contract, files, out=recipe.out, stage=stage)
+            publish.publish(contract, kept, out=recipe.out, stage=stage)
     return contract
 
 
-def _rows(path: Path | None, reference: Session) -> Samples | None:
-    return None if path is None else samples.read(path, reference.inputs)
+class _Files:
+    """Calibration and held-out rows, as they lie on disk."""
+
+    def __init__(self, calibration: Path | None, evaluate: Path | None) -> None:
+        self.calibration = calibration
+        self.evaluate = evaluate
+
+    @property
+    def example(self) -> Path | None:
+        """Rows for models that do not tell their inputs."""
+        return self.calibration or self.evaluate
+
+    def read(self, reference: Session) -> tuple[Samples | None, Samples | None]:
+        """Both, for the model's inputs; none held out that the calibration has seen."""
+        calibration, held_out = (
+            None if path is None else samples.read(path, reference.inputs)
+            for path in (self.calibration, self.evaluate)
+        )
+        if calibration and held_out:
+            samples.check_disjoint(calibration, held_out)
+        return calibration, held_out
+
+
+def _exported(recipe: Recipe, files: _Files, stage: Path) -> Exported:
+    """fp32 as it will be published: exported, cleaned, with the contract that was asked for."""
+    source = recipe.source
+    path = source.path or Path(source.factory)
+    floats, example = (
+        reshape.for_framework(recipe, rows, stage / f"{name}-floats.npz")
+        for name, rows in (("evaluate", files.evaluate), ("example", files.example))
+    )
+    request = Request(
+        kind=sources.kind_of(path, source.factory),
+        source=path,
+        route="",
+        evaluate=floats,
+        example=example,
+        signature=source.signature,
+        factory=source.factory,
+        imports=source.imports,
+        trust=source.trust,
+    )
+    limits = child.Limits(60 * source.minutes, int(source.memory_gb * 1e9))
+    exported = sources.export(request, stage, limits)
+    exported.facts["cleaning"] = cleaning.clean(exported.path)
+    return reshape.reshaped(exported, recipe, floats)

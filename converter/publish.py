@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from converter import triton
 from service import manifest
 from service.errors import InvalidSetting
 from service.manifest import Manifest, versions_in
@@ -58,9 +59,14 @@ def publish(contract: Manifest, files: dict[str, Path], *, out: Path, stage: Pat
         for name, path in files.items():
             path.rename(version / name)
         (version / manifest.FILENAME).write_text(contract.to_json(), encoding="utf-8")
-        for path in (*version.iterdir(), version):
+        if not model.exists():
+            config = version.parent / triton.FILE
+            config.write_text(triton.config(contract), encoding="utf-8")
+            _to_disk(config)
+        for path in (*version.iterdir(), version, version.parent):
             _to_disk(path)
         if model.exists():
+            # Its config.pbtxt stays: it may have been changed by hand.
             version.rename(model / version.name)
         else:
             version.parent.rename(model)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
-from converter import child, keras_export, verify
+from converter import child, compare, graphs
+from converter.exporters import KINDS, trained
+from converter.exporters.keras_version import is_keras_2
+from converter.exporters.trained import Request
 from service.errors import FarthingError
 from service.session import Session, SessionOptions
 
-_EXPORT_TIMEOUT_S = 1800.0
+ONNX = "onnx"
+_BY_SUFFIX = {
+    ".keras": "keras", ".h5": "keras", ".hdf5": "keras", ".tflite": "tflite",
+    ".pt2": "torch-program", ".pt": "torchscript", ".pth": "torchscript", ".ts": "torchscript",
+    ".joblib": "sklearn", ".pkl": "sklearn", ".pickle": "sklearn", ".onnx": ONNX,
+}  # fmt: skip
+# The child's exit code for "the model itself cannot be exported": no other route is tried.
+_REFUSED = 2
 
 
 class ExportRefused(FarthingError):
@@ -31,123 +39,163 @@ class Exported:
         path: the ONNX file.
         expected: output name -> the framework's own answers for the held-out rows; None where
             there were no such rows, or no framework to ask (an ONNX file).
-        facts: kind, route, largest difference, for the manifest's source.
+        facts: kind, route, the routes that fell and why, largest difference, notes; for the
+            manifest's source.
         tools: package -> version.
     """
 
     path: Path
-    expected: verify.Arrays | None
+    expected: compare.Arrays | None
     facts: dict[str, Any]
-    tools: dict[str, str]
+    tools: dict[str, str] = field(default_factory=dict)
 
 
-def export(source: Path, directory: Path, evaluate: Path | None) -> Exported:
-    """Export by the file's kind.
-
-    Args:
-        source: the trained model.
-        directory: where to write; the caller removes it.
-        evaluate: held-out rows, or None.
+def kind_of(source: Path, factory: str = "") -> str:
+    """What a trained model is, by its path; see ``KINDS``.
 
     Raises:
-        ExportRefused: the kind is unknown, or the result is not what the framework computes.
-        ChildFailed: the exporter failed, with its reason.
+        ExportRefused: it is nothing that can be converted.
     """
-    kind = source.suffix.lower()
-    if kind not in SOURCES:
+    if factory:
+        return "torch-factory"
+    if source.is_dir():
+        if (source / "saved_model.pb").exists():
+            return "saved-model"
+        if (source / "config.json").exists() or (source / "modules.json").exists():
+            return "huggingface"
         raise ExportRefused(
-            f"{source} is none of the kinds that can be converted: {', '.join(sorted(SOURCES))}"
+            f"{source} is neither a SavedModel (saved_model.pb) nor a Hugging Face folder "
+            "(config.json)"
         )
-    return SOURCES[kind](source, directory, evaluate)
+    kind = _BY_SUFFIX.get(source.suffix.lower())
+    if kind is None:
+        raise ExportRefused(
+            f"{source} is none of the kinds that can be converted: {', '.join(sorted(_BY_SUFFIX))},"
+            " a SavedModel, a Hugging Face folder"
+        )
+    if kind == "keras" and importlib.util.find_spec("tf_keras") and is_keras_2(source):
+        return "keras-2"
+    return kind
 
 
-def _from_keras(source: Path, directory: Path, evaluate: Path | None) -> Exported:
-    arguments = [str(source), str(directory)]
-    if evaluate is not None:
-        arguments += ["--evaluate", str(evaluate)]
-    child.run("converter.keras_export", arguments, directory=directory, timeout_s=_EXPORT_TIMEOUT_S)
-    path = directory / keras_export.MODEL
-    facts = json.loads((directory / keras_export.FACTS).read_text(encoding="utf-8"))
-    inputs, answers = _answers(directory / keras_export.PROBE)
-    _name_batch(path)
-    _check_graph(path, "the export")
-    difference = _check_numbers(path, inputs, answers)
-    expected = None
-    if evaluate is not None:
-        _, expected = _answers(directory / keras_export.EXPECTED)
+def export(request: Request, directory: Path, limits: child.Limits) -> Exported:
+    """Export by the first route that leads to a graph which does what the framework does.
+
+    Args:
+        request: what to export; its route is chosen here.
+        directory: where to write; the caller removes it.
+        limits: of each route's process.
+
+    Raises:
+        ExportRefused: no route does; each with its reason.
+        ChildFailed: the model itself cannot be exported, with the reason.
+    """
+    if request.kind == ONNX:
+        return _as_it_is(request.source, directory)
+    fallen: dict[str, str] = {}
+    for route in KINDS[request.kind].routes:
+        try:
+            exported = _by(route, request, directory, limits)
+        except child.ChildFailed as error:
+            if error.code == _REFUSED:
+                raise
+            fallen[route] = str(error)
+        except FarthingError as error:
+            fallen[route] = str(error)
+        else:
+            facts = {**exported.facts, "routes_fallen": fallen}
+            return Exported(exported.path, exported.expected, facts, exported.tools)
+    reasons = "; ".join(f"{route}: {reason}" for route, reason in fallen.items())
+    raise ExportRefused(f"{request.source} cannot be exported. {reasons}")
+
+
+def _by(route: str, request: Request, directory: Path, limits: child.Limits) -> Exported:
+    """Export by one route, and believe nothing of it.
+
+    Raises:
+        FarthingError: the route failed, or its graph is not what was trained.
+    """
+    asked = Request(**{**vars(request), "route": route})
+    asked.write(directory)
+    path = directory / trained.MODEL
+    path.unlink(missing_ok=True)
+    child.run("converter.exporters", [str(directory)], directory=directory, limits=limits)
+    facts = json.loads((directory / trained.FACTS).read_text(encoding="utf-8"))
+    model = graphs.read(path)
+    graphs.name_dimensions(model, facts["dimensions"])
+    graphs.write(model, path)
+    del model
+    graphs.check(path, "the export")
+    difference = _check_numbers(path, directory / trained.PROBE, facts["batches"])
+    expected = directory / trained.EXPECTED
     return Exported(
         path,
-        expected,
+        _arrays(expected, "out:") if expected.exists() else None,
         {
-            "kind": "keras",
-            "route": f"ExportArchive -> tf2onnx, opset {keras_export.OPSET}",
+            "kind": request.kind,
+            "route": route,
             "largest_difference": difference,
+            "notes": facts["notes"],
         },
         facts["tools"],
     )
 
 
-def _from_onnx(source: Path, directory: Path, evaluate: Path | None) -> Exported:
-    path = directory / keras_export.MODEL
-    shutil.copyfile(source, path)
-    _check_graph(path, str(source))
-    return Exported(path, None, {"kind": "onnx", "route": "as it is"}, {})
+def _as_it_is(source: Path, directory: Path) -> Exported:
+    path = directory / trained.MODEL
+    model = graphs.read(source)
+    graphs.write(model, path)
+    del model
+    graphs.check(path, str(source))
+    facts = {"kind": ONNX, "route": "as it is", "notes": [], "routes_fallen": {}}
+    return Exported(path, None, facts)
 
 
-SOURCES: dict[str, Callable[[Path, Path, Path | None], Exported]] = {
-    ".keras": _from_keras,
-    ".h5": _from_keras,
-    ".onnx": _from_onnx,
-}
+def _arrays(path: Path, prefix: str) -> compare.Arrays:
+    with np.load(path, allow_pickle=False) as archive:
+        return {
+            name.removeprefix(prefix): _objects(archive[name])
+            for name in archive.files
+            if name.startswith(prefix)
+        }
 
 
-def _answers(path: Path) -> tuple[verify.Arrays, verify.Arrays]:
-    """The inputs and the framework's answers that the child wrote down."""
-    with np.load(path, allow_pickle=True) as archive:  # our own child's file; strings are objects
-        arrays = {name: archive[name] for name in archive.files}
-    inputs = {name[3:]: array for name, array in arrays.items() if name.startswith("in:")}
-    return inputs, {name[4:]: array for name, array in arrays.items() if name.startswith("out:")}
+def _objects(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Texts as ONNX Runtime takes them."""
+    return array.astype(np.object_) if array.dtype.kind == "U" else array
 
 
-def _name_batch(path: Path) -> None:
-    """Call every free first dimension ``batch``; tf2onnx gives each its own unreadable name."""
-    model = onnx.load(path)
-    for value in (*model.graph.input, *model.graph.output):
-        dimensions = value.type.tensor_type.shape.dim
-        if dimensions and not dimensions[0].HasField("dim_value"):
-            dimensions[0].dim_param = "batch"
-    # What was inferred with the old names would contradict the new ones.
-    del model.graph.value_info[:]
-    onnx.save(model, path)
-
-
-def _check_graph(path: Path, what: str) -> None:
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except Exception as error:  # checker and protobuf raise classes of their own
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ExportRefused(f"{what} is not a valid ONNX graph: {first}") from error
-
-
-def _check_numbers(path: Path, inputs: verify.Arrays, expected: verify.Arrays) -> float:
+def _check_numbers(path: Path, probe: Path, batches: list[int]) -> float:
     """Compare with the framework at each probe batch; the largest difference."""
     session = Session(path, SessionOptions())
+    inputs, expected = _arrays(probe, "in:"), _arrays(probe, "out:")
     names = {spec.name for spec in session.inputs}
-    if names != set(inputs) or {spec.name for spec in session.outputs} != set(expected):
+    if names != set(inputs):
         raise ExportRefused(
             f"the export takes {sorted(names)}, the trained model {sorted(inputs)}: the exporter "
-            "added, lost or renamed tensors"
+            "added, lost or renamed inputs"
+        )
+    outputs = {spec.name for spec in session.outputs}
+    if outputs != set(expected):
+        raise ExportRefused(
+            f"the export gives {sorted(outputs)}, the trained model {sorted(expected)}: the "
+            "exporter added, lost or renamed outputs"
         )
     worst, start = 0.0, 0
-    for batch in keras_export.PROBE_BATCHES:
-        rows = slice(start, start + batch)
+    for batch in batches:
+        rows = slice(start, start + batch) if len(batches) > 1 else slice(None)
         start += batch
-        answers = session.run({name: array[rows] for name, array in inputs.items()})
+        try:
+            answers = session.run({name: array[rows] for name, array in inputs.items()})
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            first = str(error).strip().splitlines()[0][:300]
+            raise ExportRefused(f"the export fails at batch {batch}: {first}") from error
         wanted = {name: array[rows] for name, array in expected.items()}
-        if not verify.close(answers, wanted):
+        if not compare.close(answers, wanted):
             raise ExportRefused(
-                f"the export's answers differ from the trained model's at batch {batch}; the graph "
-                "is not what was trained"
+                f"the export's answers differ from the trained model's at batch {batch}, by up to "
+                f"{compare.largest_difference(answers, wanted):.1e}; the graph is not what was "
+                "trained"
             )
-        worst = max(worst, verify.largest_difference(answers, wanted))
+        worst = max(worst, compare.largest_difference(answers, wanted))
     return worst

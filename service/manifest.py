@@ -54,6 +54,10 @@ class Variant:
         sha256: digest of that file; the server does not load a file that differs.
         bytes: size of that file (of the candidate, where it was refused).
         figures: what was measured, e.g. ``accuracy``, ``agreement``, ``speedup_batch_1``.
+        outcome: ``holds``, ``fails`` or ``not proven``; empty if it was not built.
+        device: where it is meant to be fast: ``cpu`` or ``gpu``.
+        made: how it was made: excluded regions, digest of the ranges, trials, looks at the held-out
+            rows.
     """
 
     name: str
@@ -63,6 +67,27 @@ class Variant:
     sha256: str | None = None
     bytes: int | None = None
     figures: Figures = field(default_factory=dict)
+    outcome: str = ""
+    device: str = "cpu"
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Reference inputs and fp32's answers for them, in a file beside the manifest.
+
+    Attributes:
+        file: an .npz with arrays ``in:NAME`` and ``out:NAME``.
+        sha256: its digest.
+        rows: how many.
+        tolerance: variant -> output -> largest absolute difference from fp32's answers that is
+            that variant's own, with a margin for another CPU's kernels.
+    """
+
+    file: str
+    sha256: str
+    rows: int
+    tolerance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +113,8 @@ class Manifest:
         samples: counts and digests of the calibration and held-out rows.
         tools: package -> version that took part.
         reproduce: the command that made this version.
+        golden: samples for the server's warm-up, or None.
+        bounds: what the variants had to hold.
     """
 
     name: str
@@ -100,6 +127,8 @@ class Manifest:
     samples: Mapping[str, Any] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     reproduce: str = ""
+    golden: Golden | None = None
+    bounds: Mapping[str, Any] = field(default_factory=dict)
 
     def variant(self, name: str) -> Variant:
         """The published variant of that name.
@@ -159,6 +188,8 @@ def _from_json(raw: dict[str, Any]) -> Manifest:
     raw["outputs"] = tuple(_tensor(item) for item in raw["outputs"])
     raw["variants"] = tuple(_variant(item) for item in raw["variants"])
     raw["chosen"] = {mark: Choice(**choice) for mark, choice in raw["chosen"].items()}
+    if raw.get("golden") is not None:
+        raw["golden"] = Golden(**raw["golden"])
     if not (isinstance(raw["name"], str) and isinstance(raw["batched"], bool)):
         raise TypeError("'name' must be a text, 'batched' true or false")
     return Manifest(**raw)

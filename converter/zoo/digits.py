@@ -13,19 +13,18 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-SEED = 0
+from converter.zoo.lesson import SEED, Array, Lesson
+
 HELD_OUT_ROWS = 600
 CALIBRATION_ROWS = 200
 _UPSCALE = 4
-
-Array = np.ndarray[Any, Any]
+_BATCH_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -89,43 +88,38 @@ def build(size: Size) -> Any:
     return keras.Model(inputs, outputs, name="digits")
 
 
-def train(split: Split, size: Size, batch_end: Callable[[int, int], None]) -> tuple[Any, float]:
-    """Train a net.
-
-    Args:
-        split: the data.
-        size: how large, how long.
-        batch_end: called with batches done and batches in all.
-
-    Returns:
-        The model, and its accuracy on the held-out rows.
-    """
+def train(lesson: Lesson) -> dict[str, float]:
+    """Train the net, and write it with its rows."""
     import keras
 
     keras.utils.set_random_seed(SEED)
+    split, size = load(), QUICK if lesson.quick else FULL
     model = build(size)
     x, y = split.train
-    batch_rows = 16
-    batches = size.epochs * -(-len(x) // batch_rows)
+    batches = size.epochs * -(-len(x) // _BATCH_ROWS)
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, batches)),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    done = iter(range(1, batches + 1))
-    progress = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs=None: batch_end(next(done), batches)
-    )
-    model.fit(x, y, epochs=size.epochs, batch_size=batch_rows, verbose=0, callbacks=[progress])
+    model.fit(
+        x, y, epochs=size.epochs, batch_size=_BATCH_ROWS, verbose=0,
+        callbacks=lesson.keras_callbacks(batches),
+    )  # fmt: skip
     held_x, held_y = split.held_out
     answers = model.predict(held_x, verbose=0).argmax(axis=1)
     # Without the optimizer, whose state is twice the weights and not part of what is served.
     bare = keras.Model(model.inputs, model.outputs, name=model.name)
-    return bare, float(np.mean(answers == held_y))
+    bare.save(lesson.directory / "model.keras")
+    lesson.save_rows({"x": split.calibration[0]}, {"x": held_x}, held_y)
+    return {
+        "held_out_accuracy": float(np.mean(answers == held_y)),
+        "parameters": int(model.count_params()),
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, and write the model and its data into a directory."""
+    """Train, and write the model, its data and what was split how into a directory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--quick", action="store_true", help="a small net, for a first look")
@@ -134,26 +128,22 @@ def main(argv: list[str] | None = None) -> int:
     from rich.progress import Progress
 
     started = time.perf_counter()
-    split = load()
     options.directory.mkdir(parents=True, exist_ok=True)
     with Progress() as progress:
         task = progress.add_task("training a Keras CNN on real digits", total=None)
-        model, accuracy = train(
-            split,
-            QUICK if options.quick else FULL,
-            lambda done, total: progress.update(task, completed=done, total=total),
+        lesson = Lesson(
+            options.directory,
+            quick=options.quick,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    model.save(options.directory / "model.keras")
-    np.savez(options.directory / "calibration.npz", x=split.calibration[0])
-    np.savez(options.directory / "heldout.npz", x=split.held_out[0], y=split.held_out[1])
-    facts = {
-        "held_out_accuracy": accuracy,
-        "parameters": int(model.count_params()),
+        facts = train(lesson)
+    split = load()
+    written = facts | {
         "seconds": time.perf_counter() - started,
         "rows": {name: len(getattr(split, name)[0]) for name in _PARTS},
         "sha256": {name: _digest(*getattr(split, name)) for name in _PARTS},
     }
-    (options.directory / "split.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
+    (options.directory / "split.json").write_text(json.dumps(written, indent=2), encoding="utf-8")
     return 0
 
 

@@ -1,0 +1,115 @@
+"""Answers beside answers: what they decide, how far they are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from service.errors import FarthingError
+
+# float32 through another kernel library: everything that was ever right has passed these.
+RTOL, ATOL = 1e-3, 1e-5
+
+Array = np.ndarray[Any, Any]
+Arrays = dict[str, Array]
+
+
+class NotJudged(FarthingError):
+    """Outputs that decide nothing, so that no variant can be judged by them, with the reason."""
+
+
+def decisions(outputs: Arrays, names: Sequence[str]) -> np.ndarray[Any, Any]:
+    """What each output decides for each row.
+
+    The index of the largest of several scores; for a single score from 0 to 1, whether it is above
+    one half; for whole numbers, the numbers themselves. A row with NaN decides -1, which nothing
+    agrees with.
+
+    Args:
+        outputs: output name -> array of shape [rows, ...].
+        names: the outputs, in the order of the columns.
+
+    Returns:
+        An array of shape [rows, outputs].
+
+    Raises:
+        NotJudged: an output is neither.
+    """
+    # Of the best few classes the indices decide, and the first of them.
+    telling = [name for name in names if f"{name.removesuffix('_values')}_indices" not in names]
+    telling += [name for name in names if name.endswith("_indices") and name not in telling]
+    return np.stack([_decided(outputs[name], name) for name in telling], axis=1)
+
+
+def _decided(scores: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    flat = scores[:, np.newaxis] if scores.ndim == 1 else scores
+    if flat.ndim != 2 or flat.dtype.kind not in "fiub":
+        raise NotJudged(f"output '{name}' of shape {list(scores.shape)} is no class scores")
+    if name.endswith("_indices") and flat.dtype.kind == "i":
+        return flat[:, 0].astype(np.int64)
+    if flat.dtype.kind != "f":
+        if flat.shape[1] != 1:
+            raise NotJudged(f"output '{name}' holds {flat.shape[1]} whole numbers a row")
+        return flat[:, 0].astype(np.int64)
+    broken = np.isnan(flat).any(axis=1)
+    if flat.shape[1] > 1:
+        decided = flat.argmax(axis=1)
+    elif ((flat >= 0) & (flat <= 1) | np.isnan(flat)).all():
+        decided = (flat[:, 0] > 0.5).astype(np.int64)
+    else:
+        raise NotJudged(f"output '{name}' is a number that is no probability")
+    return np.where(broken, -1, decided)
+
+
+def close(outputs: Arrays, reference: Arrays) -> bool:
+    """Whether every output is the reference's, up to float32's noise in another library."""
+    return all(
+        outputs[name].shape == wanted.shape
+        and (
+            np.allclose(outputs[name], wanted, rtol=RTOL, atol=ATOL)
+            if wanted.dtype.kind == "f"
+            else np.array_equal(outputs[name], wanted)
+        )
+        for name, wanted in reference.items()
+    )
+
+
+def distances(outputs: Arrays, reference: Arrays) -> Array:
+    """How far each row's answer moved, in units of the output's spread; the worst output's.
+
+    Of each output the Euclidean distance over the root mean square distance of the reference's rows
+    from their mean. NaN, another shape or other whole numbers count as infinitely far.
+
+    Returns:
+        An array of shape [rows], float64.
+    """
+    worst = np.zeros(len(next(iter(reference.values()))))
+    for name, wanted in reference.items():
+        given = outputs[name]
+        if given.shape != wanted.shape:
+            return np.full_like(worst, np.inf)
+        if wanted.dtype.kind != "f":
+            differs = (given != wanted).reshape(len(wanted), -1).any(axis=1)
+            worst = np.maximum(worst, np.where(differs, np.inf, 0.0))
+            continue
+        rows = wanted.reshape(len(wanted), -1).astype(np.float64)
+        moved = np.linalg.norm(given.reshape(rows.shape).astype(np.float64) - rows, axis=1)
+        spread = np.sqrt(np.mean(np.sum((rows - rows.mean(axis=0)) ** 2, axis=1)))
+        floor = np.finfo(np.float32).tiny
+        worst = np.maximum(worst, np.nan_to_num(moved, nan=np.inf) / max(spread, floor))
+    return worst
+
+
+def largest_difference(outputs: Arrays, reference: Arrays) -> float:
+    """The largest absolute difference of any number in any output; NaN counts as float32's end."""
+    largest = 0.0
+    for name, wanted in reference.items():
+        if outputs[name].shape != wanted.shape:
+            return float(np.finfo(np.float32).max)
+        if wanted.dtype.kind in "fiu" and wanted.size:
+            difference = np.abs(outputs[name].astype(float) - wanted.astype(float))
+            end = float(np.finfo(np.float32).max)
+            largest = max(largest, float(np.nan_to_num(difference, nan=end, posinf=end).max()))
+    return largest

@@ -1,0 +1,70 @@
+"""Files of Keras 2, through the package tf-keras -> ONNX.
+
+In an environment of its own: tf-keras needs ``tensorflow``, which overwrites ``tensorflow-cpu``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from converter.exporters import tf_graph
+from converter.exporters.trained import Arrays, NotExportable, Request, Trained, first_line
+
+_ENDPOINT = "serve"
+
+
+def load(request: Request) -> Trained:
+    """A ``.keras`` or ``.h5`` file that Keras 2 wrote.
+
+    Raises:
+        NotExportable: tf-keras cannot load it, or its weights are not finite.
+    """
+    try:
+        model = tf_keras.models.load_model(
+            request.source, compile=False, safe_mode=not request.trust
+        )
+    except Exception as error:  # a corrupt file raises nearly anything
+        raise NotExportable(
+            f"tf-keras cannot load {request.source}: {first_line(error)}"
+        ) from error
+    for weight in model.weights:
+        if not np.isfinite(np.asarray(weight, dtype=np.float64)).all():
+            raise NotExportable(f"weight '{weight.name}' of {request.source} holds NaN or infinity")
+    names = [tensor.name.partition(":")[0] for tensor in model.inputs]
+    specs = [
+        tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name=name)
+        for name, tensor in zip(names, model.inputs, strict=True)
+    ]
+    outputs = tuple(model.output_names)
+
+    def called(*tensors: Any) -> dict[str, Any]:
+        given = tf.nest.pack_sequence_as(model.input, list(tensors))
+        return dict(zip(outputs, tf.nest.flatten(model(given, training=False)), strict=True))
+
+    function = tf.function(called, input_signature=specs, autograph=False)
+
+    def answer(feeds: Arrays) -> dict[str, Any]:
+        values = function(*(tf.constant(feeds[name]) for name in names))
+        return {name: value.numpy() for name, value in values.items()}
+
+    def write(target: Path) -> None:
+        holder = tf.Module()
+        holder.model = model  # the weights must be tracked to be saved
+        with tempfile.TemporaryDirectory(dir=target.parent) as directory:
+            tf.saved_model.save(holder, directory, signatures={_ENDPOINT: function})
+            tf_graph.write_saved_model(Path(directory), _ENDPOINT, target)
+
+    return Trained(
+        inputs=tuple(tf_graph.spec(spec.name, spec) for spec in specs),
+        outputs=outputs,
+        answer=answer,
+        write=write,
+        tools={"tf-keras": metadata.version("tf-keras"), **tf_graph.tools()},
+    )

@@ -1,0 +1,323 @@
+"""What the torch kinds share: a module and example inputs -> ``Trained``, by either exporter."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch.export import Dim
+
+from converter.exporters.torch_example import (
+    BATCH,
+    EXAMPLE_ROWS,
+    FreeAxes,
+    batch_axes,
+    example_tensors,
+)
+from converter.exporters.trained import Arrays, NotExportable, Trained, first_line
+from service.datatypes import DATATYPES
+from service.manifest import TensorSpec
+
+EXPORT, TORCHSCRIPT = "torch.export", "TorchScript"
+HALF = (torch.float16, torch.bfloat16)
+# A protobuf message ends at 2 GiB; the graph itself takes some.
+_MAX_WEIGHT_BYTES = 2**31 - 2**24
+_TORCHSCRIPT_OPSET = 17
+
+DATATYPE_OF = {
+    torch.from_numpy(np.zeros(0, row.dtype)).dtype: row.name
+    for row in DATATYPES
+    if row.dtype != np.object_
+}
+
+
+@dataclass(frozen=True)
+class Traceable:
+    """A module that can be run and traced.
+
+    Attributes:
+        module: takes the inputs by keyword, in eval mode.
+        example: input name -> tensor, in forward's order.
+        free: the axes that are not baked in.
+        source: where it came from, for messages.
+        program: what ``torch.export`` made of it already, or None.
+    """
+
+    module: Any
+    example: Mapping[str, Any]
+    free: FreeAxes
+    source: Path
+    program: Any = None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs, -1 where an axis is free."""
+        return tuple(
+            spec(name, tensor.dtype, [
+                -1 if axis in self.free.get(name, {}) else int(size)
+                for axis, size in enumerate(tensor.shape)
+            ])
+            for name, tensor in self.example.items()
+        )  # fmt: skip
+
+    def answer(self, feeds: Arrays) -> Arrays:
+        """The module's own answers."""
+        tensors = {name: torch.tensor(np.asarray(feeds[name])) for name in self.example}
+        return {name: tensor.numpy() for name, tensor in self.call(tensors).items()}
+
+    def call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Output name -> tensor."""
+        with torch.inference_mode(), _plain_attention():
+            return outputs_of(self.module(**tensors), self.source)
+
+
+class _Positional(torch.nn.Module):  # type: ignore[misc]
+    """Takes the inputs in order and answers with a plain tuple, as exporters want it."""
+
+    def __init__(self, traceable: Traceable) -> None:
+        super().__init__()
+        self.module = traceable.module
+        self.names, self.source = tuple(traceable.example), traceable.source
+
+    def forward(self, *tensors: Any) -> Any:
+        answer = self.module(**dict(zip(self.names, tensors, strict=True)))
+        return tuple(outputs_of(answer, self.source).values())
+
+
+def trained(
+    traceable: Traceable, route: str, *, notes: Iterable[str] = (), packages: Iterable[str] = ()
+) -> Trained:
+    """A traceable module as the converter takes it.
+
+    Args:
+        traceable: the module and its inputs.
+        route: ``torch.export`` or ``TorchScript``.
+        notes: what the user should know.
+        packages: what took part beside torch.
+
+    Raises:
+        NotExportable: its weights are not finite or too large, it fails on its own example, or its
+            outputs do not follow the batch.
+    """
+    _check_weights(traceable)
+    inputs = traceable.inputs
+    outputs = _output_names(traceable, all(spec.shape[:1] == (-1,) for spec in inputs))
+    if route == EXPORT:
+        packages = (*packages, "onnxscript")
+
+    def write(path: Path) -> None:
+        with torch.no_grad(), _plain_attention():
+            (_by_export if route == EXPORT else _by_tracing)(traceable, outputs, path)
+        _name_dimensions(path, traceable.free)
+
+    tools = {"torch": str(torch.__version__)}
+    dimensions = {
+        name: tuple(text for axis, text in sorted(axes.items()) if axis)
+        for name, axes in traceable.free.items()
+        if any(axes)
+    }
+    return Trained(
+        inputs=inputs,
+        outputs=outputs,
+        answer=traceable.answer,
+        write=write,
+        tools=tools | {name: metadata.version(name) for name in packages},
+        notes=tuple(notes),
+        dimensions=dimensions,
+    )
+
+
+def spec(name: str, dtype: Any, shape: Sequence[int]) -> TensorSpec:
+    """An input by torch's dtype.
+
+    Raises:
+        NotExportable: the wire does not have it.
+    """
+    if dtype not in DATATYPE_OF:
+        raise NotExportable(f"input '{name}' is {dtype}, which the wire does not have")
+    return TensorSpec(name, DATATYPE_OF[dtype], tuple(shape))
+
+
+def outputs_of(answer: Any, source: Path) -> dict[str, Any]:
+    """Names for what a module answers: its own keys or fields, else ``output``, ``output_0`` ...
+
+    Raises:
+        NotExportable: something in it is not a tensor.
+    """
+    if isinstance(answer, Mapping):
+        named = dict(answer)
+    elif is_dataclass(answer):
+        named = {field.name: getattr(answer, field.name) for field in fields(answer)}
+    elif hasattr(answer, "_asdict"):
+        named = answer._asdict()
+    else:
+        several = answer if isinstance(answer, (tuple, list)) else (answer,)
+        several = [value for value in several if value is not None]
+        named = {f"output_{index}": value for index, value in enumerate(several)}
+        if len(several) == 1:
+            named = {"output": several[0]}
+    named = {str(name): value for name, value in named.items() if value is not None}
+    for name, value in named.items():
+        if not isinstance(value, torch.Tensor):
+            raise NotExportable(
+                f"'{name}' of what {source} answers is a {type(value).__name__}, not a tensor; "
+                "wrap the module in one that returns tensors"
+            )
+    return named
+
+
+def as_float32(module: Any) -> list[str]:
+    """Turn half-precision weights into float32, in place; the note to give, if any."""
+    state = (*module.parameters(), *module.buffers())
+    names = sorted({str(tensor.dtype).split(".")[1] for tensor in state if tensor.dtype in HALF})
+    if not names:
+        return []
+    module.float()
+    return [f"the weights were {' and '.join(names)}; they were converted to float32 first"]
+
+
+def save_program(module: Any, example: Mapping[str, Any], path: Path) -> None:
+    """Write a live module as a ``.pt2`` whose batch is free; the module itself stays as it is.
+
+    Args:
+        module: an ``nn.Module``.
+        example: forward's parameter names -> array or tensor of shape [rows, ...].
+        path: where to write, ending in ``.pt2``.
+
+    Raises:
+        NotExportable: ``torch.export`` does not take it, with what it says.
+    """
+    twin = copy.deepcopy(module).cpu().eval()
+    as_float32(twin)
+    source = Path(type(module).__name__)
+    tensors = example_tensors(example, twin, source)
+    free = batch_axes(tensors)
+    try:
+        with torch.no_grad(), _plain_attention():
+            shapes = {name: _dynamic(free.get(name, {})) for name in tensors}
+            program = torch.export.export(twin, (), tensors, dynamic_shapes=shapes)
+        torch.export.save(program, path)
+    except Exception as error:  # it traces the user's own code
+        raise NotExportable(f"torch.export does not take {source}: {first_line(error)}") from error
+
+
+def _check_weights(traceable: Traceable) -> None:
+    holder = traceable.program or traceable.module
+    parameters = dict(holder.named_parameters())
+    buffers = dict(holder.named_buffers())
+    for name, tensor in (parameters | buffers).items():
+        if not tensor.is_floating_point():
+            continue
+        # A mask is a buffer that holds -infinity on purpose.
+        bad = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)
+        if bool(bad.any()):
+            raise NotExportable(f"weight '{name}' of {traceable.source} holds NaN or infinity")
+    size = sum(tensor.nbytes for tensor in (parameters | buffers).values())
+    if size > _MAX_WEIGHT_BYTES:
+        raise NotExportable(
+            f"the weights of {traceable.source} take {size / 2**30:.1f} GiB; one ONNX file holds 2"
+        )
+
+
+def _output_names(traceable: Traceable, batched: bool) -> tuple[str, ...]:
+    """Names of the outputs, from two runs on the example: what follows the batch shows there."""
+    names: tuple[str, ...] = ()
+    for rows in (EXAMPLE_ROWS, EXAMPLE_ROWS - 1) if batched else (EXAMPLE_ROWS,):
+        feeds = {n: t[:rows] if n in traceable.free else t for n, t in traceable.example.items()}
+        try:
+            answer = traceable.call(feeds)
+        except NotExportable:
+            raise
+        except Exception as error:  # the user's own code
+            raise NotExportable(
+                f"{traceable.source} fails on its example of {rows} rows: {_said(error)}"
+            ) from error
+        for name, tensor in answer.items():
+            if batched and tensor.shape[:1] != (rows,):
+                raise NotExportable(
+                    f"{traceable.source} answers {rows} rows with an output '{name}' of shape "
+                    f"{list(tensor.shape)}; return only outputs whose first dimension counts rows"
+                )
+        names = tuple(answer)
+    if set(names) & set(traceable.example):
+        raise NotExportable(
+            f"{traceable.source} has an input and an output of one name "
+            f"({', '.join(sorted(set(names) & set(traceable.example)))}); rename the output"
+        )
+    return names
+
+
+def _said(error: Exception) -> str:
+    # The interpreter of TorchScript says what is wrong in its last line.
+    last = (str(error).strip().splitlines() or [""])[-1]
+    return last[:300] if "TorchScript interpreter" in str(error) else first_line(error)
+
+
+def _by_export(traceable: Traceable, outputs: tuple[str, ...], path: Path) -> None:
+    names = tuple(traceable.example)
+    named = {"input_names": names, "output_names": outputs, "external_data": False}
+    if traceable.program is not None:
+        torch.onnx.export(traceable.program, (), path, dynamo=True, verbose=False, **named)
+        return
+    shapes = tuple(_dynamic(traceable.free.get(name, {})) for name in names)
+    torch.onnx.export(
+        _Positional(traceable).eval(), tuple(traceable.example.values()), path, dynamo=True,
+        verbose=False, dynamic_shapes=(shapes,), **named,
+    )  # fmt: skip
+
+
+def _by_tracing(traceable: Traceable, outputs: tuple[str, ...], path: Path) -> None:
+    axes = {name: dict(axes) for name, axes in traceable.free.items()}
+    if any(0 in axes for axes in traceable.free.values()):
+        axes |= {name: {0: BATCH} for name in outputs}
+    module, tensors = _Positional(traceable).eval(), tuple(traceable.example.values())
+    if isinstance(traceable.module, torch.jit.ScriptModule):
+        # The exporter's own tracing does not look into modules that are scripts already.
+        module = torch.jit.trace(module, tensors, check_trace=False)
+    torch.onnx.export(
+        module, tensors, path, dynamo=False,
+        opset_version=_TORCHSCRIPT_OPSET, input_names=list(traceable.example),
+        output_names=list(outputs), dynamic_axes=axes,
+    )  # fmt: skip
+
+
+def _dynamic(axes: Mapping[int, str]) -> dict[int, Any]:
+    # A named Dim refuses what limits a size (a table of 512 positions); this takes the limit over.
+    return dict.fromkeys(axes, Dim.DYNAMIC)
+
+
+def _name_dimensions(path: Path, free: FreeAxes) -> None:
+    """Put the free axes' names for the exporter's symbols, wherever they stand."""
+    model = onnx.load(path, load_external_data=False)
+    symbols: dict[str, str] = {}
+    for value in model.graph.input:
+        for axis, name in free.get(value.name, {}).items():
+            symbol = value.type.tensor_type.shape.dim[axis].dim_param
+            if symbol:
+                symbols.setdefault(symbol, name)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                words = re.sub(r"\w+", lambda m: symbols.get(m[0], m[0]), size.dim_param)
+                size.dim_param = words
+    onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without the fused encoder layer, which no exporter knows and which zeroes padded rows."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -1,0 +1,67 @@
+"""How many times faster than fp32 a candidate runs, on this machine."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from service.manifest import Figures
+from service.session import Session
+
+BATCHES = (1, 8)
+ROUNDS = 21
+# A few rounds tell what is hopeless.
+FEW_ROUNDS = 5
+_ROUND_S = 0.02
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def speed_up(
+    reference: Session, candidate: Session, feeds: Arrays, *, rounds: int = ROUNDS
+) -> dict[str, float]:
+    """How many times faster the candidate runs than fp32, at batch 1 and 8.
+
+    Interleaved, so that both see the same machine: each round some 20 ms of each.
+
+    Args:
+        reference: fp32.
+        candidate: what is compared with it, under the same session options.
+        feeds: some rows; repeated or cut to each batch.
+        rounds: how often each is timed.
+
+    Returns:
+        For each batch N ``speedup_batch_N`` (the median ratio), ``speedup_batch_N_low`` (the lower
+        quartile, which is what is gated) and ``ms_batch_N`` (the candidate's median).
+    """
+    figures: dict[str, float] = {}
+    for batch in BATCHES:
+        rows = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in feeds.items()}
+        runs = max(1, math.ceil(_ROUND_S / _seconds(reference, rows, 3)))
+        _seconds(candidate, rows, 3)
+        pairs = [
+            (_seconds(reference, rows, runs), _seconds(candidate, rows, runs))
+            for _ in range(rounds)
+        ]
+        low, middle, _ = statistics.quantiles([slow / fast for slow, fast in pairs], n=4)
+        figures[f"speedup_batch_{batch}"] = middle
+        figures[f"speedup_batch_{batch}_low"] = low
+        figures[f"ms_batch_{batch}"] = statistics.median(fast for _, fast in pairs) * 1e3
+    return figures
+
+
+def least(figures: Figures) -> float:
+    """The smallest of the gated ratios of ``speed_up``."""
+    return min(figures[f"speedup_batch_{batch}_low"] for batch in BATCHES)
+
+
+def _seconds(session: Session, feeds: Arrays, runs: int) -> float:
+    """Mean seconds of one run."""
+    started = time.perf_counter()
+    for _ in range(runs):
+        session.run(feeds)
+    return (time.perf_counter() - started) / runs

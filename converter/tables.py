@@ -1,0 +1,76 @@
+"""What a person sees of a conversion: the table of its variants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from converter import speed
+from service import hardware
+from service.manifest import Manifest, Variant
+
+WIDTH = 100
+
+
+def show(console: Console, contract: Manifest) -> None:
+    """Print a manifest: its variants, its tensors, where it came from, how to do it again."""
+    table = Table(title=f"{contract.name}: variants", title_justify="left")
+    table.add_column("variant")
+    for heading in ("MB", "accuracy", "agrees", "speed-up\nbatch 1 / 8"):
+        table.add_column(heading, justify="right")
+    table.add_column("published, or why not", overflow="fold")
+    for variant in contract.variants:
+        table.add_row(
+            variant.name,
+            f"{variant.bytes / 1e6:.2f}" if variant.bytes else "-",
+            _percent(variant, "accuracy"),
+            _percent(variant, "agreement"),
+            _ratios(variant),
+            escape(variant.reason)
+            if variant.accepted
+            else f"[red]refused[/]: {escape(variant.reason)}",
+        )
+    console.print(table)
+    for line in _lines(contract):
+        console.print(escape(line), highlight=False)
+
+
+def _lines(contract: Manifest) -> list[str]:
+    lines = []
+    for kind, specs in (("takes", contract.inputs), ("gives", contract.outputs)):
+        tensors = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in specs)
+        lines.append(f"It {kind} {tensors}, where -1 is free.")
+    route = contract.source.get("route")
+    if route:
+        lines.append(f"Route: {contract.source.get('kind')} by {route}.")
+    fallen = contract.source.get("routes_fallen") or {}
+    lines += [f"Route {name} fell: {reason}" for name, reason in fallen.items()]
+    lines += [f"Note: {note}." for note in contract.source.get("notes") or ()]
+    choice = contract.chosen.get(hardware.fingerprint())
+    if choice:
+        lines.append(f"On this hardware `farthing serve` takes {choice.variant}: {choice.reason}.")
+    if contract.reproduce:
+        lines.append(f"Again: {contract.reproduce}")
+    return lines
+
+
+def _percent(variant: Variant, figure: str) -> str:
+    value = variant.figures.get(figure)
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def _ratios(variant: Variant) -> str:
+    ratios = [variant.figures.get(f"speedup_batch_{batch}") for batch in speed.BATCHES]
+    return " / ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+
+
+def show_findings(console: Console, name: str, path: Path) -> None:
+    """Print why one variant's graph is not faster, if anything stands in its way."""
+    from converter import diagnosis
+
+    for finding in diagnosis.diagnose(path):
+        text = f"{name}: {finding.count} x {finding.what}: {finding.cure}"
+        console.print(escape(text), highlight=False)

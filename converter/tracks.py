@@ -1,0 +1,132 @@
+"""Where the channels of a tensor stand, and where they are after an operator without weights.
+
+A track is followed through an operator only if cutting channels before it gives the same as cutting
+them after it; then every rule here is "the same channels, at this axis".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from converter.folding import attribute
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Track:
+    """The axis of a tensor that is its channels, and a number for each index of that axis."""
+
+    axis: int
+    numbers: Array
+
+
+@dataclass(frozen=True)
+class Around:
+    """What is known around an operator whose first input has a track.
+
+    Attributes:
+        before: shape of that input; None where it is not known.
+        after: shape of the output; None where it is not known.
+        parameters: the values of its further inputs; None for one that is no constant.
+    """
+
+    before: Shape | None
+    after: Shape | None
+    parameters: list[Array | None]
+
+
+def follow(track: Track, node: Any, around: Around) -> Track | None:
+    """The track of an operator's output; None where it is not known to have one."""
+    rule = _RULES.get(node.op_type)
+    return rule(track, node, around) if rule else None
+
+
+def _same(track: Track, node: Any, around: Around) -> Track | None:
+    return track
+
+
+def _pool(track: Track, node: Any, around: Around) -> Track | None:
+    return track if track.axis == 1 else None
+
+
+def _reduce(track: Track, node: Any, around: Around) -> Track | None:
+    """Without some of the other axes, or with length 1 there."""
+    axes = _axes(node, around.parameters, around.before)
+    if axes is None or track.axis in axes:
+        return None
+    kept = node.op_type != "Squeeze" and attribute(node, "keepdims", 1)
+    lost = 0 if kept else sum(axis < track.axis for axis in axes)
+    return Track(track.axis - lost, track.numbers)
+
+
+def _unsqueeze(track: Track, node: Any, around: Around) -> Track | None:
+    axes = _axes(node, around.parameters, around.after)
+    if axes is None or around.after is None:
+        return None
+    left = [axis for axis in range(len(around.after)) if axis not in axes]
+    return Track(left[track.axis], track.numbers)
+
+
+def _axes(node: Any, parameters: list[Array | None], shape: Shape | None) -> list[int] | None:
+    """The axes that an operator names, counted from 0; None where they or the rank are unknown."""
+    axes = attribute(node, "axes", None)
+    if parameters and parameters[0] is not None:
+        axes = parameters[0].ravel().tolist()
+    return [int(axis) % len(shape) for axis in axes] if axes and shape else None
+
+
+def _transpose(track: Track, node: Any, around: Around) -> Track | None:
+    order = attribute(node, "perm", None)
+    return Track(list(order).index(track.axis), track.numbers) if order else None
+
+
+def _flatten(track: Track, node: Any, around: Around) -> Track | None:
+    """All axes but the first become one, which may stand among axes of length 1."""
+    before, after = around.before, around.after
+    if not before or not after or None in before[1:] or None in after[1:]:
+        return None
+    sizes = [size or 0 for size in before[1:]]
+    long = [axis for axis, size in enumerate(after) if axis and size != 1]
+    if len(long) != 1 or after[long[0]] != prod(sizes):
+        return None
+    if node.op_type == "Reshape":
+        shape = around.parameters[0] if around.parameters else None
+        if shape is None or shape.tolist()[long[0]] != -1:
+            return None  # it would still ask for the old number
+    own = [len(track.numbers) if axis == track.axis else 1 for axis in range(1, len(before))]
+    return Track(long[0], np.broadcast_to(track.numbers.reshape(own), sizes).ravel())
+
+
+def _pad(track: Track, node: Any, around: Around) -> Track | None:
+    pads = around.parameters[0] if around.parameters else None
+    if pads is None or len(around.parameters) > 2:  # a fourth input names axes
+        return None
+    return None if pads.reshape(2, -1)[:, track.axis].any() else track
+
+
+_ELEMENTWISE = (
+    *("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Celu", "HardSigmoid", "HardSwish"),
+    *("Clip", "Erf", "Exp", "Log", "Softplus", "Softsign", "Mish", "Gelu", "Swish", "Sqrt", "Abs"),
+    *("Neg", "Reciprocal", "Dropout", "Identity", "ThresholdedRelu"),
+)
+_POOLS = ("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool")
+_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL2")
+
+_RULES: dict[str, Callable[[Track, Any, Around], Track | None]] = {
+    **dict.fromkeys(_ELEMENTWISE, _same),
+    **dict.fromkeys(_POOLS, _pool),
+    **dict.fromkeys(_REDUCTIONS, _reduce),
+    "Squeeze": _reduce,
+    "Unsqueeze": _unsqueeze,
+    "Transpose": _transpose,
+    "Flatten": _flatten,
+    "Reshape": _flatten,
+    "Pad": _pad,
+}

@@ -1,0 +1,139 @@
+"""Transfer: a net that has learned the digits 0 to 4 learns 5 to 9 from eight scans of each.
+
+First a new head on the frozen net, then all of it with a small rate. The same net learns the same
+scans from scratch for as long, and what it reaches is what transfer has to beat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from converter.zoo import digits
+from converter.zoo.lesson import SEED, Array, Lesson
+
+HELD_OUT_ROWS = 600
+CALIBRATION_ROWS = 200
+_ROWS_PER_DIGIT = 8
+_DIGITS = 5
+_BATCH_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Rows of shape [32, 32, 1] and labels from 0 to 4.
+
+    Attributes:
+        pretraining: digits 0 to 4, with their labels.
+        few: digits 5 to 9, eight of each; label 0 is a five.
+        calibration: some more of these, without labels.
+        held_out: others, with labels.
+    """
+
+    pretraining: tuple[Array, Array]
+    few: tuple[Array, Array]
+    calibration: Array
+    held_out: tuple[Array, Array]
+
+
+def load() -> Scans:
+    """All scans, divided by their digit and then from a seed; disjoint and distinct."""
+    split = digits.load()
+    parts = (split.train, split.calibration, split.held_out)
+    x, y = (np.concatenate([part[index] for part in parts]) for index in (0, 1))
+    low = y < _DIGITS
+    others, labels = x[~low], y[~low] - _DIGITS
+    rest = slice(HELD_OUT_ROWS + CALIBRATION_ROWS, None)
+    first = [np.flatnonzero(labels[rest] == digit)[:_ROWS_PER_DIGIT] for digit in range(_DIGITS)]
+    few = np.concatenate(first)
+    return Scans(
+        pretraining=(x[low], y[low]),
+        few=(others[rest][few], labels[rest][few]),
+        calibration=others[HELD_OUT_ROWS : rest.start],
+        held_out=(others[:HELD_OUT_ROWS], labels[:HELD_OUT_ROWS]),
+    )
+
+
+def build_trunk() -> Any:
+    """Three blocks of convolutions: scans of shape [32, 32, 1] -> 64 features."""
+    import keras
+    from keras import layers
+
+    inputs = keras.Input((32, 32, 1))
+    tensor = inputs
+    for channels in (32, 48, 64):
+        tensor = layers.Conv2D(channels, 3, padding="same", use_bias=False)(tensor)
+        # A short training needs running statistics that forget fast.
+        tensor = layers.BatchNormalization(momentum=0.8)(tensor)
+        tensor = layers.MaxPooling2D()(layers.ReLU()(tensor))
+    return keras.Model(inputs, layers.GlobalAveragePooling2D()(tensor), name="trunk")
+
+
+def with_head(trunk: Any) -> Any:
+    """The trunk behind augmentation and in front of a new head for five classes."""
+    import keras
+    from keras import layers
+
+    inputs = keras.Input((32, 32, 1), name="x")
+    # Both move a scan a little in training and do nothing at inference, nor in the export.
+    tensor = layers.RandomTranslation(0.1, 0.1, fill_mode="constant", seed=SEED)(inputs)
+    tensor = layers.RandomRotation(0.03, fill_mode="constant", seed=SEED)(tensor)
+    tensor = layers.Dropout(0.2)(trunk(tensor))
+    outputs = layers.Dense(_DIGITS, activation="softmax", name="digit")(tensor)
+    return keras.Model(inputs, outputs, name="finetuned")
+
+
+def train(lesson: Lesson) -> dict[str, float]:
+    """Pretrain, fine-tune, compare with training from scratch, and write the fine-tuned net."""
+    import keras
+    from keras.optimizers import SGD, Adam
+
+    keras.utils.set_random_seed(SEED)
+    scans = load()
+    pretrain, head, all_of_it = (4, 15, 15) if lesson.quick else (10, 40, 40)
+    steps = pretrain * _batches(scans.pretraining) + 2 * (head + all_of_it) * _batches(scans.few)
+    callbacks = lesson.keras_callbacks(steps)
+
+    trunk = build_trunk()
+    _fit(with_head(trunk), scans.pretraining, Adam(2e-3), pretrain, callbacks)
+    model = with_head(trunk)
+    # Frozen, batch normalization also keeps the statistics it has.
+    trunk.trainable = False
+    _fit(model, scans.few, Adam(1e-2), head, callbacks)
+    head_only = _accuracy(model, scans)
+    # What may change is settled when it is compiled, so `_fit` compiles again. The rate is small:
+    # forty scans must not undo what nine hundred taught.
+    trunk.trainable = True
+    _fit(model, scans.few, SGD(1e-3, momentum=0.9), all_of_it, callbacks)
+
+    scratch = with_head(build_trunk())
+    _fit(scratch, scans.few, Adam(2e-3), head + all_of_it, callbacks)
+
+    model.save(lesson.directory / "model.keras", include_optimizer=False)
+    held_x, held_y = scans.held_out
+    lesson.save_rows({"x": scans.calibration}, {"x": held_x}, held_y)
+    return {
+        "held_out_accuracy": _accuracy(model, scans),
+        "head_only_accuracy": head_only,
+        "from_scratch_accuracy": _accuracy(scratch, scans),
+        "labelled_rows": len(scans.few[1]),
+        "parameters": int(model.count_params()),
+    }
+
+
+def _batches(rows: tuple[Array, Array]) -> int:
+    return -(-len(rows[1]) // _BATCH_ROWS)
+
+
+def _fit(
+    model: Any, rows: tuple[Array, Array], optimizer: Any, epochs: int, callbacks: list[Any]
+) -> None:
+    model.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(*rows, epochs=epochs, batch_size=_BATCH_ROWS, verbose=0, callbacks=callbacks)
+
+
+def _accuracy(model: Any, scans: Scans) -> float:
+    x, y = scans.held_out
+    return float(np.mean(model.predict(x, verbose=0).argmax(axis=1) == y))
