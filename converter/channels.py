@@ -22,20 +22,9 @@ import onnx
 from converter import tracks
 from converter.folding import attribute, names_read, shapes
 from converter.graphs import constants
-from converter.tracks import Around, Array, Track
-
-KEPT = 0
+from converter.tracks import KEPT, Around, Array, Site, Ties, Track
 
 _BROADCAST = ("Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Max", "Min", "Sum")
-
-
-@dataclass(frozen=True)
-class Site:
-    """An axis of a weight on which channels stand: ``numbers`` has one for each index of it."""
-
-    weight: str
-    axis: int
-    numbers: Array
 
 
 @dataclass(frozen=True)
@@ -98,10 +87,13 @@ class _Tracer:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph
         self.constants = constants(model)
+        self.weights = {
+            name: values for name, values in self.constants.items() if values.dtype == np.float32
+        }
         self.shapes = shapes(model)
         self.uses = Counter(name for node in self.graph.node for name in names_read(node))
         self.uses.update(output.name for output in self.graph.output)
-        self.parents = [KEPT]
+        self.ties = Ties()
         self.tracks: dict[str, Track] = {}
         self.sites: list[Site] = []
         self.sited: set[tuple[int, str]] = set()  # (node, weight)
@@ -123,12 +115,13 @@ class _Tracer:
             self.index = index
             self._visit(node)
         for output in self.graph.output:
-            self._keep(output.name)
+            if output.name in self.tracks:
+                self.ties.keep(self.tracks[output.name].numbers)
         sited = Counter(weight for _, weight in self.sited)
         for site in self.sites:
             if self.uses[site.weight] != sited[site.weight]:  # read elsewhere, not as channels
-                self._join(site.numbers, np.full_like(site.numbers, KEPT))
-        roots = np.array([self._root(number) for number in range(len(self.parents))])
+                self.ties.keep(site.numbers)
+        roots = self.ties.roots()
         sites = tuple(replace(site, numbers=roots[site.numbers]) for site in self.sites)
         mixers = tuple(
             replace(
@@ -152,8 +145,8 @@ class _Tracer:
         if track is not None:
             self.tracks[node.output[0]] = track
         else:
-            for name in read:
-                self._keep(name)
+            for name in set(read) & set(self.tracks):
+                self.ties.keep(self.tracks[name].numbers)
 
     def _follow(self, node: Any) -> Track | None:
         track = self.tracks.get(node.input[0]) if node.input else None
@@ -164,7 +157,7 @@ class _Tracer:
         return tracks.follow(track, node, Around(before, after, parameters))
 
     def _conv(self, node: Any) -> Track | None:
-        track, weight = self.tracks.get(node.input[0]), self._weight(node)
+        track, weight = self.tracks.get(node.input[0]), self.weights.get(node.input[1])
         if weight is None or (track is not None and track.axis != 1):
             return None
         name, groups = node.input[1], attribute(node, "group", 1)
@@ -181,7 +174,7 @@ class _Tracer:
         return Track(1, written)
 
     def _product(self, node: Any) -> Track | None:
-        track, weight = self.tracks.get(node.input[0]), self._weight(node)
+        track, weight = self.tracks.get(node.input[0]), self.weights.get(node.input[1])
         axis = len(self.shapes.get(node.input[0], ())) - 1
         scaled = {attribute(node, name, 1.0) for name in ("alpha", "beta")} != {1.0}
         if weight is None or weight.ndim != 2 or axis < 1 or scaled or attribute(node, "transA", 0):
@@ -197,18 +190,17 @@ class _Tracer:
         """Number the channels that a node computes, and note what it reads."""
         weight = node.input[1]
         size = self.constants[weight].shape[outputs_axis]
-        written = np.arange(len(self.parents), len(self.parents) + size)
-        self.parents.extend(written.tolist())
+        written = self.ties.new(size)
         self._site(weight, outputs_axis, written)
         if track is not None:
             self._site(weight, 1 - outputs_axis, track.numbers)
         self.mixers.append(
             Mixer(
-                index=self.index,
-                source=node.input[0],
-                result=node.output[0],
-                weight=weight,
-                inputs_axis=1 - outputs_axis,
+                self.index,
+                node.input[0],
+                node.output[0],
+                weight,
+                1 - outputs_axis,
                 bias=node.input[2] if len(node.input) > 2 else None,
                 read=None if track is None else track.numbers,
                 written=written,
@@ -237,7 +229,7 @@ class _Tracer:
                 if not self._stands(name, axis, rank, numbers):
                     return None
             elif len(known[name].numbers) == len(numbers):
-                self._join(numbers, known[name].numbers)
+                self.ties.join(numbers, known[name].numbers)
             else:
                 return None
         return Track(axis, numbers)
@@ -271,32 +263,12 @@ class _Tracer:
                 return None
         return Track(axis, np.concatenate(parts))
 
-    def _weight(self, node: Any) -> Array | None:
-        weight = self.constants.get(node.input[1])
-        return weight if weight is not None and weight.dtype == np.float32 else None
-
     def _site(self, weight: str, axis: int, numbers: Array) -> None:
         for site in self.sites:
             if (site.weight, site.axis) == (weight, axis):  # shared by two nodes
-                self._join(site.numbers, numbers)
+                self.ties.join(site.numbers, numbers)
         self.sites.append(Site(weight, axis, numbers))
         self.sited.add((self.index, weight))
-
-    def _keep(self, name: str) -> None:
-        if name in self.tracks:
-            numbers = self.tracks[name].numbers
-            self._join(numbers, np.full_like(numbers, KEPT))
-
-    def _join(self, one: Array, other: Array) -> None:
-        for a, b in zip(one.tolist(), other.tolist(), strict=True):
-            low, high = sorted((self._root(a), self._root(b)))
-            self.parents[high] = low
-
-    def _root(self, number: int) -> int:
-        while self.parents[number] != number:
-            self.parents[number] = self.parents[self.parents[number]]
-            number = self.parents[number]
-        return number
 
 
 def _with_goal(mixer: Mixer, tracer: _Tracer) -> Mixer:
@@ -310,9 +282,11 @@ def _with_goal(mixer: Mixer, tracer: _Tracer) -> Mixer:
     if other not in tracer.constants:
         made = [i for i, node in enumerate(tracer.graph.node) if other in node.output]
         later = any(index > mixer.index for index in made)
-        return plain if later else replace(mixer, goal=add.output[0], shortcut=other)
-    shape, channels = tracer.constants[other].shape, len(mixer.written)
-    vector = prod(shape) == channels == (*shape, 0)[len(shape) - 1]
+        shape = tracer.shapes.get(other)
+        equal = shape is not None and shape == tracer.shapes.get(add.output[0])
+        return plain if later or not equal else replace(mixer, goal=add.output[0], shortcut=other)
+    addend, channels = tracer.constants[other].shape, len(mixer.written)
+    vector = prod(addend) == channels == (*addend, 0)[len(addend) - 1]
     if mixer.inputs_axis == 1 or mixer.bias or tracer.uses[other] != 1 or not vector:
         return plain
     return _with_goal(replace(mixer, bias=other, result=add.output[0]), tracer)

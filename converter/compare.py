@@ -38,8 +38,12 @@ def decisions(outputs: Arrays, names: Sequence[str]) -> np.ndarray[Any, Any]:
         NotJudged: an output is neither.
     """
     # Of the best few classes the indices decide, and the first of them.
-    telling = [name for name in names if f"{name.removesuffix('_values')}_indices" not in names]
-    telling += [name for name in names if name.endswith("_indices") and name not in telling]
+    best = {name for name in names if name.endswith("_indices")}
+    telling = [
+        name
+        for name in names
+        if not name.endswith("_values") or f"{name.removesuffix('_values')}_indices" not in best
+    ]
     return np.stack([_decided(outputs[name], name) for name in telling], axis=1)
 
 

@@ -28,8 +28,8 @@ def read(path: Path) -> onnx.ModelProto:
     """
     try:
         model = onnx.load(path, load_external_data=False)
-    except OSError:
-        raise
+    except OSError as error:
+        raise BadGraph(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # protobuf raises classes of its own
         raise BadGraph(f"{path} is not an ONNX file, or is cut off") from error
     home = path.resolve().parent

@@ -223,7 +223,7 @@ class Judge:
 
 
 # A few rounds are noisy: a candidate is only given up if it is clearly too slow.
-_HOPELESS = 0.9
+_HOPELESS = 0.75
 
 
 def choose(judged: Sequence[Variant]) -> Choice:

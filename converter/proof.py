@@ -37,19 +37,19 @@ def _at_most(events: int, trials: int, p: float) -> float:
     )  # fmt: skip
 
 
-def rows_to_prove(events: int, max_drop: float) -> str:
-    """How many rows would hold if no more of them were newly wrong."""
+def rows_to_prove(events: int, max_drop: float) -> int | None:
+    """How many rows would hold if no more of them were newly wrong; None if no number would."""
     low, high = events, events + 1
     while 100 * upper_bound(events, high) > max_drop:
         low, high = high, 2 * high
         if high > 10**7:
-            return "no number of"
+            return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (
             (middle, high) if 100 * upper_bound(events, middle) > max_drop else (low, middle)
         )
-    return str(high)
+    return high
 
 
 def plausible(events: int, trials: int, rate: float) -> bool:

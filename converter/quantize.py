@@ -7,16 +7,18 @@ measured in CONTRIBUTING.md's design notes.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 # First: it turns ONNX Runtime's telemetry off before anything imports onnxruntime.
 import service.session  # noqa: F401  # isort: skip
 
+import numpy as np
 import onnx
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -34,6 +36,7 @@ from service import hardware
 from service.errors import FarthingError
 
 _CALIBRATION_BATCH = 16
+_HISTOGRAM_ROWS = 64
 # Convolutions stay in fp32: as ConvInteger they run 4 to 10 times slower on x86.
 DYNAMIC_OPERATORS = ("MatMul", "Gemm", "Gather")
 # Of a transformer only these: with all operators quantized, agreement falls to 80 %.
@@ -96,6 +99,8 @@ class Static:
         """
         self.prepared = prepared
         self._calibration = calibration
+        if calibrator != "MinMax":  # the others keep every activation in memory
+            self._calibration = calibration.part(np.arange(min(_HISTOGRAM_ROWS, len(calibration))))
         self._method = _CALIBRATORS[calibrator]
         self._ranges = prepared.with_suffix(f".{calibrator}.json")
         model = onnx.load(prepared, load_external_data=False)
@@ -132,7 +137,7 @@ class Static:
                 nodes_to_exclude=list(without) or None,
                 calibrate_method=self._method,
                 calibration_cache_path=self._ranges,
-                extra_options={"CalibMaxIntermediateOutputs": 4, "CalibPercentile": 99.99},
+                extra_options={"CalibPercentile": 99.99},
             )
 
     def ranges_sha256(self) -> str:
@@ -181,12 +186,13 @@ def check_names(nodes: set[str], named: Sequence[str]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantizer warns the root logger about what we do on purpose."""
+    """The quantizer warns the root logger about what we do on purpose, and prints."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         root.setLevel(before)
 
@@ -195,9 +201,13 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Calibration rows in batches, as onnxruntime.quantization asks for them."""
 
     def __init__(self, rows: Samples) -> None:
+        # All of one size: the histogram calibrators fail on a last, smaller batch.
+        size = max(n for n in range(1, _CALIBRATION_BATCH + 1) if len(rows) % n == 0)
+        if size < _CALIBRATION_BATCH // 2:
+            size = min(_CALIBRATION_BATCH, len(rows))
+        whole = len(rows) - len(rows) % size
         self._batches: Iterator[dict[str, Any]] = (
-            rows.slice(start, start + _CALIBRATION_BATCH)
-            for start in range(0, len(rows), _CALIBRATION_BATCH)
+            rows.slice(start, start + size) for start in range(0, whole, size)
         )
 
     def get_next(self) -> dict[str, Any] | None:

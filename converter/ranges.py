@@ -216,7 +216,8 @@ def _run(session: Session, feeds: dict[str, np.ndarray[Any, Any]]) -> list[float
     try:
         outputs = session.run(feeds)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise RangesUnknown(f"the graph fails on these rows: {str(error)[:200]}") from error
+        said = " ".join(str(error).split())[:200]
+        raise RangesUnknown(f"the graph fails on these rows: {said}") from error
     return [max(0.0, float(outputs[spec.name])) for spec in session.outputs]  # -inf: no elements
 
 
@@ -269,9 +270,8 @@ def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
 def _computed(graph: onnx.GraphProto) -> list[str]:
     """The inputs, and everything that a node puts out, that is float32."""
     kinds = _kinds(graph)
-    names = [value.name for value in graph.input]
-    names += [name for node in graph.node for name in node.output]
-    return [name for name in names if kinds.get(name) == _SINGLE]
+    names = (name for node in graph.node for name in node.output)
+    return [name for name in (*(v.name for v in graph.input), *names) if kinds.get(name) == _SINGLE]
 
 
 def _integer(node: onnx.NodeProto, attribute: str) -> int:

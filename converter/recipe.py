@@ -165,14 +165,14 @@ class Recipe:
         ):
             if not low <= value <= high:
                 raise InvalidSetting(f"{name} is {value:g}; it takes {low} to {high}")
-        for name, number, high in (
+        for name, number, most in (
             ("the least speed-up", bounds.min_speedup, 100),
             ("the share of channels to prune", self.prune, 0.9),
             ("the memory in GB", self.source.memory_gb, 1e6),
         ):
-            if not 0 < number <= high:
+            if not 0 < number <= most:
                 raise InvalidSetting(
-                    f"{name} is {number:g}; it takes more than 0, at most {high:g}"
+                    f"{name} is {number:g}; it takes more than 0, at most {most:g}"
                 )
 
     @property

@@ -151,9 +151,9 @@ def write(batches: Iterable[Mapping[str, Any]], path: Path, what: str = "the row
                 if (array.shape[1:], array.dtype) != (first.shape[1:], first.dtype):
                     raise BadRows(f"{what}: '{name}' is not of one shape and dtype in all batches")
                 if name not in spools:
-                    spool = path.with_suffix(f".{len(spools)}.raw")
-                    spools[name] = stack.enter_context(spool.open("w+b"))
-                    spool.unlink()  # gone with the last handle
+                    raw = path.with_suffix(f".{len(spools)}.raw")
+                    spools[name] = stack.enter_context(raw.open("w+b"))
+                    raw.unlink()  # gone with the last handle
                 spools[name].write(array.tobytes())
                 counts[name] = counts.get(name, 0) + len(array)
         if not seen:

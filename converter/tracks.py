@@ -1,4 +1,4 @@
-"""Where the channels of a tensor stand, and where they are after an operator without weights.
+"""Numbers of channels: tied to each other, and carried through operators without weights.
 
 A track is followed through an operator only if cutting channels before it gives the same as cutting
 them after it; then every rule here is "the same channels, at this axis".
@@ -17,6 +17,50 @@ from converter.folding import attribute
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int | None, ...]
+
+KEPT = 0  # the number of all channels that must stay
+
+
+@dataclass(frozen=True)
+class Site:
+    """An axis of a weight on which channels stand: ``numbers`` has one for each index of it."""
+
+    weight: str
+    axis: int
+    numbers: Array
+
+
+class Ties:
+    """Which numbers mean channels that stand and fall together (union-find)."""
+
+    def __init__(self) -> None:
+        self._parents = [KEPT]
+
+    def new(self, count: int) -> Array:
+        """Numbers for so many channels, tied to nothing."""
+        numbers = np.arange(len(self._parents), len(self._parents) + count)
+        self._parents.extend(numbers.tolist())
+        return numbers
+
+    def join(self, one: Array, other: Array) -> None:
+        """Tie each number of the one to that of the other at the same place."""
+        for a, b in zip(one.tolist(), other.tolist(), strict=True):
+            low, high = sorted((self._root(a), self._root(b)))
+            self._parents[high] = low
+
+    def keep(self, numbers: Array) -> None:
+        """Tie all of these to what must stay."""
+        self.join(numbers, np.full_like(numbers, KEPT))
+
+    def roots(self) -> Array:
+        """For each number the one that stands for all that are tied to it."""
+        return np.array([self._root(number) for number in range(len(self._parents))])
+
+    def _root(self, number: int) -> int:
+        while self._parents[number] != number:
+            self._parents[number] = self._parents[self._parents[number]]
+            number = self._parents[number]
+        return number
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,8 @@ def fp16(shop: Workshop) -> Ladder:
     largest = ranges.scan(named, shop.calibration())
     unsafe = ranges.unsafe_nodes(named, largest)
     half = convert_float_to_float16(model, keep_io_types=True, node_block_list=unsafe)
+    # The tool casts what it was told to keep to fp16 and back on every edge.
+    ranges.join_fp32(half, unsafe)
     target = shop.file("fp16")
     graphs.write(half, target)
     how = f"{len(unsafe)} nodes beyond fp16's range kept in fp32" if unsafe else "all in fp16"

@@ -147,7 +147,8 @@ def judge_accuracy(
     if 100 * events / rows > bounds.max_drop:
         return Verdict("fails", f"loses too much: {said}", figures)
     needed = rows_to_prove(events, bounds.max_drop)
-    return Verdict("not proven", f"not proven with {rows} rows, needs {needed}: {said}", figures)
+    needs = f"needs {needed}" if needed else "and no number of rows could prove it"
+    return Verdict("not proven", f"not proven with {rows} rows, {needs}: {said}", figures)
 
 
 def _beside(
@@ -179,7 +180,7 @@ def check_labels(reference: Arrays, labels: Array) -> None:
         raise LabelsDoNotFit(
             "the labels under 'y' are text; give the indices of the classes, from 0"
         )
-    decided = decisions(reference, list(reference)[:1])[:, 0]
+    decided = decisions(reference, list(reference))[:, 0]
     accuracy = float(np.mean(decided == labels))
     _, counts = np.unique(labels, return_counts=True)
     commonest = counts.max() / len(labels)

@@ -42,37 +42,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _export(request: Request, directory: Path) -> None:
-    kind = KINDS[request.kind]
-    sys.path.insert(0, str(Path.cwd()))  # where the user's own modules lie
-    try:
-        for name in request.imports:
-            importlib.import_module(name)
-        module = importlib.import_module(f"converter.exporters.{kind.module}")
-        model: Trained = module.load(request)
-    except ImportError as error:
-        raise NotExportable(
-            f"{request.source} needs a package that is not installed ({first_line(error)}); "
-            f"pip install 'farthing[cpu,{kind.extra}]' brings its framework"
-        ) from error
+    model = _loaded(request)
     batches = contract.PROBE_BATCHES if model.batched else (1,)
     probe = contract.random_rows(model.inputs, sum(batches))
-    try:
-        answers = [_answers(model, part) for part in _split(probe, batches)]
-    except FarthingError:
-        raise
-    except Exception as error:  # a framework raises anything
-        raise NotExportable(
-            f"{request.source} fails in its own framework on random rows: {first_line(error)}"
-        ) from error
-    _write(directory / contract.PROBE, probe, _joined(answers))
+    answers = _answers(model, _split(probe, batches), f"{request.source} on random rows")
+    _write(directory / contract.PROBE, probe, answers)
     if request.evaluate is not None and model.batched:
         feeds = samples.read(request.evaluate, model.inputs).feeds
         rows = len(next(iter(feeds.values())))
         chunks = [_CHUNK_ROWS] * (rows // _CHUNK_ROWS) + [rows % _CHUNK_ROWS] * bool(
             rows % _CHUNK_ROWS
         )
-        answers = [_answers(model, part) for part in _split(feeds, tuple(chunks))]
-        _write(directory / contract.EXPECTED, {}, _joined(answers))
+        parts = _split(feeds, tuple(chunks))
+        answers = _answers(model, parts, f"{request.source} on {request.evaluate}")
+        _write(directory / contract.EXPECTED, {}, answers)
     try:
         model.write(directory / contract.MODEL)
     except FarthingError:
@@ -90,9 +73,47 @@ def _export(request: Request, directory: Path) -> None:
     (directory / contract.FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
 
-def _answers(model: Trained, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-    answers = model.answer(feeds)
-    return {name: np.asarray(answers[name]) for name in model.outputs}
+def _loaded(request: Request) -> Trained:
+    kind = KINDS[request.kind]
+    sys.path.insert(0, str(Path.cwd()))  # where the user's own modules lie
+    for name in request.imports:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # it is the user's own code
+            raise NotExportable(
+                f"--import {name} failed ({type(error).__name__}: {first_line(error)}); the module "
+                "must be importable from the current directory"
+            ) from error
+    try:
+        module = importlib.import_module(f"converter.exporters.{kind.module}")
+        model: Trained = module.load(request)
+    except FarthingError:
+        raise
+    except ImportError as error:
+        raise NotExportable(
+            f"{request.source} needs a package that is not installed ({first_line(error)}); "
+            f"pip install 'farthing[cpu,{kind.extra}]' brings its framework"
+        ) from error
+    except Exception as error:  # a framework raises anything
+        raise NotExportable(
+            f"{request.source} cannot be traced by its own framework: {first_line(error)}"
+        ) from error
+    return model
+
+
+def _answers(
+    model: Trained, parts: list[dict[str, np.ndarray[Any, Any]]], what: str
+) -> dict[str, np.ndarray[Any, Any]]:
+    """What the framework says to all the parts, joined."""
+    try:
+        answers = [model.answer(part) for part in parts]
+        return _joined(
+            [{name: np.asarray(given[name]) for name in model.outputs} for given in answers]
+        )
+    except FarthingError:
+        raise
+    except Exception as error:  # as above
+        raise NotExportable(f"its own framework fails with {what}: {first_line(error)}") from error
 
 
 def _split(feeds: Arrays, batches: tuple[int, ...]) -> list[dict[str, np.ndarray[Any, Any]]]:

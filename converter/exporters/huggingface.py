@@ -35,6 +35,8 @@ def load(request: Request) -> Trained:
             takes something else than tokens or pixels.
     """
     folder = request.source
+    if not folder.is_dir():
+        raise NotExportable(f"{folder} is not a folder; give the one that holds config.json")
     pooling = pooling_of(folder)
     model, notes = _model(
         folder if pooling is None else folder / pooling.encoder, pooling is not None
@@ -64,6 +66,8 @@ class _Plain(torch.nn.Module):  # type: ignore[misc]
 
 
 def _model(folder: Path, pooled: bool) -> tuple[Any, list[str]]:
+    if not (folder / "config.json").is_file():
+        raise NotExportable(f"{folder} has no config.json; save the model with save_pretrained")
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

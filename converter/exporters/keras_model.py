@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -28,6 +30,8 @@ from service.manifest import TensorSpec
 ENDPOINT = "serve"
 # What TensorFlow keeps as it is in a signature.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# How Keras says that it does not know a custom class or function.
+_UNKNOWN = re.compile(r"(?:Could not locate (?:class|function)|Unknown layer:) '(\w+)'")
 _CANNOT = {
     "IntegerLookup": "look the numbers up before the model, and export the layers after it",
     "TextVectorization": "split the text into token ids before the model (its vocabulary is "
@@ -140,6 +144,8 @@ def _loaded(request: Request) -> Any:
     except Exception as error:  # a corrupt file raises nearly anything
         said = first_line(error)
         text = str(error)
+    if not zipfile.is_zipfile(request.source) and not h5py.is_hdf5(request.source):
+        raise NotExportable(f"{request.source} is not a file of Keras, or is cut off")
     if is_keras_2(request.source):
         raise NotExportable(
             f"{request.source} was written by Keras 2, and Keras 3 cannot load it ({said}); "
@@ -150,11 +156,11 @@ def _loaded(request: Request) -> Any:
             f"{request.source} holds a Lambda layer, which is code; if you trust the file, add "
             "--trust"
         )
-    if "registered" in text or "Could not locate class" in text or "Unknown layer" in text:
+    unknown = _UNKNOWN.search(text)
+    if unknown:
         raise NotExportable(
-            f"{request.source} has a custom layer that is not registered ({said}); decorate its "
-            "class with @keras.saving.register_keras_serializable(), and name its module with "
-            "--import"
+            f"{request.source} needs '{unknown[1]}', which is not registered; decorate it with "
+            "@keras.saving.register_keras_serializable(), and name its module with --import"
         )
     raise NotExportable(f"Keras cannot load {request.source}: {said}")
 
@@ -171,8 +177,8 @@ def _check_layers(model: Any, what: str) -> None:
         cure = _CANNOT.get(type(layer).__name__)
         if cure:
             raise NotExportable(
-                f"{what} has a {type(layer).__name__} layer ('{layer.name}'), which has no ONNX "
-                f"form: {cure}"
+                f"layer '{layer.name}' of {what} is one of {type(layer).__name__}, which has no "
+                f"ONNX form: {cure}"
             )
 
 
@@ -274,7 +280,7 @@ def _output_names(model: Any, answered: Any) -> list[str]:
         return sorted(answered)  # tf.nest sorts dictionaries
     names = list(getattr(model, "output_names", None) or [])
     flat = tf.nest.flatten(answered)
-    if len(names) == len(flat):
+    if len(set(names)) == len(flat):  # an LSTM's outputs and states all bear its name
         return names
     layers = getattr(model, "layers", None)
     if len(flat) == 1 and layers and isinstance(model, keras.Sequential):

@@ -18,7 +18,7 @@ def is_keras_2(path: Path) -> bool:
         else:
             with h5py.File(path) as file:
                 version = file.attrs["keras_version"]
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
         return False
     text = version.decode() if isinstance(version, bytes) else str(version)
     return text.startswith(("1.", "2."))

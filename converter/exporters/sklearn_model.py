@@ -168,20 +168,28 @@ def _converted(estimator: Any, columns: Columns, kept: Sequence[str], request: R
     names |= {value.name: name for value, name in zip(graph.output, kept, strict=False) if name}
     del graph.output[len(kept) :]
     _prune(graph, {value.name for value in graph.output})
+    _rename(graph, names)
     for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
         if node.op_type == "StringNormalizer":
             # ONNX Runtime's default, en_US, is not on every machine.
             others = [attribute for attribute in node.attribute if attribute.name != "locale"]
             del node.attribute[:]
             node.attribute.extend([*others, onnx.helper.make_attribute("locale", "C")])
-    for value in (*graph.input, *graph.output):
-        value.name = names.get(value.name, value.name)
     read = {name for node in graph.node for name in node.input}
     for value in [value for value in graph.input if value.name not in read]:
         graph.input.remove(value)
     return model
+
+
+def _rename(graph: Any, names: dict[str, str]) -> None:
+    """Rename tensors; what has one of the new names already gives way."""
+    inner = {name for node in graph.node for name in (*node.input, *node.output)} - set(names)
+    names |= {name: f"{name}_inner" for name in inner & set(names.values())}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = names.get(value.name, value.name)
 
 
 def _prune(graph: Any, wanted: set[str]) -> None:

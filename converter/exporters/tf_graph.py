@@ -11,7 +11,9 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,16 @@ def datatype(name: str, dtype: str) -> str:
 
 
 def spec(name: str, tensor: Any) -> TensorSpec:
-    """The spec of a ``tf.TensorSpec`` under another name."""
+    """The spec of a ``tf.TensorSpec`` under another name.
+
+    Raises:
+        NotExportable: it says nothing of its shape, or its dtype is not on the wire.
+    """
+    if tensor.shape.rank is None:
+        raise NotExportable(
+            f"input '{name}' may have any number of dimensions; give its tf.TensorSpec a shape, "
+            "with None where a size is free"
+        )
     shape = tuple(-1 if size is None else int(size) for size in tensor.shape)
     return TensorSpec(name, datatype(name, tensor.dtype.name), shape)
 
@@ -89,34 +100,20 @@ def write_tflite(source: Path, target: Path) -> None:
 
 def write_function(function: Any, target: Path) -> None:
     """A traced ``tf.function`` -> ONNX, without a SavedModel between; raises as above."""
-    _mended()
-    try:
+    with _mended():
         tf2onnx.convert.from_function(
             function, function.input_signature, opset=OPSET, output_path=str(target)
         )
-    except Exception as error:  # as everywhere in tf2onnx
-        raise RouteFailed(f"tf2onnx failed: {first_line(error)}") from error
 
 
 def _convert(arguments: list[str], target: Path) -> None:
-    _mended()
-    # Its exit code means nothing: an unknown operator is logged, and an invalid file written.
-    heard = _Heard()
-    logger = logging.getLogger("tf2onnx")
-    logger.addHandler(heard)
     before = sys.argv
     sys.argv = ["tf2onnx", *arguments, "--opset", str(OPSET), "--output", str(target)]
     try:
-        tf2onnx.convert.main()
-    except SystemExit as error:
-        raise RouteFailed(f"tf2onnx ended with {error.code}") from error
-    except Exception as error:  # it raises anything
-        raise RouteFailed(f"tf2onnx failed: {first_line(error)}") from error
+        with _mended():
+            tf2onnx.convert.main()
     finally:
         sys.argv = before
-        logger.removeHandler(heard)
-    if heard.complaints:
-        raise RouteFailed(f"tf2onnx cannot convert it: {heard.complaints[0]}")
 
 
 class _Heard(logging.Handler):
@@ -133,8 +130,28 @@ class _Heard(logging.Handler):
             self.complaints.append(text[:200])
 
 
-def _mended() -> None:
-    """Mend tf2onnx, once in this process."""
+@contextmanager
+def _mended() -> Iterator[None]:
+    """Let tf2onnx work, mended and believed in nothing: an unknown operator it only logs."""
+    _mend()
+    heard = _Heard()
+    logger = logging.getLogger("tf2onnx")
+    logger.addHandler(heard)
+    try:
+        yield
+    except SystemExit as error:
+        raise RouteFailed(f"tf2onnx ended with {error.code}") from error
+    except Exception as error:  # it raises anything
+        raise RouteFailed(f"tf2onnx failed: {first_line(error)}") from error
+    finally:
+        logger.removeHandler(heard)
+    if heard.complaints:
+        raise RouteFailed(f"tf2onnx cannot convert it: {heard.complaints[0]}")
+
+
+@cache
+def _mend() -> None:
+    """Once in a process."""
     if not hasattr(np, "product"):
         np.product = np.prod  # type: ignore[attr-defined]
     # Free each optimizer pass's copy of the graph before the next makes its own.

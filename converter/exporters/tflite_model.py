@@ -23,8 +23,9 @@ def load(request: Request) -> Trained:
         interpreter.allocate_tensors()
     except Exception as error:  # a damaged file raises nearly anything
         raise NotExportable(f"TFLite cannot load {request.source}: {first_line(error)}") from error
-    inputs = tuple(_spec(detail) for detail in interpreter.get_input_details())
-    outputs = tuple(_name(detail) for detail in interpreter.get_output_details())
+    named = _names(interpreter)
+    inputs = tuple(_spec(detail, named) for detail in interpreter.get_input_details())
+    outputs = tuple(_name(detail, named) for detail in interpreter.get_output_details())
 
     def answer(feeds: Arrays) -> dict[str, Any]:
         for detail, spec in zip(interpreter.get_input_details(), inputs, strict=True):
@@ -43,12 +44,22 @@ def load(request: Request) -> Trained:
     return Trained(inputs, outputs, answer, write, tf_graph.tools())
 
 
-def _name(detail: dict[str, Any]) -> str:
-    """``serving_default_x:0`` is what the converter makes of ``x``."""
-    return str(detail["name"]).removeprefix("serving_default_").partition(":")[0]
+def _names(interpreter: Any) -> dict[str, str]:
+    """Tensor -> its name in the signature, where the file has exactly one."""
+    if len(interpreter.get_signature_list()) != 1:
+        return {}
+    runner = interpreter.get_signature_runner()
+    details = {**runner.get_input_details(), **runner.get_output_details()}
+    return {str(detail["name"]): name for name, detail in details.items()}
 
 
-def _spec(detail: dict[str, Any]) -> TensorSpec:
-    name = _name(detail)
+def _name(detail: dict[str, Any], named: dict[str, str]) -> str:
+    tensor = str(detail["name"])
+    # ``serving_default_x:0`` is what the converter makes of ``x``.
+    return named.get(tensor, tensor.removeprefix("serving_default_").partition(":")[0])
+
+
+def _spec(detail: dict[str, Any], named: dict[str, str]) -> TensorSpec:
+    name = _name(detail, named)
     shape = tuple(int(size) for size in detail["shape_signature"])
     return TensorSpec(name, tf_graph.datatype(name, detail["dtype"].__name__), shape)

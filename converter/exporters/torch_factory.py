@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from converter.exporters import torch_example, torch_graph
+from converter.exporters import torch_example, torch_graph, torch_weights
 from converter.exporters.torch_graph import Traceable
 from converter.exporters.trained import NotExportable, Request, Trained, first_line
 
@@ -31,7 +31,7 @@ def load(request: Request) -> Trained:
     elif str(request.source) != request.factory:
         raise NotExportable(f"there is no file of weights at {request.source}")
     module = module.cpu().eval()
-    notes = torch_graph.as_float32(module)
+    notes = torch_weights.as_float32(module)
     if arrays is None:
         arrays = _rows(module, request)
     example = torch_example.example_tensors(arrays, module, request.source)

@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch.export import Dim
 
+from converter.exporters import torch_weights
 from converter.exporters.torch_example import (
     BATCH,
     EXAMPLE_ROWS,
@@ -28,9 +29,6 @@ from service.datatypes import DATATYPES
 from service.manifest import TensorSpec
 
 EXPORT, TORCHSCRIPT = "torch.export", "TorchScript"
-HALF = (torch.float16, torch.bfloat16)
-# A protobuf message ends at 2 GiB; the graph itself takes some.
-_MAX_WEIGHT_BYTES = 2**31 - 2**24
 _TORCHSCRIPT_OPSET = 17
 
 DATATYPE_OF = {
@@ -108,7 +106,7 @@ def trained(
         NotExportable: its weights are not finite or too large, it fails on its own example, or its
             outputs do not follow the batch.
     """
-    _check_weights(traceable)
+    torch_weights.check(traceable.program or traceable.module, traceable.source)
     inputs = traceable.inputs
     outputs = _output_names(traceable, all(spec.shape[:1] == (-1,) for spec in inputs))
     if route == EXPORT:
@@ -175,16 +173,6 @@ def outputs_of(answer: Any, source: Path) -> dict[str, Any]:
     return named
 
 
-def as_float32(module: Any) -> list[str]:
-    """Turn half-precision weights into float32, in place; the note to give, if any."""
-    state = (*module.parameters(), *module.buffers())
-    names = sorted({str(tensor.dtype).split(".")[1] for tensor in state if tensor.dtype in HALF})
-    if not names:
-        return []
-    module.float()
-    return [f"the weights were {' and '.join(names)}; they were converted to float32 first"]
-
-
 def save_program(module: Any, example: Mapping[str, Any], path: Path) -> None:
     """Write a live module as a ``.pt2`` whose batch is free; the module itself stays as it is.
 
@@ -197,7 +185,7 @@ def save_program(module: Any, example: Mapping[str, Any], path: Path) -> None:
         NotExportable: ``torch.export`` does not take it, with what it says.
     """
     twin = copy.deepcopy(module).cpu().eval()
-    as_float32(twin)
+    torch_weights.as_float32(twin)
     source = Path(type(module).__name__)
     tensors = example_tensors(example, twin, source)
     free = batch_axes(tensors)
@@ -208,24 +196,6 @@ def save_program(module: Any, example: Mapping[str, Any], path: Path) -> None:
         torch.export.save(program, path)
     except Exception as error:  # it traces the user's own code
         raise NotExportable(f"torch.export does not take {source}: {first_line(error)}") from error
-
-
-def _check_weights(traceable: Traceable) -> None:
-    holder = traceable.program or traceable.module
-    parameters = dict(holder.named_parameters())
-    buffers = dict(holder.named_buffers())
-    for name, tensor in (parameters | buffers).items():
-        if not tensor.is_floating_point():
-            continue
-        # A mask is a buffer that holds -infinity on purpose.
-        bad = ~torch.isfinite(tensor) if name in parameters else torch.isnan(tensor)
-        if bool(bad.any()):
-            raise NotExportable(f"weight '{name}' of {traceable.source} holds NaN or infinity")
-    size = sum(tensor.nbytes for tensor in (parameters | buffers).values())
-    if size > _MAX_WEIGHT_BYTES:
-        raise NotExportable(
-            f"the weights of {traceable.source} take {size / 2**30:.1f} GiB; one ONNX file holds 2"
-        )
 
 
 def _output_names(traceable: Traceable, batched: bool) -> tuple[str, ...]:

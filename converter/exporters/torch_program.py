@@ -9,7 +9,8 @@ from torch.utils import _pytree
 
 from converter.exporters import torch_graph
 from converter.exporters.torch_example import BATCH, EXAMPLE_ROWS
-from converter.exporters.torch_graph import HALF, Traceable
+from converter.exporters.torch_graph import Traceable
+from converter.exporters.torch_weights import HALF
 from converter.exporters.trained import (
     NotExportable,
     Request,

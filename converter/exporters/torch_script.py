@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from converter.exporters import torch_example, torch_graph
+from converter.exporters import torch_example, torch_graph, torch_weights
 from converter.exporters.torch_graph import Traceable
 from converter.exporters.trained import NotExportable, Request, Trained, first_line
 
@@ -33,7 +33,7 @@ def load(request: Request) -> Trained:
             f"torch.jit.load cannot read {request.source}: {first_line(error)}"
         ) from error
     scripted.eval()
-    notes = torch_graph.as_float32(scripted)
+    notes = torch_weights.as_float32(scripted)
     arrays = torch_example.read(
         request,
         [argument.name for argument in arguments],

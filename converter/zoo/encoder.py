@@ -31,8 +31,8 @@ class Size:
     rate: float
 
 
-FULL = Size(layers=4, width=256, heads=4, rows=1280, epochs=2, rate=5e-4)
-QUICK = Size(layers=2, width=64, heads=2, rows=1280, epochs=3, rate=2e-3)
+FULL = Size(layers=4, width=256, heads=4, rows=1280, epochs=1, rate=5e-4)
+QUICK = Size(layers=2, width=64, heads=2, rows=1280, epochs=2, rate=2e-3)
 
 
 def build(size: Size) -> Any:
@@ -76,7 +76,7 @@ def train(lesson: Lesson) -> dict[str, float]:
     ids, topics = texts.write(kept + size.rows, SEED)
     ids = ids.astype(np.int32)
     model = build(size)
-    batch_rows = 16
+    batch_rows = 8
     batches = size.epochs * -(-size.rows // batch_rows)
     # Attention diverges at full rate from the start: a straight way up, then down along a cosine.
     rate = keras.optimizers.schedules.CosineDecay(
@@ -96,8 +96,8 @@ def train(lesson: Lesson) -> dict[str, float]:
     held_ids, held_topics = ids[:HELD_OUT_ROWS], topics[:HELD_OUT_ROWS]
     answers = model.predict(held_ids, verbose=0).argmax(axis=1)
     lesson.save_rows({"ids": ids[HELD_OUT_ROWS:kept]}, {"ids": held_ids}, held_topics)
-    # Without the optimizer, whose state is twice the weights.
-    keras.Model(model.inputs, model.outputs, name=model.name).save(lesson.directory / "model.keras")
+    # The optimizer's state is twice the weights, and no part of what is served.
+    model.save(lesson.directory / "model.keras", include_optimizer=False)
     return {
         "held_out_accuracy": float(np.mean(answers == held_topics)),
         "parameters": float(model.count_params()),

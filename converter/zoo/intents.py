@@ -70,30 +70,10 @@ _TEMPLATES = {
 }
 LABELS = tuple(_TEMPLATES)
 _NOISE = [
-    "hello",
-    "hi",
-    "please",
-    "thanks",
-    "urgent",
-    "again",
-    "sorry",
-    "um",
-    "well",
-    "ok",
-    "today",
-    "now",
-    "really",
-    "just",
-    "quick",
-    "question",
-    "hey",
-    "folks",
-    "dear",
-    "team",
-    "kindly",
-    "actually",
-    "so",
-]
+    "hello", "hi", "please", "thanks", "urgent", "again", "sorry", "um", "well", "ok", "today",
+    "now", "really", "just", "quick", "question", "hey", "folks", "dear", "team", "kindly",
+    "actually", "so",
+]  # fmt: skip
 _LETTERS = list("abcdefghijklmnopqrstuvwxyz")
 
 

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import numpy as np
 
 from loadtests import load, processes
-from loadtests.bench import nets
+from loadtests.bench import nets, variants
 from loadtests.bench.results import Figure
 from service.session import Session, SessionOptions
 
@@ -98,4 +98,13 @@ def _resident_mb(metrics_port: int) -> float:
     return float(line.split()[1]) / 2**20
 
 
-SUITES: dict[str, Callable[[Path], list[Figure]]] = {"start": start, "serving": serving}
+SUITES: dict[str, Callable[[Path], list[Figure]]] = {
+    "start": start,
+    "serving": serving,
+    "int8": variants.int8,
+    "encoder": variants.encoder,
+    "pruned": variants.pruned,
+    "digits": variants.digits,
+    "damaged": variants.damaged,
+    "conversion": variants.conversion,
+}

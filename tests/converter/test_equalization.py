@@ -93,6 +93,7 @@ def conv_chain(
         "w2": normal(6, 8, 3, 3) / stretch[:, None, None],
         "b2": normal(6),
         "slope": np.full((8, 1, 1), 0.1),
+        "across": normal(8),  # as many as there are channels
         "zero": np.array(0.0),
         "six": np.array(6.0),
     }
@@ -280,6 +281,11 @@ def test_dense_layers_with_their_biases_are_balanced(tmp_path: Path) -> None:
     assert spread(after["w1"], 1) < 8
     assert spread(after["w2"], 0) < 8
     assert spread(after["w3"], 0) < 8
+
+
+def test_a_constant_along_another_dimension_stops_it(tmp_path: Path) -> None:
+    model = conv_chain([node("Relu", "a", to="r"), node("Add", "r", "across", to="b")])
+    check_same(model, tmp_path, pairs=0)
 
 
 def test_a_bias_that_all_channels_share_stops_it(tmp_path: Path) -> None:

@@ -162,6 +162,8 @@ def test_unsafe_nodes_stay_in_fp32_and_the_answer_survives_true_fp16(tmp_path: P
     converted = to_fp16(path, unsafe)
     kinds = {tensor.name: tensor.data_type for tensor in converted.graph.initializer}
     assert kinds == {"big": FLOAT, "small": FLOAT, "half": TensorProto.FLOAT16}
+    operators = sorted(node.op_type for node in converted.graph.node)
+    assert operators == ["Cast", "Cast", "Gemm", "Gemm", "Mul", "Relu"]  # to fp16 once, and back
     onnx.save(converted, tmp_path / "fp16.onnx")
     x = LOUD_ROWS.feeds["x"][:2]
     served = Session(tmp_path / "fp16.onnx", SessionOptions()).run({"x": x})["y"]

@@ -1,25 +1,30 @@
-"""The arithmetic of the gate: bounds, decisions, and what follows from them."""
+"""The gate: the metric that is taken, what a candidate spoils, and which of three outcomes."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
 
-from converter import verify
+from converter import compare, verify
+from converter.compare import NotJudged
+from converter.proof import upper_bound
+from converter.recipe import Bounds
 from converter.samples import Samples
 from service.session import Session, SessionOptions
 from tests import models
+from tests.converter import nets
+
+NO_DROP, SOME = Bounds(max_drop=0), Bounds(max_drop=1)
 
 
-def scores(decided: np.ndarray, classes: int = 3) -> verify.Arrays:
+def scores(decided: np.ndarray, classes: int = 3) -> compare.Arrays:
     """Softmax-like answers that decide so."""
     return {"scores": np.eye(classes, dtype=np.float32)[decided]}
 
 
-def answers(rows: int, wrong: int = 0) -> tuple[verify.Arrays, verify.Arrays]:
+def answers(rows: int, wrong: int = 0) -> tuple[compare.Arrays, compare.Arrays]:
     """A candidate's answers and the reference's, different in the first so many rows."""
     theirs = np.arange(rows) % 3
     mine = theirs.copy()
@@ -27,42 +32,52 @@ def answers(rows: int, wrong: int = 0) -> tuple[verify.Arrays, verify.Arrays]:
     return scores(mine), scores(theirs)
 
 
+def decided(outputs: compare.Arrays) -> np.ndarray:
+    return compare.decisions(outputs, list(outputs))[:, 0]
+
+
+LABELS = np.array([0, 1, 2])
+SCORES = scores(LABELS)
+NUMBERS = {"y": np.linspace(-3, 300, 3, dtype=np.float32)}
+
+
 @pytest.mark.parametrize(
-    ("events", "trials", "bound"),
-    [(0, 400, 0.0075), (0, 598, 0.0050), (1, 600, 0.0079), (0, 1, 0.95)],
+    ("asked", "reference", "labels", "taken"),
+    [
+        ("auto", SCORES, LABELS, "accuracy"),
+        ("auto", SCORES, None, "agreement"),
+        ("auto", NUMBERS, None, "distance"),
+        ("auto", NUMBERS, LABELS, "distance"),
+        ("accuracy", SCORES, LABELS, "accuracy"),
+        ("agreement", SCORES, LABELS, "agreement"),
+        ("distance", SCORES, LABELS, "distance"),
+        ("distance", NUMBERS, None, "distance"),
+    ],
 )
-def test_upper_bound_is_what_the_tables_say(events: int, trials: int, bound: float) -> None:
-    assert verify.upper_bound(events, trials) == pytest.approx(bound, abs=1e-4)
+def test_the_metric_that_can_be_had_is_taken(
+    asked: str, reference: compare.Arrays, labels: np.ndarray | None, taken: str
+) -> None:
+    assert verify.metric_for(Bounds(metric=asked), reference, labels) == taken
 
 
-@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))))
-def test_upper_bound_equals_the_beta_quantile(case: tuple[int, int]) -> None:
-    events, trials = case
-    exact = scipy.stats.beta.ppf(0.95, events + 1, trials - events)
-    assert verify.upper_bound(events, trials) == pytest.approx(exact, rel=1e-6)
+def test_accuracy_without_labels_is_refused() -> None:
+    with pytest.raises(NotJudged, match="needs labels under 'y'"):
+        verify.metric_for(Bounds(metric="accuracy"), SCORES, None)
 
 
-def test_upper_bound_is_one_where_every_trial_was_an_event() -> None:
-    assert verify.upper_bound(7, 7) == 1.0
-    assert verify.upper_bound(0, 0) == 1.0
-
-
-def test_more_confidence_widens_the_bound() -> None:
-    assert verify.upper_bound(3, 500, 0.99) > verify.upper_bound(3, 500, 0.95) > 3 / 500
-
-
-def decided(outputs: dict[str, np.ndarray]) -> np.ndarray:
-    """The decisions of an only output."""
-    return verify.decisions(outputs, list(outputs))[:, 0]
+@pytest.mark.parametrize("asked", ["accuracy", "agreement"])
+def test_a_metric_of_decisions_is_refused_where_nothing_is_decided(asked: str) -> None:
+    with pytest.raises(NotJudged, match="output 'y'"):
+        verify.metric_for(Bounds(metric=asked), NUMBERS, LABELS)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_equal_decisions_on_enough_rows_hold(labelled: bool) -> None:
     mine, theirs = answers(400)
     labels = decided(theirs) if labelled else None
-    verdict = verify.judge_accuracy(mine, theirs, labels, max_drop=0.75)
-    assert verdict.holds
-    assert "0 of 400" in verdict.reason
+    verdict = verify.judge_accuracy(mine, theirs, labels, Bounds(max_drop=0.75))
+    assert verdict.outcome == "holds"
+    assert verdict.reason.startswith("0 of 400")
     assert verdict.figures["drop_bound_points"] == pytest.approx(0.746, abs=1e-3)
     assert verdict.figures.get("accuracy") == (1.0 if labelled else None)
 
@@ -71,9 +86,10 @@ def test_equal_decisions_on_enough_rows_hold(labelled: bool) -> None:
 def test_too_many_newly_wrong_rows_lose_too_much(labelled: bool) -> None:
     mine, theirs = answers(400, wrong=9)
     labels = decided(theirs) if labelled else None
-    verdict = verify.judge_accuracy(mine, theirs, labels, max_drop=2)
-    assert not verdict.holds
-    assert verdict.reason.startswith("loses too much: 9 of 400")
+    verdict = verify.judge_accuracy(mine, theirs, labels, Bounds(max_drop=2))
+    assert verdict.outcome == "fails"
+    assert verdict.reason.startswith("loses too much: 9 of 400 held-out rows newly wrong")
+    assert verdict.reason.endswith("where 2 is allowed")
     assert verdict.figures["newly_wrong"] == 9
     assert verdict.figures["drop_points"] == pytest.approx(2.25)
     assert verdict.figures["agreement"] == pytest.approx(391 / 400)
@@ -81,26 +97,40 @@ def test_too_many_newly_wrong_rows_lose_too_much(labelled: bool) -> None:
 
 def test_a_good_candidate_on_few_rows_is_not_proven_and_says_how_many_would_do() -> None:
     mine, theirs = answers(100)
-    verdict = verify.judge_accuracy(mine, theirs, None, max_drop=1)
-    assert not verdict.holds
-    assert verdict.reason.startswith("not proven: 0 of 100")
-    assert "299 rows could prove it" in verdict.reason
-    assert verify.upper_bound(0, 299) <= 0.01 < verify.upper_bound(0, 298)
+    verdict = verify.judge_accuracy(mine, theirs, None, SOME)
+    assert verdict.outcome == "not proven"
+    assert verdict.reason.startswith("not proven with 100 rows, needs 299: 0 of 100")
+    assert upper_bound(0, 299) <= 0.01 < upper_bound(0, 298)
+
+
+def test_a_few_newly_wrong_rows_within_the_drop_are_not_proven_either() -> None:
+    mine, theirs = answers(400, wrong=3)
+    verdict = verify.judge_accuracy(mine, theirs, None, SOME)
+    assert verdict.outcome == "not proven"
+    assert verdict.reason.startswith("not proven with 400 rows, needs 773: 3 of 400")
 
 
 def test_no_drop_at_all_cannot_be_proven_by_any_number_of_rows() -> None:
     mine, theirs = answers(400)
-    verdict = verify.judge_accuracy(mine, theirs, None, max_drop=0)
-    assert not verdict.holds
-    assert "no number of rows could prove it" in verdict.reason
+    verdict = verify.judge_accuracy(mine, theirs, None, NO_DROP)
+    assert verdict.outcome == "not proven"
+    assert verdict.reason.startswith("not proven with 400 rows, and no number of rows could prove")
 
 
 def test_rows_that_were_wrong_before_are_not_newly_wrong() -> None:
     mine, theirs = answers(400, wrong=5)
     labels = decided(mine)
-    figures = verify.judge_accuracy(mine, theirs, labels, max_drop=1).figures
+    figures = verify.judge_accuracy(mine, theirs, labels, SOME).figures
     assert (figures["newly_wrong"], figures["newly_right"]) == (0, 5)
     assert figures["drop_points"] == pytest.approx(-1.25)
+    assert figures["accuracy"] == 1.0
+
+
+def test_by_agreement_labels_decide_nothing() -> None:
+    mine, theirs = answers(400, wrong=5)
+    bounds = Bounds(max_drop=1, metric="agreement")
+    figures = verify.judge_accuracy(mine, theirs, decided(mine), bounds).figures
+    assert figures["newly_wrong"] == 5
     assert figures["accuracy"] == 1.0
 
 
@@ -109,37 +139,18 @@ def test_gains_elsewhere_do_not_pay_for_newly_wrong_rows() -> None:
     labels[:20] = 1
     mine = labels.copy()
     mine[-20:] = 1
-    verdict = verify.judge_accuracy(scores(mine), scores(theirs), labels, max_drop=1)
+    verdict = verify.judge_accuracy(scores(mine), scores(theirs), labels, SOME)
     assert verdict.figures["drop_points"] == 0
-    assert not verdict.holds
+    assert verdict.outcome == "fails"
 
 
-def test_answers_that_are_not_numbers_never_hold() -> None:
+@pytest.mark.parametrize("metric", ["auto", "distance"])
+def test_answers_that_are_not_numbers_never_hold(metric: str) -> None:
     theirs = {"p": np.full((400, 1), 0.1, np.float32)}
     mine = {"p": np.full((400, 1), np.nan, np.float32)}
-    assert not verify.judge_accuracy(mine, theirs, None, max_drop=1).holds
-
-
-def test_softmax_decides_by_its_largest_entry() -> None:
-    outputs = {"p": np.array([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]], np.float32)}
-    assert decided(outputs).tolist() == [1, 0]
-
-
-@pytest.mark.parametrize("shape", [(3,), (3, 1)])
-def test_a_single_number_decides_at_one_half(shape: tuple[int, ...]) -> None:
-    outputs = {"p": np.array([0.2, 0.5, 0.9], np.float32).reshape(shape)}
-    assert decided(outputs).tolist() == [0, 0, 1]
-
-
-@pytest.mark.parametrize("shape", [(3,), (3, 1)])
-def test_whole_numbers_are_decisions_themselves(shape: tuple[int, ...]) -> None:
-    outputs = {"label": np.array([7, 0, 3], np.int64).reshape(shape)}
-    assert decided(outputs).tolist() == [7, 0, 3]
-
-
-def test_every_output_decides_in_its_own_column() -> None:
-    outputs = {"a": np.array([1, 2]), "b": np.array([5, 6])}
-    assert verify.decisions(outputs, ["b", "a"]).tolist() == [[5, 1], [6, 2]]
+    verdict = verify.judge_accuracy(mine, theirs, None, Bounds(metric=metric))
+    assert verdict.outcome == "fails"
+    assert all(np.isfinite(value) for value in verdict.figures.values())  # JSON has no NaN
 
 
 def rigged(decision: int) -> np.ndarray:
@@ -150,10 +161,9 @@ def rigged(decision: int) -> np.ndarray:
 def test_outputs_are_compared_by_name_in_whatever_order_they_come() -> None:
     alpha, zeta = rigged(0), rigged(1)
     reference = {"zeta": zeta, "alpha": alpha}
-    verdict = verify.judge_accuracy(
-        {"alpha": alpha, "zeta": zeta}, reference, np.ones(400, int), max_drop=1
-    )
-    assert verdict.holds
+    given = {"alpha": alpha, "zeta": zeta}
+    verdict = verify.judge_accuracy(given, reference, np.ones(400, int), SOME)
+    assert verdict.outcome == "holds"
     assert verdict.figures["accuracy"] == 1.0
 
 
@@ -161,24 +171,41 @@ def test_a_second_output_that_decides_differently_is_newly_wrong() -> None:
     first, second = rigged(0), rigged(1)
     broken = np.where(np.arange(400)[:, None] < 20, np.nan, second)
     verdict = verify.judge_accuracy(
-        {"a": first, "b": broken}, {"a": first, "b": second}, None, max_drop=1
+        {"a": first, "b": broken}, {"a": first, "b": second}, None, SOME
     )
-    assert (verdict.holds, verdict.figures["newly_wrong"]) == (False, 20)
+    assert (verdict.outcome, verdict.figures["newly_wrong"]) == ("fails", 20)
 
 
-@pytest.mark.parametrize(
-    "output",
-    [
-        np.linspace(100, 200, 30, dtype=np.float32),
-        np.linspace(-3, 3, 30, dtype=np.float32).reshape(30, 1),
-        np.zeros((30, 8, 8, 3), np.float32),
-        np.zeros((30, 4), np.int64),
-    ],
-    ids=["regression", "logit", "segmentation", "many whole numbers"],
-)
-def test_outputs_that_decide_nothing_are_not_judged(output: np.ndarray) -> None:
-    with pytest.raises(verify.NotJudged, match="output 'y'"):
-        verify.judge_accuracy({"y": output}, {"y": output}, None, max_drop=1)
+def moved(rows: int, by: float, count: int) -> tuple[compare.Arrays, compare.Arrays]:
+    """Numbers with a spread of 1, and the same with the first few rows moved."""
+    theirs = np.where(np.arange(rows) % 2, 101.0, 99.0).astype(np.float32)[:, np.newaxis]
+    mine = theirs.copy()
+    mine[:count] += by
+    return {"y": mine}, {"y": theirs}
+
+
+@pytest.mark.parametrize(("by", "outcome"), [(0.04, "holds"), (0.06, "fails")])
+def test_by_distance_a_row_is_lost_where_it_moved_beyond_the_tolerance(
+    by: float, outcome: str
+) -> None:
+    verdict = verify.judge_accuracy(*moved(400, by, 400), None, Bounds(tolerance=0.05))
+    assert verdict.outcome == outcome
+    assert "moved by more than 5 % of the outputs' spread" in verdict.reason
+    assert verdict.figures["mean_distance"] == pytest.approx(by, rel=1e-3)
+    assert not {"agreement", "accuracy"} & set(verdict.figures)
+
+
+def test_by_distance_each_row_counts_once_and_exactly() -> None:
+    verdict = verify.judge_accuracy(*moved(400, 10, 3), None, Bounds(max_drop=2))
+    assert verdict.figures["newly_wrong"] == 3
+    assert verdict.outcome == "holds"
+    bound = 100 * upper_bound(3, 400)
+    assert verdict.figures["drop_bound_points"] == pytest.approx(bound)
+
+
+def test_outputs_that_decide_nothing_are_not_judged_by_decisions() -> None:
+    with pytest.raises(NotJudged):
+        verify.judge_accuracy(NUMBERS, NUMBERS, None, Bounds(metric="agreement"))
 
 
 def test_labels_on_which_the_model_is_hardly_right_are_refused() -> None:
@@ -188,58 +215,59 @@ def test_labels_on_which_the_model_is_hardly_right_are_refused() -> None:
     verify.check_labels(scores(labels, 4), labels)
 
 
+def test_labels_are_compared_with_the_best_of_the_best_classes() -> None:
+    labels = np.arange(40) % 4
+    indices = np.stack([labels, (labels + 1) % 4], axis=1)
+    values = np.tile(np.array([0.7, 0.2], np.float32), (40, 1))
+    verify.check_labels({"p_values": values, "p_indices": indices}, labels)
+    with pytest.raises(verify.LabelsDoNotFit):
+        verify.check_labels({"p_values": values, "p_indices": indices[:, ::-1]}, labels)
+
+
 def test_labels_that_are_text_are_refused() -> None:
     with pytest.raises(verify.LabelsDoNotFit, match="labels under 'y' are text"):
         verify.check_labels(scores(np.array([0, 1])), np.array(["a", "b"]))
 
 
-def test_close_forgives_the_noise_of_float32_and_no_more() -> None:
-    wanted = {"y": np.array([[1.0, 100.0]], np.float32)}
-    assert verify.close({"y": wanted["y"] * (1 + 5e-4)}, wanted)
-    assert not verify.close({"y": wanted["y"] * (1 + 5e-3)}, wanted)
-
-
-@pytest.mark.parametrize(
-    ("mine", "theirs"),
-    [
-        (np.array([1, 2]), np.array([1, 3])),
-        (np.ones((2, 1), np.float32), np.ones((1, 2), np.float32)),
-        (np.array([np.nan], np.float32), np.array([1.0], np.float32)),
-        (np.array(["a"], object), np.array(["b"], object)),
-    ],
-)
-def test_other_whole_numbers_shapes_nan_or_strings_are_not_close(
-    mine: np.ndarray, theirs: np.ndarray
-) -> None:
-    assert verify.close({"y": theirs}, {"y": theirs})
-    assert not verify.close({"y": mine}, {"y": theirs})
-
-
-def test_close_looks_at_every_output() -> None:
-    same, other = np.ones(2, np.float32), np.zeros(2, np.float32)
-    assert not verify.close({"a": same, "b": other}, {"a": same, "b": same})
-
-
-def test_largest_difference_does_not_wrap_unsigned_numbers() -> None:
-    mine = {"a": np.array([0], np.uint8), "b": np.array(["x"], object)}
-    theirs = {"a": np.array([200], np.uint8), "b": np.array(["y"], object)}
-    assert verify.largest_difference(mine, theirs) == 200
-    assert verify.largest_difference({"b": mine["b"]}, {"b": theirs["b"]}) == 0
-
-
-def test_predictions_of_a_last_short_batch_are_kept(tmp_path) -> None:
+def test_predictions_of_a_last_short_batch_are_kept(tmp_path: Path) -> None:
     session = Session(models.double(tmp_path / "double.onnx"), SessionOptions(threads=1))
     x = np.arange(28, dtype=np.float32).reshape(7, 4)
     predicted = verify.predict(session, Samples({"x": x}, None), batch=3)
     np.testing.assert_array_equal(predicted["y"], 2 * x)
 
 
-def test_speed_is_measured_at_both_batches_even_from_one_row(tmp_path) -> None:
+@pytest.mark.parametrize("rows", [1, 7, 150])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_in_company_each_row_gets_its_own_answer(tmp_path: Path, rows: int, seed: int) -> None:
     session = Session(models.double(tmp_path / "double.onnx"), SessionOptions(threads=1))
-    figures = verify.speed_up(session, session, {"x": np.ones((1, 4), np.float32)})
-    assert set(figures) == {
-        "speedup_batch_1", "speedup_batch_1_low", "ms_batch_1",
-        "speedup_batch_8", "speedup_batch_8_low", "ms_batch_8",
-    }  # fmt: skip
-    assert verify.least_speed_up(figures) <= figures["speedup_batch_1"]
-    assert all(value > 0 for value in figures.values())
+    x = np.arange(4 * rows, dtype=np.float32).reshape(rows, 4)
+    predicted = verify.predict_in_company(session, Samples({"x": x}, None), seed)
+    np.testing.assert_array_equal(predicted["y"], 2 * x)
+
+
+def test_company_is_mixed_and_of_many_sizes(tmp_path: Path) -> None:
+    sizes: list[int] = []
+    neighbours = 0
+
+    class Watched(Session):
+        def run(self, feeds: compare.Arrays) -> compare.Arrays:
+            nonlocal neighbours
+            sizes.append(len(feeds["x"]))
+            neighbours += int((np.diff(feeds["x"][:, 0]) == 4).sum())
+            return super().run(feeds)
+
+    session = Watched(models.double(tmp_path / "double.onnx"), SessionOptions(threads=1))
+    x = np.arange(1600, dtype=np.float32).reshape(400, 4)
+    verify.predict_in_company(session, Samples({"x": x}, None))
+    assert sum(sizes) == 400
+    assert len(set(sizes)) > 5 and max(sizes) <= 32
+    assert neighbours < 40
+
+
+def test_an_answer_that_depends_on_who_shares_the_batch_does_not_hold(tmp_path: Path) -> None:
+    session = Session(nets.crowd(tmp_path / "crowd.onnx"), SessionOptions(threads=1))
+    rows = Samples({"x": np.random.default_rng(0).random((400, 4), np.float32) + 0.1}, None)
+    alone = verify.predict(session, rows, batch=400)
+    company = verify.predict_in_company(session, rows)
+    assert verify.judge_accuracy(alone, alone, None, SOME).outcome == "holds"
+    assert verify.judge_accuracy(company, alone, None, SOME).outcome == "fails"
