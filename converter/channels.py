@@ -10,7 +10,7 @@ reads that is not known here are joined with it, so an unknown operator costs a 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
@@ -133,7 +133,8 @@ class _Tracer:
             if self.uses[mixer.weight] == 1
         )
         depthwise = {index: roots[numbers] for index, numbers in self.depthwise.items()}
-        return Tied(sites, mixers, depthwise, _groups(sites, mixers), len(roots))
+        read = {number for mixer in mixers if mixer.read is not None for number in mixer.read}
+        return Tied(sites, mixers, depthwise, tracks.groups(sites, read), len(roots))
 
     def _visit(self, node: Any) -> None:
         read, track = names_read(node), None
@@ -290,18 +291,3 @@ def _with_goal(mixer: Mixer, tracer: _Tracer) -> Mixer:
     if mixer.inputs_axis == 1 or mixer.bias or tracer.uses[other] != 1 or not vector:
         return plain
     return _with_goal(replace(mixer, bias=other, result=add.output[0]), tracer)
-
-
-def _groups(sites: tuple[Site, ...], mixers: tuple[Mixer, ...]) -> tuple[Array, ...]:
-    """Channels by the set of sites they stand on, of those that some mixer reads."""
-    stands: dict[int, list[int]] = defaultdict(list)
-    for index, site in enumerate(sites):
-        for number in set(site.numbers.tolist()):
-            stands[number].append(index)
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for number, indices in sorted(stands.items()):
-        groups[tuple(indices)].append(number)
-    read = {
-        number for mixer in mixers if mixer.read is not None for number in mixer.read.tolist()
-    } - {KEPT}
-    return tuple(np.array(group) for group in groups.values() if read.issuperset(group))

@@ -9,7 +9,6 @@ where this comes from.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -87,27 +86,39 @@ def _read(
 def _fit(read: Array, lacks: Array, free: bool) -> tuple[Array, Array]:
     """Change of weights [inputs, outputs] and of the bias [outputs] that supplies what lacks."""
     kept_back = np.arange(len(read)) >= len(read) - len(read) // _KEPT_BACK
+    fitted = _Ridge(read[~kept_back], lacks[~kept_back], free)
     best, least = np.inf, np.inf
     for pull in (np.inf, *_PULLS):
-        change, shift = _ridge(read[~kept_back], lacks[~kept_back], pull, free)
+        change, shift = fitted.solve(pull)
         error = float(np.square(lacks[kept_back] - read[kept_back] @ change - shift).sum())
         if error < least:
             best, least = pull, error
-    return _ridge(read, lacks, best, free)
+    return _Ridge(read, lacks, free).solve(best)
 
 
-def _ridge(read: Array, lacks: Array, pull: float, free: bool) -> tuple[Array, Array]:
-    """Hoerl, Kennard 1970: (X'X + k I)^-1 X'R, or X'(XX' + k I)^-1 R where that is smaller."""
-    means = read.mean(axis=0) if free else np.zeros(read.shape[1], np.float32)
-    middle = lacks.mean(axis=0) if free else np.zeros(lacks.shape[1], np.float32)
-    if pull == np.inf:
-        return np.zeros((read.shape[1], lacks.shape[1]), np.float32), middle
-    x, r = read - means, lacks - middle
-    strength = pull * float(np.square(x).sum()) / read.shape[1] + 1e-12
-    wide = x.shape[1] > x.shape[0]
-    gram = np.asarray(x @ x.T if wide else x.T @ x, dtype=np.float64)
-    gram[np.diag_indices_from(gram)] += strength
-    right = r if wide else x.T @ r
-    solved = np.linalg.solve(gram, right).astype(np.float32)
-    change: Any = x.T @ solved if wide else solved
-    return change, middle - means @ change
+class _Ridge:
+    """Least squares with a pull towards no change.
+
+    Hoerl, Kennard 1970, "Ridge regression": (X'X + k I)^-1 X'R; where X has fewer rows than
+    columns, X'(XX' + k I)^-1 R, which is the same.
+    """
+
+    def __init__(self, read: Array, lacks: Array, free: bool) -> None:
+        self._shift = lacks.mean(axis=0) if free else np.zeros(lacks.shape[1], np.float32)
+        self._means = read.mean(axis=0) if free else np.zeros(read.shape[1], np.float32)
+        self._x = read - self._means
+        self._wide = self._x.shape[1] > self._x.shape[0]
+        gram = self._x @ self._x.T if self._wide else self._x.T @ self._x
+        lacks = lacks - self._shift
+        self._right = lacks if self._wide else self._x.T @ lacks
+        self._gram = gram.astype(np.float64)
+        self._unit = float(np.trace(self._gram)) / self._x.shape[1]
+
+    def solve(self, pull: float) -> tuple[Array, Array]:
+        """Change of weights and bias; infinite pull changes the bias only."""
+        if pull == np.inf:
+            return np.zeros((self._x.shape[1], self._right.shape[1]), np.float32), self._shift
+        system = self._gram + (pull * self._unit + 1e-12) * np.eye(len(self._gram))
+        solved = np.linalg.solve(system, self._right).astype(np.float32)
+        change: Array = self._x.T @ solved if self._wide else solved
+        return change, self._shift - self._means @ change

@@ -36,7 +36,7 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
     _constants_to_initializers(result.graph)
     _unshare(result.graph)
     _fold_normalizations(result.graph)
-    _add_biases(result.graph)
+    _complete_layers(result.graph)
     _free_reshapes(result)
     del result.graph.value_info[:]
     return result
@@ -160,20 +160,22 @@ def _fold_normalizations(graph: onnx.GraphProto) -> None:
     _set_nodes(graph, [node for node in graph.node if node not in folded])
 
 
-def _add_biases(graph: onnx.GraphProto) -> None:
+def _complete_layers(graph: onnx.GraphProto) -> None:
+    """Give a Conv and a Gemm what they may leave out: a bias, the shape of the kernel."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm") or node.input[1] not in weights:
             continue
-        if len(node.input) > 2 and node.input[2]:
-            continue
-        values = numpy_helper.to_array(weights[node.input[1]])
-        axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
-        name = f"{node.output[0]}.bias"
-        zeros = np.zeros(values.shape[axis], values.dtype)
-        graph.initializer.append(numpy_helper.from_array(zeros, name))
-        del node.input[2:]
-        node.input.append(name)
+        shape = weights[node.input[1]].dims
+        if node.op_type == "Conv" and attribute(node, "kernel_shape", None) is None:
+            node.attribute.append(helper.make_attribute("kernel_shape", list(shape[2:])))
+        if len(node.input) < 3 or not node.input[2]:
+            axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+            dtype = helper.tensor_dtype_to_np_dtype(weights[node.input[1]].data_type)
+            name = f"{node.output[0]}.bias"
+            graph.initializer.append(numpy_helper.from_array(np.zeros(shape[axis], dtype), name))
+            del node.input[2:]
+            node.input.append(name)
 
 
 def _free_reshapes(model: onnx.ModelProto) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
+from converter.exporters.trained import Request
 from converter.recipe import Source
 from service.errors import InvalidSetting
 
@@ -13,7 +15,7 @@ def on_disk(model: Any, directory: Path, example: Path | None) -> Source:
     """Write a live model down.
 
     A Keras model becomes a SavedModel, a PyTorch module a .pt2, a scikit-learn estimator a joblib
-    file, which is trusted since it is the caller's own.
+    file; these are trusted, since they are the caller's own.
 
     Args:
         model: the object.
@@ -23,19 +25,20 @@ def on_disk(model: Any, directory: Path, example: Path | None) -> Source:
     Raises:
         InvalidSetting: it is none of these, or a PyTorch module without rows.
     """
+    what = type(model).__name__
     families = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     directory.mkdir(parents=True, exist_ok=True)
     if "keras" in families:
-        return Source(_keras(model, directory / "saved_model"))
+        return Source(_keras(model, directory / "saved_model"), live=what)
     if "torch" in families:
-        return Source(_torch(model, directory / "model.pt2", example))
+        return Source(_torch(model, directory / "model.pt2", example), trust=True, live=what)
     if "sklearn" in families:
         import joblib
 
         joblib.dump(model, directory / "model.joblib")
-        return Source(directory / "model.joblib", trust=True)
+        return Source(directory / "model.joblib", trust=True, live=what)
     raise InvalidSetting(
-        f"cannot convert a {type(model).__name__}: give a path, a Keras model, a PyTorch module or "
+        f"cannot convert a {what}: give a path, a Keras model, a PyTorch module or "
         "a scikit-learn estimator"
     )
 
@@ -48,11 +51,15 @@ def _keras(model: Any, directory: Path) -> Path:
 
 
 def _torch(model: Any, path: Path, example: Path | None) -> Path:
-    from converter.exporters import torch_graph
+    from converter.exporters import torch_example, torch_graph
 
     if example is None:
         raise InvalidSetting(
             "a PyTorch module is traced with some rows: give example= (or calibration=, evaluate=)"
         )
-    torch_graph.save_program(model, torch_graph.example_of(model, example), path)
+    parameters = inspect.signature(model.forward).parameters
+    needed = [name for name, each in parameters.items() if each.default is each.empty]
+    request = Request("torch-program", Path(type(model).__name__), "", example=example)
+    rows = torch_example.read(request, list(parameters), needed)
+    torch_graph.save_program(model, rows, path)
     return path

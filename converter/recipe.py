@@ -29,6 +29,7 @@ class Source:
         factory: ``pkg.mod:build``, a function that builds a PyTorch module.
         imports: modules to import first; they register custom layers.
         trust: whether code in the file may be run.
+        live: what it was before it was written down, where it came as an object; or empty.
         memory_gb: most resident memory of the export's process, in 1e9 bytes.
         minutes: most time of each route of the export.
     """
@@ -38,6 +39,7 @@ class Source:
     factory: str = ""
     imports: tuple[str, ...] = ()
     trust: bool = False
+    live: str = ""
     memory_gb: float = field(default_factory=lambda: 0.8 * hardware.memory_bytes() / 1e9)
     minutes: float = 30.0
 
@@ -55,7 +57,7 @@ class Source:
     @property
     def told(self) -> str:
         """How to call it in a sentence."""
-        return self.factory or (self.path.name if self.path else "")
+        return self.live or self.factory or (self.path.name if self.path else "")
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,13 @@ class Recipe:
         return tuple(n for n in ALL_VARIANTS if n in self.variants or n == REFERENCE)
 
     def command(self) -> str:
-        """The command line that does the same again."""
+        """The command line that does the same again; of a live object the call."""
         source, bounds = self.source, self.bounds
+        if source.live:
+            return (
+                f"farthing.convert(model, name={self.name!r}, out={str(self.out)!r}, ...) with the "
+                f"{source.live} and the rows whose digests stand here"
+            )
         words = ["farthing", "convert"]
         if source.factory:
             words += ["--factory", source.factory]

@@ -6,7 +6,8 @@ them after it; then every rule here is "the same channels, at this axis".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -61,6 +62,18 @@ class Ties:
             self._parents[number] = self._parents[self._parents[number]]
             number = self._parents[number]
         return number
+
+
+def groups(sites: Sequence[Site], read: set[int]) -> tuple[Array, ...]:
+    """Numbers by the set of sites they stand on; only those that are all read, and may go."""
+    stands: dict[int, list[int]] = defaultdict(list)
+    for index, site in enumerate(sites):
+        for number in np.unique(site.numbers).tolist():
+            stands[number].append(index)
+    found: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for number, indices in sorted(stands.items()):
+        found[tuple(indices)].append(number)
+    return tuple(np.array(group) for group in found.values() if (read - {KEPT}).issuperset(group))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from converter.exporters.trained import NotExportable, Request, first_line
+from converter.exporters.trained import NotExportable, first_line
 
 BATCH = "batch"
 # torch.export takes 0 and 1 for constants, and 2 hides a factor of two.
@@ -20,11 +21,25 @@ _ONLY_INPUT = "x"
 FreeAxes = Mapping[str, Mapping[int, str]]
 
 
-def read(request: Request, names: Sequence[str], needed: Sequence[str]) -> dict[str, Any]:
-    """The example arrays that a model takes, from the rows that came with the request.
+def of_module(module: Any, path: Path | None, source: Path) -> dict[str, Any]:
+    """Example arrays for a module, by the parameters of its ``forward``; else as ``read``."""
+    parameters = [
+        parameter
+        for parameter in inspect.signature(module.forward).parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    needed = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+    return read(path, source, [parameter.name for parameter in parameters], needed)
+
+
+def read(
+    path: Path | None, source: Path, names: Sequence[str], needed: Sequence[str]
+) -> dict[str, Any]:
+    """The example arrays that a model takes, from the rows that came along.
 
     Args:
-        request: whose ``example``, else ``evaluate``, is read.
+        path: .npz with rows, or None.
+        source: the model, for messages.
         names: all that the model can take, in its order.
         needed: those of them without a default.
 
@@ -34,12 +49,10 @@ def read(request: Request, names: Sequence[str], needed: Sequence[str]) -> dict[
     Raises:
         NotExportable: there are no rows, or they lack an input.
     """
-    path = request.example or request.evaluate
     if path is None:
         raise NotExportable(
-            f"{request.source} does not tell the shapes of its inputs "
-            f"({', '.join(needed or names)}); give rows with --calibration or --evaluate, an .npz "
-            "with an array under each input's name"
+            f"{source} does not tell the shapes of its inputs ({', '.join(needed or names)}); give "
+            "rows with --calibration or --evaluate, an .npz with an array under each input's name"
         )
     try:
         # Opened here: numpy leaves a file that is cut off open.
@@ -55,7 +68,7 @@ def read(request: Request, names: Sequence[str], needed: Sequence[str]) -> dict[
     missing = [name for name in only if name not in arrays]
     if missing:
         raise NotExportable(
-            f"{path} has no array '{missing[0]}', which is an input of {request.source}; it has "
+            f"{path} has no array '{missing[0]}', which is an input of {source}; it has "
             f"{', '.join(sorted(arrays))}"
         )
     return {name: arrays[name] for name in names if name in arrays}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,8 @@ def load(request: Request) -> Trained:
     module = module.cpu().eval()
     notes = torch_weights.as_float32(module)
     if arrays is None:
-        arrays = _rows(module, request)
+        rows = request.example or request.evaluate
+        arrays = torch_example.of_module(module, rows, request.source)
     example = torch_example.example_tensors(arrays, module, request.source)
     free = torch_example.batch_axes(example)
     return torch_graph.trained(
@@ -72,19 +72,6 @@ def _built(request: Request) -> tuple[Any, dict[str, Any] | None]:
             "module and a dictionary of example arrays"
         )
     return module, None if example is None else dict(example)
-
-
-def _rows(module: Any, request: Request) -> dict[str, Any]:
-    parameters = [
-        parameter
-        for parameter in inspect.signature(module.forward).parameters.values()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    return torch_example.read(
-        request,
-        [parameter.name for parameter in parameters],
-        [parameter.name for parameter in parameters if parameter.default is parameter.empty],
-    )
 
 
 def _load_weights(module: Any, path: Path) -> None:

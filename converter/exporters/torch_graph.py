@@ -6,7 +6,7 @@ import contextlib
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import onnx
 import torch
 from torch.export import Dim
 
-from converter.exporters import torch_weights
+from converter.exporters import torch_example, torch_weights
 from converter.exporters.torch_example import (
     BATCH,
     EXAMPLE_ROWS,
@@ -24,7 +24,8 @@ from converter.exporters.torch_example import (
     batch_axes,
     example_tensors,
 )
-from converter.exporters.trained import Arrays, NotExportable, Trained, first_line
+from converter.exporters.torch_outputs import outputs_of
+from converter.exporters.trained import Arrays, NotExportable, RouteFailed, Trained, first_line
 from service.datatypes import DATATYPES
 from service.manifest import TensorSpec
 
@@ -113,8 +114,12 @@ def trained(
         packages = (*packages, "onnxscript")
 
     def write(path: Path) -> None:
-        with torch.no_grad(), _plain_attention():
-            (_by_export if route == EXPORT else _by_tracing)(traceable, outputs, path)
+        try:
+            with torch.no_grad(), _plain_attention():
+                (_by_export if route == EXPORT else _by_tracing)(traceable, outputs, path)
+        except Exception as error:  # exporters raise anything, and put the reason underneath
+            reason = first_line(error.__cause__ or error)
+            raise RouteFailed(f"{route} failed on {traceable.source}: {reason}") from error
         _name_dimensions(path, traceable.free)
 
     tools = {"torch": str(torch.__version__)}
@@ -145,32 +150,17 @@ def spec(name: str, dtype: Any, shape: Sequence[int]) -> TensorSpec:
     return TensorSpec(name, DATATYPE_OF[dtype], tuple(shape))
 
 
-def outputs_of(answer: Any, source: Path) -> dict[str, Any]:
-    """Names for what a module answers: its own keys or fields, else ``output``, ``output_0`` ...
+def example_of(module: Any, path: Path) -> dict[str, Any]:
+    """Rows for a live module, under the names of its ``forward``'s parameters.
+
+    Args:
+        module: an ``nn.Module``.
+        path: .npz with an array under each name, or under ``x`` where there is only one.
 
     Raises:
-        NotExportable: something in it is not a tensor.
+        NotExportable: the file lacks an input.
     """
-    if isinstance(answer, Mapping):
-        named = dict(answer)
-    elif is_dataclass(answer):
-        named = {field.name: getattr(answer, field.name) for field in fields(answer)}
-    elif hasattr(answer, "_asdict"):
-        named = answer._asdict()
-    else:
-        several = answer if isinstance(answer, (tuple, list)) else (answer,)
-        several = [value for value in several if value is not None]
-        named = {f"output_{index}": value for index, value in enumerate(several)}
-        if len(several) == 1:
-            named = {"output": several[0]}
-    named = {str(name): value for name, value in named.items() if value is not None}
-    for name, value in named.items():
-        if not isinstance(value, torch.Tensor):
-            raise NotExportable(
-                f"'{name}' of what {source} answers is a {type(value).__name__}, not a tensor; "
-                "wrap the module in one that returns tensors"
-            )
-    return named
+    return torch_example.of_module(module, path, Path(type(module).__name__))
 
 
 def save_program(module: Any, example: Mapping[str, Any], path: Path) -> None:

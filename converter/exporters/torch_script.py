@@ -35,7 +35,8 @@ def load(request: Request) -> Trained:
     scripted.eval()
     notes = torch_weights.as_float32(scripted)
     arrays = torch_example.read(
-        request,
+        request.example or request.evaluate,
+        request.source,
         [argument.name for argument in arguments],
         [argument.name for argument in arguments if not argument.has_default_value()],
     )

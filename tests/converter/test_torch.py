@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from converter.exporters import torch_factory, torch_graph, torch_program, torch_script
-from converter.exporters.trained import NotExportable, Request
+from converter.exporters.trained import NotExportable, Request, RouteFailed
 from tests.converter.agreement import dimensions, exported
 
 # Both exporters, and TorchScript itself, warn of their own deprecation.
@@ -68,9 +68,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scale = np.ones((5, 1))
     torch.save(net.state_dict(), base / "weights.pt")
     safetensors.torch.save_file(net.state_dict(), base / "weights.safetensors")
-    torch_graph.save_program(net, {"image": IMAGES[:1], "scale": scale[:1]}, base / "net.pt2")
-    torch.jit.script(net).save(base / "script.pt")
     np.savez(base / "rows.npz", image=IMAGES, scale=scale, y=np.zeros(5))
+    rows = torch_graph.example_of(net, base / "rows.npz")
+    torch_graph.save_program(net, rows, base / "net.pt2")
+    torch.jit.script(net).save(base / "script.pt")
     np.savez(base / "x.npz", x=IMAGES)
     ids = torch.zeros(3, 9, dtype=torch.int64)
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
@@ -251,6 +252,19 @@ def test_output_that_does_not_follow_the_batch_is_refused(
     name = "x" if isinstance(module, States) else "input"
     with pytest.raises(NotExportable, match=said):
         factory(lambda: (module, {name: np.zeros((4, 6, 8))}), monkeypatch)
+
+
+class Branching(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+def test_branch_on_the_data_fails_the_route_with_torchs_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = factory(lambda: (Branching(), {"x": np.ones((2, 4))}), monkeypatch, route=EXPORT)
+    with pytest.raises(RouteFailed, match=r"torch\.export failed on .*data-dependent"):
+        trained.write(tmp_path / "exported.onnx")
 
 
 @pytest.mark.parametrize(
