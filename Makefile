@@ -5,10 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+EVERYTHING := $(VENV)/.everything
 PROTO := service/proto/inference
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check fmt proto bench clean install
+.PHONY: help demo test test-all check fmt proto bench zoo-matrix clean install everything
 
 help: ## list the verbs
 	@echo "make VERB, where VERB is one of"
@@ -18,9 +19,9 @@ demo: $(INSTALLED) ## the main job on real data: train, convert, verify, serve, 
 	@$(BIN)/farthing demo
 
 test: $(INSTALLED) ## the tests; some three minutes on two cores
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" --ignore=tests/torch
 
-test-all: $(INSTALLED) ## all tests, some ten minutes; needs Debian's chromium, and kubectl
+test-all: $(EVERYTHING) ## all tests, some 20 minutes; needs Debian's chromium, and kubectl
 	@$(BIN)/python -m pytest
 
 check: $(INSTALLED) ## ruff and mypy strict, then the sizes of the modules
@@ -38,13 +39,18 @@ proto: $(INSTALLED) ## the stubs from inference.proto, in a descriptor pool of t
 		$(PROTO).proto
 	@sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' $(PROTO)_pb2.py
 
-bench: $(INSTALLED) ## measure, print a table, append it to loadtests/bench/RESULTS.md; SUITE=NAME
+bench: $(EVERYTHING) ## measure, print a table, append it to loadtests/bench/RESULTS.md; SUITE=NAME
 	@$(BIN)/python -m loadtests.bench $(SUITE)
+
+zoo-matrix: $(EVERYTHING) ## train, convert, serve and call the whole zoo; its table goes into README
+	@$(BIN)/python -m tests.system.zoo_matrix $(NAMES)
 
 clean: ## remove what was built, the environment too
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 install: $(INSTALLED) ## make .venv and install what is missing
+
+everything: $(EVERYTHING) ## the same with PyTorch and transformers
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -57,4 +63,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--config-settings editable_mode=compat -e '.[demo,dev]'
+	@touch $@
+
+$(EVERYTHING): $(INSTALLED)
+	@echo "adding PyTorch and transformers to $(VENV): a minute or two"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--config-settings editable_mode=compat -e '.[demo,torch,hf,dev]'
 	@touch $@

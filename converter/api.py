@@ -16,7 +16,7 @@ from service.manifest import Manifest
 Rows = str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
 
-def convert(  # noqa: PLR0913 - one keyword for each option of the command
+def convert(
     model: Any,
     *,
     name: str = "",

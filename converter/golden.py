@@ -30,9 +30,11 @@ def write(path: Path, feeds: Arrays, reference: Session, variants: Mapping[str, 
         reference: fp32.
         variants: those that are published, and their files.
     """
-    row_bytes = sum(array[:1].nbytes for array in feeds.values()) or 1
-    rows = max(1, min(_MOST_ROWS, _MOST_BYTES // row_bytes))
-    taken = {name: array[:rows] for name, array in feeds.items()}
+    taken = feeds
+    if reference.batched:  # else the first dimension counts something else
+        row_bytes = sum(array[:1].nbytes for array in feeds.values()) or 1
+        rows = max(1, min(_MOST_ROWS, _MOST_BYTES // row_bytes))
+        taken = {name: array[:rows] for name, array in feeds.items()}
     answers = reference.run(taken)
     arrays: dict[str, Any] = {f"in:{name}": array for name, array in taken.items()}
     arrays |= {f"out:{name}": array for name, array in answers.items()}

@@ -39,19 +39,30 @@ class Evidence:
 
     @classmethod
     def gather(
-        cls, expected: compare.Arrays | None, reference: Session, held_out: Samples
+        cls,
+        expected: compare.Arrays | None,
+        reference: Session,
+        held_out: Samples,
+        tolerated: float = 0.0,
     ) -> Evidence:
         """Take each row once, with the framework's answers for it.
 
+        Args:
+            expected: the framework's answers, or None.
+            reference: fp32.
+            held_out: the rows.
+            tolerated: share of the rows on which the two may differ.
+
         Raises:
-            FarthingError: fp32 does not answer as its framework does.
+            FarthingError: fp32 does not answer as its framework does, or not each row by itself.
         """
         answers = verify.predict(reference, held_out)
-        if expected is not None and not compare.close(answers, expected):
+        if expected is not None and not compare.close(answers, expected, tolerated):
             raise FarthingError(
                 "the fp32 export answers the held-out rows differently from its framework; it is "
                 "not what was trained"
             )
+        verify.check_company(reference, held_out, answers)
         once = held_out.distinct()
         labels = None if held_out.labels is None else held_out.labels[once]
         rows = Samples({name: array[once] for name, array in held_out.feeds.items()}, labels)
@@ -91,12 +102,15 @@ class Judge:
         self._exported = exported
         self._shop = shop
         self._reference = Session(exported.path, SessionOptions())
+        verify.check_runs(self._reference, held_out)
         self._selection = None
         if selection is not None:
             self._selection = Selection(self._reference, selection, recipe.bounds)
         self._evidence: Evidence | None = None
         if held_out is not None:
-            self._evidence = Evidence.gather(exported.expected, self._reference, held_out)
+            self._evidence = Evidence.gather(
+                exported.expected, self._reference, held_out, exported.tolerated
+            )
             self._check_metric(self._evidence)
 
     def variant(self, name: str, tell: Tell = lambda text: None) -> tuple[Variant, Path]:
@@ -113,10 +127,13 @@ class Judge:
             return self._fp32(), self._exported.path
         nothing = self._exported.path
         build = VARIANTS[name]
-        if self._evidence is None:
-            return _not_built(name, "give held-out rows with --evaluate to verify it on"), nothing
+        missing = []
         if build.needs and self._shop.rows is None:
-            return _not_built(name, f"give {build.needs} with --calibration"), nothing
+            missing.append(f"{build.needs} with --calibration")
+        if self._evidence is None:
+            missing.append("held-out rows to verify it on with --evaluate")
+        if missing or self._evidence is None:
+            return _not_built(name, f"give {' and '.join(missing)}"), nothing
         try:
             found = self._search(name, tell)
             variant = self._decide(name, found, self._evidence, tell)

@@ -6,7 +6,6 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from converter.exporters.trained import Request
 from converter.recipe import Source
 from service.errors import InvalidSetting
 
@@ -59,7 +58,6 @@ def _torch(model: Any, path: Path, example: Path | None) -> Path:
         )
     parameters = inspect.signature(model.forward).parameters
     needed = [name for name, each in parameters.items() if each.default is each.empty]
-    request = Request("torch-program", Path(type(model).__name__), "", example=example)
-    rows = torch_example.read(request, list(parameters), needed)
+    rows = torch_example.read(example, Path(type(model).__name__), list(parameters), needed)
     torch_graph.save_program(model, rows, path)
     return path

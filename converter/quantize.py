@@ -126,7 +126,7 @@ class Static:
             quantize_static(
                 self.prepared,
                 target,
-                _Reader(self._calibration),
+                _Reader(self._calibration, even=self._method != CalibrationMethod.MinMax),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=self._operators,
                 activation_type=QuantType.QUInt8 if x86 else QuantType.QInt8,
@@ -200,14 +200,14 @@ def _quiet() -> Iterator[None]:
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Calibration rows in batches, as onnxruntime.quantization asks for them."""
 
-    def __init__(self, rows: Samples) -> None:
-        # All of one size: the histogram calibrators fail on a last, smaller batch.
-        size = max(n for n in range(1, _CALIBRATION_BATCH + 1) if len(rows) % n == 0)
-        if size < _CALIBRATION_BATCH // 2:
-            size = min(_CALIBRATION_BATCH, len(rows))
-        whole = len(rows) - len(rows) % size
+    def __init__(self, rows: Samples, *, even: bool) -> None:
+        whole, size = len(rows), min(_CALIBRATION_BATCH, len(rows))
+        if even:  # the histogram calibrators fail on a last, smaller batch
+            divisor = max(n for n in range(1, _CALIBRATION_BATCH + 1) if len(rows) % n == 0)
+            size = divisor if divisor >= _CALIBRATION_BATCH // 2 else size
+            whole -= whole % size
         self._batches: Iterator[dict[str, Any]] = (
-            rows.slice(start, start + size) for start in range(0, whole, size)
+            rows.slice(start, min(start + size, whole)) for start in range(0, whole, size)
         )
 
     def get_next(self) -> dict[str, Any] | None:

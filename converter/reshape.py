@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,5 +81,4 @@ def reshaped(exported: Exported, recipe: Recipe, floats: Path | None) -> Exporte
         graphs.write(graph, exported.path)
         folded.append(f"the normalization of '{n.name}'")
     graphs.check(exported.path, "the graph with what was folded in")
-    facts = {**exported.facts, "folded": folded}
-    return Exported(exported.path, expected, facts, exported.tools)
+    return replace(exported, expected=expected, facts={**exported.facts, "folded": folded})

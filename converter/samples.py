@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from converter.exporters.trained import first_line
 from service import rows
 from service.manifest import TensorSpec
 from service.rows import BadRows
@@ -115,7 +117,7 @@ def on_disk(rows: str | None, path: Path) -> Path | None:
         path: where to write.
 
     Raises:
-        BadRows: there is no such function, or its batches do not fit together.
+        BadRows: there is no such function, it fails, or its batches do not fit together.
     """
     if rows is None or Path(rows).is_file():
         return None if rows is None else Path(rows)
@@ -123,43 +125,79 @@ def on_disk(rows: str | None, path: Path) -> Path | None:
     sys.path.insert(0, str(Path.cwd()))  # where the user's own modules lie
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise BadRows(f"{rows} cannot be imported: {error}") from error
+    except Exception as error:  # the module is the user's own code
+        raise BadRows(f"{rows} cannot be imported: {first_line(error)}") from error
     finally:
         sys.path.pop(0)
-    write(found() if callable(found) else found, path, rows)
+    try:
+        write(found() if callable(found) else found, path, rows)
+    except BadRows:
+        raise
+    except Exception as error:  # as above
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise BadRows(f"{rows} failed with {what}") from error
     return path
 
 
 def write(batches: Iterable[Mapping[str, Any]], path: Path, what: str = "the rows") -> None:
-    """Stream batches into an .npz file, one at a time in memory.
+    """Stream batches into an .npz file, one at a time in memory (of texts all).
 
     Raises:
         BadRows: a batch is no dictionary of arrays, or differs from the first in more than rows.
     """
-    seen: dict[str, np.ndarray[Any, Any]] = {}
-    counts: dict[str, int] = {}
+    columns: dict[str, _Column] = {}
     with ExitStack() as stack:
-        spools: dict[str, IO[bytes]] = {}
         for batch in batches:
-            if not isinstance(batch, Mapping) or (seen and set(batch) != set(seen)):
+            if not isinstance(batch, Mapping) or (columns and set(batch) != set(columns)):
                 raise BadRows(f"{what} must give dictionaries of arrays with always the same names")
             for name, value in batch.items():
-                array = np.asarray(value)
-                array = array.astype("U64") if array.dtype.kind in "OSU" else array
-                first = seen.setdefault(name, array)
-                if (array.shape[1:], array.dtype) != (first.shape[1:], first.dtype):
+                array = _plain(value, f"{what}: '{name}'")
+                if name not in columns:
+                    raw = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
+                    columns[name] = _Column(array, raw)
+                if not columns[name].fits(array):
                     raise BadRows(f"{what}: '{name}' is not of one shape and dtype in all batches")
-                if name not in spools:
-                    raw = path.with_suffix(f".{len(spools)}.raw")
-                    spools[name] = stack.enter_context(raw.open("w+b"))
-                    raw.unlink()  # gone with the last handle
-                spools[name].write(array.tobytes())
-                counts[name] = counts.get(name, 0) + len(array)
-        if not seen:
+                columns[name].append(array)
+        if not any(column.rows for column in columns.values()):
             raise BadRows(f"{what} gave no rows")
-        arrays: dict[str, Any] = {}
-        for name, spool in spools.items():
-            shape = (counts[name], *seen[name].shape[1:])
-            arrays[name] = np.memmap(spool, seen[name].dtype, "r", shape=shape)
+        arrays: dict[str, Any] = {name: column.array() for name, column in columns.items()}
         np.savez(path, **arrays)
+
+
+def _plain(value: object, what: str) -> np.ndarray[Any, Any]:
+    array = np.asarray(value)
+    if array.ndim == 0:
+        raise BadRows(f"{what} is a single value, and must have one row for each")
+    if array.dtype.kind == "S" or all(isinstance(one, str | bytes) for one in array.ravel()[:1]):
+        array = array.astype(np.str_)
+    if array.dtype.kind == "O":
+        raise BadRows(f"{what} holds neither numbers nor texts")
+    return array
+
+
+class _Column:
+    """One array that grows by batches, in a file; texts, whose lengths differ, in memory."""
+
+    def __init__(self, first: np.ndarray[Any, Any], raw: IO[bytes]) -> None:
+        self.rows = 0
+        self._shape, self._dtype = first.shape[1:], first.dtype
+        self._raw = raw
+        self._texts: list[np.ndarray[Any, Any]] | None = [] if first.dtype.kind == "U" else None
+
+    def fits(self, array: np.ndarray[Any, Any]) -> bool:
+        same = array.dtype == self._dtype if self._texts is None else array.dtype.kind == "U"
+        return same and array.shape[1:] == self._shape
+
+    def append(self, array: np.ndarray[Any, Any]) -> None:
+        self.rows += len(array)
+        if self._texts is None:
+            self._raw.write(array.tobytes())
+        else:
+            self._texts.append(array)
+
+    def array(self) -> np.ndarray[Any, Any]:
+        if self._texts is not None:
+            return np.concatenate(self._texts)
+        shape = (self.rows, *self._shape)
+        self._raw.flush()
+        return np.memmap(self._raw, self._dtype, "r", shape=shape) if self.rows else np.empty(shape)

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from converter import compare, speed, verify
+from converter.exporters.trained import first_line
 from converter.proof import plausible
 from converter.recipe import Bounds, Budget
-from converter.exporters.trained import first_line
 from converter.samples import Samples
 from service.session import Session, SessionOptions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ _BY_SUFFIX = {
     ".pt2": "torch-program", ".pt": "torchscript", ".pth": "torchscript", ".ts": "torchscript",
     ".joblib": "sklearn", ".pkl": "sklearn", ".pickle": "sklearn", ".onnx": ONNX,
 }  # fmt: skip
+# Share of rows that may differ: rows on a tree's threshold, see ``compare.close``.
+_TOLERATED = {"sklearn": 0.05}
 # The child's exit code for "the model itself cannot be exported": no other route is tried.
 _REFUSED = 2
 
@@ -42,12 +44,14 @@ class Exported:
         facts: kind, route, the routes that fell and why, largest difference, notes; for the
             manifest's source.
         tools: package -> version.
+        tolerated: share of the rows whose answers may differ from the framework's.
     """
 
     path: Path
     expected: compare.Arrays | None
     facts: dict[str, Any]
     tools: dict[str, str] = field(default_factory=dict)
+    tolerated: float = 0.0
 
 
 def kind_of(source: Path, factory: str = "") -> str:
@@ -103,8 +107,7 @@ def export(request: Request, directory: Path, limits: child.Limits) -> Exported:
         except FarthingError as error:
             fallen[route] = str(error)
         else:
-            facts = {**exported.facts, "routes_fallen": fallen}
-            return Exported(exported.path, exported.expected, facts, exported.tools)
+            return replace(exported, facts={**exported.facts, "routes_fallen": fallen})
     reasons = "; ".join(f"{route}: {reason}" for route, reason in fallen.items())
     raise ExportRefused(f"{request.source} cannot be exported. {reasons}")
 
@@ -138,6 +141,7 @@ def _by(route: str, request: Request, directory: Path, limits: child.Limits) -> 
             "notes": facts["notes"],
         },
         facts["tools"],
+        _TOLERATED.get(request.kind, 0.0),
     )
 
 

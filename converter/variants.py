@@ -158,7 +158,7 @@ def _static(shop: Workshop, source: Path) -> Ladder:
     score = yield Candidate(target, "per channel, MinMax", ranges_sha256=best.ranges_sha256())
     how = "per channel, MinMax"
     model = onnx.load(prepared)
-    tries = []
+    tries: list[tuple[str, Callable[[], Static]]] = []
     if equalization.equalize(model):
         equal = shop.file("equalized")
         graphs.write(model, equal)

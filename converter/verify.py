@@ -10,11 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from converter.compare import Array, Arrays, NotJudged, decisions, distances, largest_difference
+from converter.exporters.trained import PROBE_BATCHES, first_line, random_rows
 from converter.proof import rows_to_prove, upper_bound
 from converter.recipe import Bounds
 from converter.samples import Samples
 from service.errors import FarthingError
 from service.session import Session
+
+# Of fp32 by itself: so many rows in random batches, of which so many may move so far.
+_COMPANY_ROWS, _COMPANY_SHARE, _COMPANY_DISTANCE = 64, 0.05, 0.05
 
 
 class LabelsDoNotFit(FarthingError):
@@ -56,6 +60,54 @@ def predict_in_company(session: Session, rows: Samples, seed: int = 0) -> Arrays
         start += len(some)
     back = np.argsort(order)
     return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
+
+
+def check_runs(reference: Session, rows: Samples | None) -> None:
+    """Make sure that a model runs at one row, and at an even and an odd number of them.
+
+    Args:
+        reference: fp32.
+        rows: what to run it on; random rows where there are none.
+
+    Raises:
+        FarthingError: it does not, or its outputs do not follow the batch.
+    """
+    for count in PROBE_BATCHES if reference.batched else (1,):
+        feeds = random_rows(reference.inputs, count)
+        if rows is not None:
+            feeds = {n: np.resize(a, (count, *a.shape[1:])) for n, a in rows.feeds.items()}
+        try:
+            answers = reference.run(feeds)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise FarthingError(f"the model fails at batch {count}: {first_line(error)}") from error
+        for name, array in answers.items():
+            if reference.batched and array.shape[:1] != (count,):
+                raise FarthingError(
+                    f"the model answers a batch of {count} with an output '{name}' of shape "
+                    f"{list(array.shape)}, so its rows cannot be told apart"
+                )
+
+
+def check_company(reference: Session, rows: Samples, answers: Arrays) -> None:
+    """Refuse a model whose answer to a row depends on the other rows of the batch.
+
+    Args:
+        reference: fp32.
+        rows: the first of them are looked at.
+        answers: what it answers them in their order.
+
+    Raises:
+        FarthingError: more than noise does.
+    """
+    few = rows.part(np.arange(min(_COMPANY_ROWS, len(rows))))
+    alone = {name: array[: len(few)] for name, array in answers.items()}
+    moved = distances(predict_in_company(reference, few), alone) > _COMPANY_DISTANCE
+    if moved.mean() > _COMPANY_SHARE:
+        raise FarthingError(
+            f"the answers to {int(moved.sum())} of {len(few)} held-out rows depend on which rows "
+            "share their batch, so a server that forms batches would answer wrongly; export the "
+            "model with a fixed first dimension of 1"
+        )
 
 
 def metric_for(bounds: Bounds, reference: Arrays, labels: Array | None) -> str:

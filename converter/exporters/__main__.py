@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
 def _export(request: Request, directory: Path) -> None:
     model = _loaded(request)
     batches = contract.PROBE_BATCHES if model.batched else (1,)
-    probe = contract.random_rows(model.inputs, sum(batches))
+    rows = sum(batches)
+    probe = model.sample(rows) if model.sample else contract.random_rows(model.inputs, rows)
     answers = _answers(model, _split(probe, batches), f"{request.source} on random rows")
     _write(directory / contract.PROBE, probe, answers)
     if request.evaluate is not None and model.batched:

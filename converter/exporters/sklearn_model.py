@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -41,17 +41,6 @@ _COMPARED_ROWS = 1000
 _SPARE, _TIE = 4, 1e-3
 
 
-@dataclass(frozen=True)
-class Estimator(Trained):
-    """An estimator; random numbers are not among the categories that some of them know.
-
-    Attributes:
-        sample: so many rows that the estimator takes.
-    """
-
-    sample: Any = None
-
-
 def load(request: Request) -> Trained:
     """A fitted estimator, converted by skl2onnx already: its outputs are known only then.
 
@@ -73,7 +62,7 @@ def load(request: Request) -> Trained:
             warnings.simplefilter("ignore")
             return {name: _result(estimator, name, rows, kind) for name, kind in results.items()}
 
-    model = Estimator(
+    model = Trained(
         inputs=inputs,
         outputs=tuple(results),
         answer=answer,
@@ -241,7 +230,7 @@ def _decided_rows(
     return {name: array[chosen] for name, array in feeds.items()}
 
 
-def _with_flips(model: Estimator, columns: Columns, request: Request) -> Estimator:
+def _with_flips(model: Trained, columns: Columns, request: Request) -> Trained:
     """Say how many rows are decided differently: a float32 threshold is not a float64 one."""
     if request.evaluate is not None:
         rows = samples.read(request.evaluate, model.inputs).slice(0, _COMPARED_ROWS)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from converter.exporters import torch_example, torch_graph, torch_weights
@@ -93,9 +92,13 @@ def _load_weights(module: Any, path: Path) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # of the extra 'hf'
+
             weights = load_file(path)
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise
     except Exception as error:  # a damaged file raises nearly anything
         raise NotExportable(
             f"{path} is no state_dict that loads without running code ({first_line(error)}); save "

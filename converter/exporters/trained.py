@@ -81,6 +81,7 @@ class Trained:
         write: writes the ONNX graph, with the names above, to a path; raises anything.
         tools: package -> version that took part.
         notes: what the user should know of this model, a sentence each.
+        sample: gives so many rows that the model takes, where random numbers would not do.
         dimensions: what free dimensions after the first are called: input -> names.
     """
 
@@ -91,6 +92,7 @@ class Trained:
     tools: Mapping[str, str]
     notes: tuple[str, ...] = ()
     dimensions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sample: Callable[[int], Arrays] | None = None
 
     @property
     def batched(self) -> bool:

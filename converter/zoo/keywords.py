@@ -114,8 +114,8 @@ def train(lesson: Lesson) -> dict[str, float]:
     held = frames[:HELD_OUT_ROWS]
     answers = model.predict(held, verbose=0).argmax(axis=1)
     lesson.save_rows({"frames": frames[HELD_OUT_ROWS:kept]}, {"frames": held}, said[:HELD_OUT_ROWS])
-    # The optimizer's state is twice the weights, and no part of what is served.
-    model.save(lesson.directory / "model.keras", include_optimizer=False)
+    # Without the optimizer, whose state is twice the weights (include_optimizer=False keeps it).
+    keras.Model(model.inputs, model.outputs, name=model.name).save(lesson.directory / "model.keras")
     return {
         "held_out_accuracy": float(np.mean(answers == said[:HELD_OUT_ROWS])),
         "parameters": float(model.count_params()),

@@ -15,7 +15,7 @@ _TRAINING_ROWS = 1280
 _BATCH_ROWS = 8
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module):  # type: ignore[misc]
     """``ids`` int64 [batch, sequence], padded with 0 -> logits [batch, topics].
 
     A row must hold one word at least.

@@ -12,6 +12,7 @@ import json
 import sys
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Net(keras.Model):
     def call(self, x, training=False):
         return self.dense(self.dropout(self.gain(x), training=training))
 """
-ROWS = 5
+ROWS, ROUTE = 5, "ExportArchive"
 random = np.random.default_rng(0)
 
 
@@ -252,7 +253,8 @@ def bad_files(directory: Path) -> None:
         def call(self, t: Any) -> Any:
             return t * 2
 
-    keras.Model(x, Unregistered()(x)).save(directory / "unregistered.keras")
+    for name in ("unregistered.keras", "unregistered.h5"):
+        keras.Model(x, Unregistered()(x)).save(directory / name)
     keras.Sequential([layers.Dense(2)]).save(directory / "unbuilt.keras")
     odd = keras.Input((3,), name="my input-1")
     keras.Model(odd, layers.Dense(2)(odd)).save(directory / "odd.keras")
@@ -260,7 +262,6 @@ def bad_files(directory: Path) -> None:
     broken.get_layer("broken").kernel.assign(np.full((3, 2), np.nan))
     broken.save(directory / "nan.keras")
 
-    (directory / "words.keras.txt").write_text("not a model")
     (directory / "prose.keras").write_text("not a model")
     (directory / "prose.h5").write_text("not a model")
     whole = (directory / "mlp.keras").read_bytes()
@@ -275,13 +276,17 @@ def bad_files(directory: Path) -> None:
     (directory / "rotten").mkdir()
     (directory / "rotten" / "saved_model.pb").write_text("not a model")
     (directory / "faulty.py").write_text("1 / 0\n")
+    np.savez(directory / "wrong_rows.npz", q=np.zeros((3, 8), np.float32), r=np.zeros(3))
+    np.savez(directory / "too_large_ids.npz", ids=np.full((3, 20), 9999))
 
 
 REFUSED: dict[str, dict[str, Any]] = {
     "numbers.keras": {},
     "text.keras": {},
     "code.keras": {},
+    "code.keras trusted": {"trust": True},
     "unregistered.keras": {},
+    "unregistered.h5": {},
     "unbuilt.keras": {},
     "odd.keras": {},
     "nan.keras": {},
@@ -292,6 +297,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "old.keras": {},
     "mlp.keras with no such import": {"imports": ("no_such_module",)},
     "mlp.keras with a faulty import": {"imports": ("faulty",)},
+    "mlp.keras with wrong rows": {"evaluate": "wrong_rows.npz"},
+    "ids.keras with ids out of range": {"evaluate": "too_large_ids.npz"},
     "two": {"kind": "saved-model"},
     "two with no such signature": {"kind": "saved-model", "signature": "third"},
     "none": {"kind": "saved-model"},
@@ -308,7 +315,9 @@ def refused(directory: Path) -> None:
         shelf = directory / "refused" / case
         shelf.mkdir(parents=True)
         source = directory / case.split()[0]
-        request = Request(**{"kind": "keras", "source": source, "route": "tf2onnx", **options})
+        request = Request(**{"kind": "keras", "source": source, "route": ROUTE, **options})
+        if request.evaluate:
+            request = replace(request, evaluate=directory / request.evaluate)
         request.write(shelf)
         try:
             code = exporters.main([str(shelf)])

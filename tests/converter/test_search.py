@@ -174,6 +174,16 @@ def fail(candidate: Candidate) -> Score:
     raise ModelUnusable(f"cannot load {candidate.path}")
 
 
+def test_what_was_found_stays_found_where_the_next_candidate_cannot_be_made() -> None:
+    def ladder() -> Ladder:
+        yield PLAIN
+        raise ValueError("the quantizer\nhas an idea")
+
+    found = search.best(ladder(), lambda _: bad(), least_speedup=1, budget=Budget())
+    assert (found.candidate, found.trials) == (PLAIN, 1)
+    assert found.told == "the next trial failed: the quantizer"
+
+
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
     return models.double(tmp_path / "reference.onnx")
