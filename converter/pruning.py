@@ -166,11 +166,12 @@ class _Reader:
 
 
 def _room(scratch: Path, calibration: Samples, tied: Tied, model: onnx.ModelProto) -> Room:
-    work, weights = folding.multiply_adds(model), graphs.constants(model)
+    work = folding.multiply_adds(model)
+    sizes = {tensor.name: prod(tensor.dims) for tensor in model.graph.initializer}
     rows = int(np.clip(_MULTIPLY_ADDS / max(work * len(tied.mixers) / 2, 1), 16, 1000))
     rows = min(rows, len(calibration))
     written = sum(len(mixer.written) for mixer in tied.mixers)
-    widest = max(prod(weights[mixer.weight].shape) // len(mixer.written) for mixer in tied.mixers)
+    widest = max(sizes[mixer.weight] // len(mixer.written) for mixer in tied.mixers)
     places = min(_READINGS, _READINGS_BYTES // (4 * max(written, widest))) // rows
     return Room(scratch, Samples(calibration.slice(0, rows), None), max(places, 1))
 

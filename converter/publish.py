@@ -22,7 +22,7 @@ def staging(out: Path) -> Iterator[Path]:
     Its name starts with a dot, so that no server takes it for a model.
 
     Raises:
-        InvalidSetting: nothing can be written there.
+        InvalidSetting: nothing can be written there, or something else cannot be used.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -31,6 +31,9 @@ def staging(out: Path) -> Iterator[Path]:
         raise InvalidSetting(f"cannot write into {out}: {error.strerror}") from None
     try:
         yield directory
+    except OSError as error:
+        why = error.strerror or str(error) or type(error).__name__
+        raise InvalidSetting(f"cannot use {error.filename or out}: {why}") from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -74,8 +77,14 @@ def publish(contract: Manifest, files: dict[str, Path], *, out: Path, stage: Pat
         raise InvalidSetting(
             f"cannot publish into {out}: {error.strerror}; it is as it was before"
         ) from None
-    for path in (model, out):  # the renames themselves
-        _to_disk(path)
+    try:
+        for path in (model, out):  # the renames themselves
+            _to_disk(path)
+    except OSError as error:
+        raise InvalidSetting(
+            f"{model / version.name} is published, but may not outlast a power cut: the disk "
+            f"answers {error.strerror}"
+        ) from None
     return model / version.name
 
 

@@ -23,7 +23,7 @@ from converter.samples import Samples
 from converter.tracks import Array
 from service.session import Session, SessionOptions
 
-_ROWS_A_RUN = 4
+_ROWS_A_RUN = 2
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,10 @@ def for_framework(recipe: Recipe, path: Path | None, target: Path) -> Path | Non
         return path
     normalization = fold.parse(recipe.uint8)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a file that is cut off open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file raises nearly anything
         raise rows.BadRows(f"{path} is not an .npz file of plain arrays") from error
     key = normalization.name if normalization.name in arrays else rows.ONLY_INPUT
     if key not in arrays or arrays[key].dtype != np.uint8:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from service.datatypes import BY_NAME
@@ -32,6 +33,7 @@ def _tensors(kind: str, specs: Sequence[TensorSpec], *, batched: bool) -> list[s
         if not sizes:  # Triton wants a dimension, and is told that the model does not
             dims = "dims: [ 1 ] reshape { shape: [ ] }"
         kind_name = BY_NAME[spec.datatype].config_name
-        text = f'name: "{spec.name}" data_type: {kind_name} {dims}'
+        # JSON's escapes are those of the text format.
+        text = f"name: {json.dumps(spec.name, ensure_ascii=False)} data_type: {kind_name} {dims}"
         lines.append(f"{kind} [ {{ {text} }} ]")
     return lines

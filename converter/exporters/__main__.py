@@ -108,13 +108,20 @@ def _answers(
     """What the framework says to all the parts, joined."""
     try:
         answers = [model.answer(part) for part in parts]
-        return _joined(
-            [{name: np.asarray(given[name]) for name in model.outputs} for given in answers]
-        )
     except FarthingError:
         raise
     except Exception as error:  # as above
         raise NotExportable(f"its own framework fails with {what}: {first_line(error)}") from error
+    arrays = [{name: np.asarray(given[name]) for name in model.outputs} for given in answers]
+    for part, given in zip(parts, arrays, strict=True):
+        rows = len(next(iter(part.values())))
+        for name, array in given.items():
+            if model.batched and array.shape[:1] != (rows,):
+                raise NotExportable(
+                    f"{what}: output '{name}' has shape {list(array.shape)} for {rows} rows, so "
+                    "its rows cannot be told apart; give it one row for each of the inputs'"
+                )
+    return _joined(arrays)
 
 
 def _split(feeds: Arrays, batches: tuple[int, ...]) -> list[dict[str, np.ndarray[Any, Any]]]:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from converter.exporters import tf_graph
+from converter.exporters import keras_rebuild, tf_graph
 from converter.exporters.trained import Arrays, NotExportable, Request, Trained, first_line
 
 _ENDPOINT = "serve"
@@ -24,19 +24,9 @@ def load(request: Request) -> Trained:
     """A ``.keras`` or ``.h5`` file that Keras 2 wrote.
 
     Raises:
-        NotExportable: tf-keras cannot load it, or its weights are not finite.
+        NotExportable: tf-keras cannot load it, it was never built, or holds NaN.
     """
-    try:
-        model = tf_keras.models.load_model(
-            request.source, compile=False, safe_mode=not request.trust
-        )
-    except Exception as error:  # a corrupt file raises nearly anything
-        raise NotExportable(
-            f"tf-keras cannot load {request.source}: {first_line(error)}"
-        ) from error
-    for weight in model.weights:
-        if not np.isfinite(np.asarray(weight, dtype=np.float64)).all():
-            raise NotExportable(f"weight '{weight.name}' of {request.source} holds NaN or infinity")
+    model, notes = keras_rebuild.for_inference(_loaded(request), tf_keras)
     names = [tensor.name.partition(":")[0] for tensor in model.inputs]
     specs = [
         tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name=name)
@@ -67,4 +57,25 @@ def load(request: Request) -> Trained:
         answer=answer,
         write=write,
         tools={"tf-keras": metadata.version("tf-keras"), **tf_graph.tools()},
+        notes=notes,
     )
+
+
+def _loaded(request: Request) -> Any:
+    try:
+        model = tf_keras.models.load_model(
+            request.source, compile=False, safe_mode=not request.trust
+        )
+    except Exception as error:  # a corrupt file raises nearly anything
+        raise NotExportable(
+            f"tf-keras cannot load {request.source}: {first_line(error)}"
+        ) from error
+    if not model.inputs:
+        raise NotExportable(
+            f"{request.source} was saved before it was built, so its inputs are unknown; call it "
+            "once on data, then save it again"
+        )
+    for weight in model.weights:
+        if not np.isfinite(np.asarray(weight, dtype=np.float64)).all():
+            raise NotExportable(f"weight '{weight.name}' of {request.source} holds NaN or infinity")
+    return model

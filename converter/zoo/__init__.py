@@ -63,7 +63,7 @@ ZOO = {
     "intents": _keras(
         "intents",
         "what a customer's question is about; takes words",
-        "strings in, StringLookup, masking",
+        "strings in, StringLookup, Conv1D",
     ),
     "recommender": _keras(
         "recommender",
@@ -91,6 +91,13 @@ ZOO = {
         "torch",
         "a Transformer encoder in PyTorch",
         "a training loop, torch.export",
+    ),
+    "hf-encoder": Entry(
+        "converter.zoo.hf_encoder",
+        "model",
+        "hf",
+        "a small BERT of Hugging Face's transformers",
+        "from a configuration to a folder on disk",
     ),
     "boosting": Entry(
         "converter.zoo.boosting",

@@ -112,11 +112,15 @@ def build(vocabulary: list[str]) -> Any:
     from keras import layers
 
     inputs = keras.Input((LENGTH,), dtype="string", name="words")
-    # "" is 0, which the average leaves out; a word that was never seen is 1.
-    ids = layers.StringLookup(vocabulary=vocabulary, mask_token="")(inputs)
-    tensor = layers.Embedding(len(vocabulary) + 2, 48, mask_zero=True)(ids)
-    tensor = layers.GlobalAveragePooling1D()(tensor)
-    tensor = layers.Dropout(0.2)(layers.Dense(64, activation="relu")(tensor))
+    # "" is looked up like a word: with a mask_token, strings would be compared, which ONNX cannot
+    # before opset 19. What was never seen is 0.
+    ids = layers.StringLookup(vocabulary=["", *vocabulary])(inputs)
+    # A table's answers have no shape in TensorFlow's graph, and tf2onnx needs one.
+    ids = layers.Reshape((LENGTH,))(ids)
+    tensor = layers.Embedding(len(vocabulary) + 2, 48)(ids)
+    # One filter for each turn of phrase, two words long; the maximum says whether it occurs.
+    tensor = layers.Conv1D(96, 2, activation="relu")(tensor)
+    tensor = layers.Dropout(0.3)(layers.GlobalMaxPooling1D()(tensor))
     outputs = layers.Dense(len(LABELS), activation="softmax", name="intent")(tensor)
     model = keras.Model(inputs, outputs, name="intents")
     model.compile(

@@ -25,9 +25,10 @@ class Encoder(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.words = nn.Embedding(texts.VOCABULARY, width)
         self.positions = nn.Embedding(texts.LENGTH, width)
-        # PyTorch's own start is twenty times larger, and words would drown what is computed.
+        # PyTorch's own start is twenty times larger, and such words hardly move in one epoch.
         for embedding in (self.words, self.positions):
             nn.init.normal_(embedding.weight, std=0.05)
+        self.norm = nn.LayerNorm(width)
         layer = nn.TransformerEncoderLayer(
             width, heads, 4 * width, dropout=0.1, activation="gelu", batch_first=True
         )
@@ -39,7 +40,7 @@ class Encoder(nn.Module):  # type: ignore[misc]
         """Encode, average over the words that are no padding, classify."""
         padding = ids == texts.PADDING
         order = torch.arange(ids.shape[1], device=ids.device)
-        tensor = self.words(ids) + self.positions(order)
+        tensor = self.norm(self.words(ids) + self.positions(order))
         tensor = self.layers(tensor, src_key_padding_mask=padding)
         real = (~padding).unsqueeze(-1).to(tensor.dtype)
         mean = (tensor * real).sum(dim=1) / real.sum(dim=1)

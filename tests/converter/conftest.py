@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +12,7 @@ import pytest
 
 import farthing
 from service.manifest import Manifest
-from service.session import Session, SessionOptions
-from tests import models
+from tests.converter import nets
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Material:
 
     Attributes:
         source: the model.
-        calibration: 64 rows under ``x``.
+        calibration: 96 rows under ``x``.
         held_out: 400 others that are decided with a wide margin, labels under ``y``.
         close_calls: 100 rows that are decided by a hair.
     """
@@ -42,15 +43,13 @@ class Converted:
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     base = tmp_path_factory.mktemp("material")
-    source = models.classifier(base / "classifier.onnx", channels=32)
-    random = np.random.default_rng(1)
-    rows = 2 * random.normal(size=(1600, 3, 1, 1)) + 0.3 * random.normal(size=(1600, 3, 24, 24))
-    x = rows.astype(np.float32)
-    scores = Session(source, SessionOptions()).run({"x": x})["scores"]
+    source = nets.images_net(base / "classifier.onnx")
+    x = nets.images(1600)
+    scores = nets.answers(source, x=x)["scores"]
     best = np.sort(scores, axis=1)
     by_margin = np.argsort(best[:, -1] - best[:, -2])
-    clear = random.permutation(by_margin[-464:])
-    close, calibration, held_out = by_margin[:100], clear[:64], clear[64:]
+    clear = np.random.default_rng(1).permutation(by_margin[-496:])
+    close, calibration, held_out = by_margin[:100], clear[:96], clear[96:]
     np.savez(base / "calibration.npz", x=x[calibration])
     np.savez(base / "held_out.npz", x=x[held_out], y=scores[held_out].argmax(axis=1))
     np.savez(base / "close.npz", x=x[close])
@@ -69,3 +68,13 @@ def converted(material: Material, tmp_path_factory: pytest.TempPathFactory) -> C
         min_speedup=0.01,
     )
     return Converted(contract, out / "small" / "1")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what ``keras_files`` writes."""
+    directory = tmp_path_factory.mktemp("trained")
+    run = [sys.executable, "-m", "tests.converter.keras_files", str(directory)]
+    done = subprocess.run(run, check=False, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return directory

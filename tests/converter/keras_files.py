@@ -2,29 +2,23 @@
 
 ``python -m tests.converter.keras_files DIRECTORY``: one process, since TensorFlow takes seconds to
 start. Beside each model NAME lies ``NAME.npz``: rows as ``in:INPUT``, answers as ``out:OUTPUT``.
-Then the exporters themselves refuse what they must: the sentences lie in ``refused.json``.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import sys
-import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from converter import child, live
-from converter.exporters import __main__ as exporters
-from converter.exporters.trained import Request
+from converter import live
+from tests.converter import keras_refused
 
 CUSTOM = """
 import keras
@@ -48,7 +42,7 @@ class Net(keras.Model):
     def call(self, x, training=False):
         return self.dense(self.dropout(self.gain(x), training=training))
 """
-ROWS, ROUTE = 5, "ExportArchive"
+ROWS = 5
 random = np.random.default_rng(0)
 
 
@@ -97,6 +91,8 @@ def plain_nets(directory: Path) -> None:
     )
     kept(directory, "mlp", mlp, {"x": x}, x)
     mlp.save(directory / "mlp.h5")
+    many = random.random((400, 8), np.float32)
+    np.savez(directory / "mlp-rows.npz", x=many, y=np.argmax(mlp(many), axis=1))
     recorded(directory / "live.npz", {"x": x}, {"scores": mlp(x)})
     live.on_disk(mlp, directory / "live", None)
 
@@ -214,6 +210,10 @@ class Two(tf.Module):
     def anything(self, x: Any) -> Any:
         return {"same": x * 2.0}
 
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+    def mean(self, x: Any) -> Any:
+        return {"mean": tf.reduce_mean(x)}
+
 
 def tensorflow_files(directory: Path) -> None:
     two = Two()
@@ -221,6 +221,7 @@ def tensorflow_files(directory: Path) -> None:
     tf.saved_model.save(two, str(directory / "two"), signatures=both)
     tf.saved_model.save(two, str(directory / "none"))
     tf.saved_model.save(two, str(directory / "anything"), signatures={"a": two.anything})
+    tf.saved_model.save(two, str(directory / "mean"), signatures={"a": two.mean})
     x = floats(2)
     recorded(directory / "two.npz", {"x": x}, {"sum": two.shifted(x)["sum"]})
 
@@ -233,98 +234,8 @@ def tensorflow_files(directory: Path) -> None:
         made.optimizations = [tf.lite.Optimize.DEFAULT] if name == "dynamic" else []
         (directory / f"{name}.tflite").write_bytes(made.convert())
     x = floats(8, 8, 1)
-    recorded(directory / "float.npz", {"image": x}, {"scores": net(x)})
-    recorded(directory / "dynamic.npz", {"image": x}, {"scores": net(x)})
-
-
-def bad_files(directory: Path) -> None:
-    numbers = keras.Input((1,), name="number", dtype="int64")
-    keras.Model(numbers, layers.IntegerLookup(vocabulary=[7, 9])(numbers)).save(
-        directory / "numbers.keras"
-    )
-    text = keras.Input((1,), name="text", dtype="string")
-    keras.Model(text, layers.TextVectorization(vocabulary=["a", "b"])(text)).save(
-        directory / "text.keras"
-    )
-    x = keras.Input((3,), name="x")
-    keras.Model(x, layers.Lambda(lambda t: t * 2)(x)).save(directory / "code.keras")
-
-    class Unregistered(layers.Layer):
-        def call(self, t: Any) -> Any:
-            return t * 2
-
-    for name in ("unregistered.keras", "unregistered.h5"):
-        keras.Model(x, Unregistered()(x)).save(directory / name)
-    keras.Sequential([layers.Dense(2)]).save(directory / "unbuilt.keras")
-    odd = keras.Input((3,), name="my input-1")
-    keras.Model(odd, layers.Dense(2)(odd)).save(directory / "odd.keras")
-    broken = keras.Model(x, layers.Dense(2, name="broken")(x))
-    broken.get_layer("broken").kernel.assign(np.full((3, 2), np.nan))
-    broken.save(directory / "nan.keras")
-
-    (directory / "prose.keras").write_text("not a model")
-    (directory / "prose.h5").write_text("not a model")
-    whole = (directory / "mlp.keras").read_bytes()
-    (directory / "cut.keras").write_bytes(whole[: len(whole) // 2])
-    with h5py.File(directory / "old.h5", "w") as file:
-        file.attrs["keras_version"] = "2.15.0"
-        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {}})
-    with zipfile.ZipFile(directory / "old.keras", "w") as archive:
-        archive.writestr("metadata.json", json.dumps({"keras_version": "2.15.0"}))
-        archive.writestr("config.json", json.dumps({"class_name": "Gone", "config": {}}))
-    (directory / "prose.tflite").write_text("not a model")
-    (directory / "rotten").mkdir()
-    (directory / "rotten" / "saved_model.pb").write_text("not a model")
-    (directory / "faulty.py").write_text("1 / 0\n")
-    np.savez(directory / "wrong_rows.npz", q=np.zeros((3, 8), np.float32), r=np.zeros(3))
-    np.savez(directory / "too_large_ids.npz", ids=np.full((3, 20), 9999))
-
-
-REFUSED: dict[str, dict[str, Any]] = {
-    "numbers.keras": {},
-    "text.keras": {},
-    "code.keras": {},
-    "code.keras trusted": {"trust": True},
-    "unregistered.keras": {},
-    "unregistered.h5": {},
-    "unbuilt.keras": {},
-    "odd.keras": {},
-    "nan.keras": {},
-    "prose.keras": {},
-    "prose.h5": {},
-    "cut.keras": {},
-    "old.h5": {},
-    "old.keras": {},
-    "mlp.keras with no such import": {"imports": ("no_such_module",)},
-    "mlp.keras with a faulty import": {"imports": ("faulty",)},
-    "mlp.keras with wrong rows": {"evaluate": "wrong_rows.npz"},
-    "ids.keras with ids out of range": {"evaluate": "too_large_ids.npz"},
-    "two": {"kind": "saved-model"},
-    "two with no such signature": {"kind": "saved-model", "signature": "third"},
-    "none": {"kind": "saved-model"},
-    "anything": {"kind": "saved-model"},
-    "rotten": {"kind": "saved-model"},
-    "prose.tflite": {"kind": "tflite"},
-}
-
-
-def refused(directory: Path) -> None:
-    """Ask the exporters for each, in this one process; their exit codes and sentences."""
-    said = {}
-    for case, options in REFUSED.items():
-        shelf = directory / "refused" / case
-        shelf.mkdir(parents=True)
-        source = directory / case.split()[0]
-        request = Request(**{"kind": "keras", "source": source, "route": ROUTE, **options})
-        if request.evaluate:
-            request = replace(request, evaluate=directory / request.evaluate)
-        request.write(shelf)
-        try:
-            code = exporters.main([str(shelf)])
-            said[case] = (code, (shelf / child.ERROR_FILE).read_text() if code else "")
-        except Exception as error:
-            said[case] = (1, f"{type(error).__name__}: {error}")
-    (directory / "refused.json").write_text(json.dumps(said))
+    for name in ("float", "dynamic"):
+        recorded(directory / f"{name}.npz", {"image": x}, {"output_0": net(x)})
 
 
 def main(directory: Path) -> None:
@@ -334,8 +245,8 @@ def main(directory: Path) -> None:
     nets_that_prepare(directory)
     text_nets(directory)
     tensorflow_files(directory)
-    bad_files(directory)
-    refused(directory)
+    keras_refused.write(directory)
+    keras_refused.ask(directory)
 
 
 if __name__ == "__main__":

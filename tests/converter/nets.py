@@ -87,12 +87,14 @@ def images(rows: int, seed: int = 1) -> np.ndarray:
     return x.astype(np.float32)
 
 
-def stretched(path: Path, *, behind: str = "Relu", channels: int = 56, times: float = 1e3) -> Path:
-    """Conv, an activation, Conv, Relu, a dense layer, whose channels' ranges differ 1000 times.
+def images_net(
+    path: Path, *, behind: str = "Relu", channels: int = 80, times: float = 1.0
+) -> Path:
+    """Conv, an activation, Conv, Relu, a dense layer: scores of five classes.
 
-    Two thirds of the first layer's channels are small, and the second's weights make up for it. An
-    activation of eight bits for all channels has no steps left for them; and weights of eight bits
-    for all inputs none for the others.
+    With ``times`` two thirds of the first layer's channels are so much smaller than the others, and
+    the second's weights make up for it. An activation of eight bits for all channels then has no
+    steps left for them; and weights of eight bits for all inputs none for the others.
     """
     random = np.random.default_rng(0)
     scale = np.where(np.arange(channels) % 3 == 0, 1.0, 1 / times).astype(np.float32)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from converter import publish
+from converter import publish, triton
 from service import manifest
 from service.errors import InvalidSetting
 from service.manifest import Manifest, TensorSpec, Variant
@@ -134,3 +137,77 @@ def test_a_repository_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         pytest.fail("there is nowhere to write")
     assert str(error.value) == f"cannot write into {out}: Not a directory"
     assert tree(tmp_path) == {"file": b"in the way"}
+
+
+def test_a_stage_that_fills_the_disk_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting) as error, publish.staging(tmp_path) as stage:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(stage / "model.onnx"))
+    assert str(error.value).startswith("cannot use ") and "No space left" in str(error.value)
+    assert tree(tmp_path) == {}
+
+
+def test_the_first_publication_writes_the_configuration_for_triton(tmp_path: Path) -> None:
+    publish_one(tmp_path, contract())
+    assert (tmp_path / "m" / triton.FILE).read_text() == triton.config(contract())
+
+
+def test_later_publications_leave_the_configuration_alone(tmp_path: Path) -> None:
+    publish_one(tmp_path, contract())
+    (tmp_path / "m" / triton.FILE).write_text("changed by hand")
+    publish_one(tmp_path, contract())
+    assert (tmp_path / "m" / triton.FILE).read_text() == "changed by hand"
+    (tmp_path / "m" / triton.FILE).unlink()
+    publish_one(tmp_path, contract())
+    assert not (tmp_path / "m" / triton.FILE).exists()
+
+
+class Full:
+    """A disk that refuses one call of one function."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> None:
+        self.calls = 0
+        works = getattr(owner, name)
+
+        def refusing(*args: Any, **options: Any) -> Any:
+            self.calls += 1
+            if self.calls == call:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return works(*args, **options)
+
+        monkeypatch.setattr(owner, name, refusing)
+
+
+@pytest.mark.parametrize("versions", [0, 1])
+@pytest.mark.parametrize(
+    ("owner", "name", "calls"),
+    [(Path, "mkdir", 1), (Path, "rename", 2), (Path, "write_text", 2), (os, "fsync", 7)],
+    ids=["mkdir", "rename", "write", "fsync"],
+)
+def test_a_full_disk_leaves_the_repository_as_it_was_or_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: int, owner: Any, name: str, calls: int
+) -> None:
+    refused = 0
+    for call in range(1, calls + 1):
+        out = tmp_path / str(call)
+        out.mkdir()
+        for _ in range(versions):
+            publish_one(out, contract(), "old")
+        before = tree(out)
+        with publish.staging(out) as stage, monkeypatch.context() as patched:
+            (stage / "built.onnx").write_text("new")
+            full = Full(patched, owner, name, call)
+            try:
+                publish.publish(
+                    contract(), {"model.onnx": stage / "built.onnx"}, out=out, stage=stage
+                )
+            except InvalidSetting as error:
+                assert "No space left on device" in str(error) and "\n" not in str(error)
+                assert full.calls == call
+                refused += 1
+        new = out / "m" / str(versions + 1)
+        if tree(out) != before:
+            assert manifest.load(new) == contract()
+            assert (new / "model.onnx").read_text() == "new"
+            assert (out / "m" / triton.FILE).read_text() == triton.config(contract())
+            assert {path: text for path, text in tree(out).items() if path in before} == before
+    assert refused >= calls - (1 if versions else 0)
