@@ -49,7 +49,7 @@ def convert(
         str,
         typer.Option(
             metavar="ROWS",
-            help="Some 100 to 1000 typical rows: an .npz with one array per input under its name, "
+            help="Some 200 to 1000 typical rows: an .npz with one array per input under its name, "
             "or 'x' where there is one input; or pkg.mod:rows, a function that gives dictionaries "
             "of arrays, streamed. They set ranges and guide the search; without them only fp32 and "
             "int8-dynamic are built.",

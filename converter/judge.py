@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,10 @@ class Judge:
             variant = self._decide(name, found, self._evidence, tell)
         except VariantFailed as error:
             return _not_built(name, str(error)), nothing
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # nothing after it could be written either
+            return _not_built(name, f"building or running it failed: {error}"), nothing
         except Exception as error:  # the quantizers raise anything
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             return _not_built(name, f"building or running it failed: {first[:200]}"), nothing

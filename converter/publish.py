@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from converter import triton
 from service import manifest
 from service.errors import InvalidSetting
 from service.manifest import Manifest, versions_in
+
+_PREFIX = ".farthing-"
+_LEFT_S = 24 * 3600
 
 
 @contextmanager
@@ -26,9 +30,10 @@ def staging(out: Path) -> Iterator[Path]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        directory = Path(tempfile.mkdtemp(prefix=".farthing-", dir=out))
+        directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=out))
     except OSError as error:
         raise InvalidSetting(f"cannot write into {out}: {error.strerror}") from None
+    _sweep(out)
     try:
         yield directory
     except OSError as error:
@@ -36,6 +41,14 @@ def staging(out: Path) -> Iterator[Path]:
         raise InvalidSetting(f"cannot use {error.filename or out}: {why}") from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what conversions left that were killed; a day old, so that none can still be alive."""
+    for left in out.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LEFT_S:  # noqa: TID251 - beside a file's time
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def publish(contract: Manifest, files: dict[str, Path], *, out: Path, stage: Path) -> Path:

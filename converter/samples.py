@@ -186,7 +186,7 @@ class _Column:
 
     def fits(self, array: np.ndarray[Any, Any]) -> bool:
         same = array.dtype == self._dtype if self._texts is None else array.dtype.kind == "U"
-        return same and array.shape[1:] == self._shape
+        return bool(same) and array.shape[1:] == self._shape
 
     def append(self, array: np.ndarray[Any, Any]) -> None:
         self.rows += len(array)

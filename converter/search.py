@@ -172,22 +172,24 @@ def best(
     candidate = next(ladder)
     while True:
         tell(candidate.how)
-        result = score(candidate)
-        trials += 1
-        if not candidate.probe and (found is None or _better(result, found.score)):
-            found = Found(candidate, result, trials)
-        ends = not candidate.probe and not candidate.step
-        if ends and (result.good or result.speedup < least_speedup):
-            break
-        if clock() - started > budget.seconds or trials >= budget.trials:
-            told = f"the budget of {budget.seconds:g} s and {budget.trials} trials was spent"
-            break
         try:
+            result = score(candidate)
+            trials += 1
+            if not candidate.probe and (found is None or _better(result, found.score)):
+                found = Found(candidate, result, trials)
+            ends = not candidate.probe and not candidate.step
+            if ends and (result.good or result.speedup < least_speedup):
+                break
+            if clock() - started > budget.seconds or trials >= budget.trials:
+                told = f"the budget of {budget.seconds:g} s and {budget.trials} trials was spent"
+                break
             candidate = ladder.send(result)
         except StopIteration:
             told = "nothing more to try"
             break
         except Exception as error:  # the quantizers raise anything; what was found stays found
+            if found is None:
+                raise
             told = f"the next trial failed: {first_line(error)}"
             break
     ladder.close()

@@ -129,11 +129,13 @@ def _by(route: str, request: Request, directory: Path, limits: child.Limits) -> 
     graphs.write(model, path)
     del model
     graphs.check(path, "the export")
-    difference = _check_numbers(path, directory / trained.PROBE, facts["batches"])
+    noise = facts["noise"]
+    difference = _check_numbers(path, directory / trained.PROBE, facts["batches"], noise)
     expected = directory / trained.EXPECTED
     return Exported(
         path,
-        _arrays(expected, "out:") if expected.exists() else None,
+        # Answers that a framework rounded in its own way are nothing to hold others to.
+        _arrays(expected, "out:") if expected.exists() and not noise else None,
         {
             "kind": request.kind,
             "route": route,
@@ -169,7 +171,7 @@ def _objects(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.astype(np.object_) if array.dtype.kind == "U" else array
 
 
-def _check_numbers(path: Path, probe: Path, batches: list[int]) -> float:
+def _check_numbers(path: Path, probe: Path, batches: list[int], noise: float) -> float:
     """Compare with the framework at each probe batch; the largest difference."""
     session = Session(path, SessionOptions())
     inputs, expected = _arrays(probe, "in:"), _arrays(probe, "out:")
@@ -195,7 +197,7 @@ def _check_numbers(path: Path, probe: Path, batches: list[int]) -> float:
             first = str(error).strip().splitlines()[0][:300]
             raise ExportRefused(f"the export fails at batch {batch}: {first}") from error
         wanted = {name: array[rows] for name, array in expected.items()}
-        if not compare.close(answers, wanted):
+        if not compare.close(answers, wanted) and not _within(answers, wanted, noise):
             raise ExportRefused(
                 f"the export's answers differ from the trained model's at batch {batch}, by up to "
                 f"{compare.largest_difference(answers, wanted):.1e}; the graph is not what was "
@@ -203,3 +205,12 @@ def _check_numbers(path: Path, probe: Path, batches: list[int]) -> float:
             )
         worst = max(worst, compare.largest_difference(answers, wanted))
     return worst
+
+
+def _within(answers: compare.Arrays, wanted: compare.Arrays, noise: float) -> bool:
+    """Whether answers differ by at most this share of each output's largest."""
+    return noise > 0 and all(
+        answers[name].shape == array.shape
+        and np.abs(answers[name].astype(float) - array).max() <= noise * np.abs(array).max()
+        for name, array in wanted.items()
+    )

@@ -112,7 +112,7 @@ def int8_dynamic(shop: Workshop) -> Ladder:
         quantize.write_dynamic(prepared, target, only=only, without=without)
         return ""
 
-    yield from _excluding(shop, prepared, write, "dynamic")
+    yield from _excluding(shop, prepared, write, "dynamic", kinds=quantize.DYNAMIC_OPERATORS)
 
 
 def int8_static(shop: Workshop) -> Ladder:
@@ -122,10 +122,13 @@ def int8_static(shop: Workshop) -> Ladder:
 
 def pruned(shop: Workshop) -> Ladder:
     """Whole channels cut out, and the others fitted again; fewer of them until it holds."""
+    before = 0
     for share in (shop.fraction, shop.fraction * 2 / 3, shop.fraction / 3):
         target = shop.file("pruned")
         facts = pruning.prune(shop.reference, target, shop.calibration(), fraction=share)
-        yield Candidate(target, str(facts))
+        if facts.channels_after != before:  # widths are rounded, often to the same
+            yield Candidate(target, str(facts))
+        before = facts.channels_after
 
 
 def pruned_int8(shop: Workshop) -> Ladder:
@@ -182,7 +185,13 @@ Write = Callable[[Path, Sequence[str], Sequence[str]], str]
 
 
 def _excluding(
-    shop: Workshop, prepared: Path, write: Write, how: str, *, tried: bool = False
+    shop: Workshop,
+    prepared: Path,
+    write: Write,
+    how: str,
+    *,
+    tried: bool = False,
+    kinds: Sequence[str] = regions.PRODUCTS,
 ) -> Ladder:
     """Leave as few regions in fp32 as it takes.
 
@@ -197,6 +206,7 @@ def _excluding(
         write: (target, only these nodes, without these nodes) -> digest of the ranges.
         how: what to call it.
         tried: whether the graph without exclusions was tried already.
+        kinds: operators that are quantized; a region begins with one.
     """
 
     def candidate(excluded: Sequence[regions.Region], *, step: bool = False) -> Candidate:
@@ -208,7 +218,7 @@ def _excluding(
 
     if not tried:
         yield candidate(())
-    found = regions.regions(onnx.load(prepared))
+    found = regions.regions(onnx.load(prepared), kinds)
     harm: list[tuple[float, regions.Region]] = []
     for region in found:
         target = shop.file("probe")

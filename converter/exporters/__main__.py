@@ -69,6 +69,7 @@ def _export(request: Request, directory: Path) -> None:
         "tools": dict(model.tools),
         "notes": list(model.notes),
         "batches": list(batches),
+        "noise": model.noise,
         "dimensions": {name: list(names) for name, names in model.dimensions.items()},
     }
     (directory / contract.FACTS).write_text(json.dumps(facts), encoding="utf-8")

@@ -11,6 +11,13 @@ from converter.exporters import tf_graph
 from converter.exporters.trained import Arrays, NotExportable, Request, Trained, first_line
 from service.manifest import TensorSpec
 
+# Of TFLite's integer kernels, against the same weights in float32.
+_NOISE = 0.05
+_QUANTIZED = (
+    "holds int8 weights already, and the export computes with them in float32; from the float "
+    "model more can be had"
+)
+
 
 def load(request: Request) -> Trained:
     """A ``.tflite`` file; its tensors are called as its signature says, where it has one.
@@ -41,7 +48,19 @@ def load(request: Request) -> Trained:
         tf_graph.write_tflite(request.source, target)
         tf_graph.rename(target, inputs, outputs)
 
-    return Trained(inputs, outputs, answer, write, tf_graph.tools())
+    quantized = any(
+        detail["quantization_parameters"]["scales"].size
+        for detail in interpreter.get_tensor_details()
+    )
+    return Trained(
+        inputs,
+        outputs,
+        answer,
+        write,
+        tf_graph.tools(),
+        notes=(_QUANTIZED,) if quantized else (),
+        noise=_NOISE if quantized else 0.0,
+    )
 
 
 def _names(interpreter: Any) -> dict[str, str]:

@@ -83,6 +83,8 @@ class Trained:
         notes: what the user should know of this model, a sentence each.
         sample: gives so many rows that the model takes, where random numbers would not do.
         dimensions: what free dimensions after the first are called: input -> names.
+        noise: how far the graph's answers may lie from these, as a share of the largest, where the
+            framework itself rounds as no graph does.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -92,6 +94,7 @@ class Trained:
     tools: Mapping[str, str]
     notes: tuple[str, ...] = ()
     dimensions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    noise: float = 0.0
     sample: Callable[[int], Arrays] | None = None
 
     @property

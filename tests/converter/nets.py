@@ -87,9 +87,7 @@ def images(rows: int, seed: int = 1) -> np.ndarray:
     return x.astype(np.float32)
 
 
-def images_net(
-    path: Path, *, behind: str = "Relu", channels: int = 80, times: float = 1.0
-) -> Path:
+def images_net(path: Path, *, behind: str = "Relu", channels: int = 80, times: float = 1.0) -> Path:
     """Conv, an activation, Conv, Relu, a dense layer: scores of five classes.
 
     With ``times`` two thirds of the first layer's channels are so much smaller than the others, and

@@ -157,5 +157,7 @@ def test_rows_that_cannot_be_used_leave_the_repository_as_it_was(
 
 @pytest.mark.parametrize("model", [None, 3, object(), X])
 def test_an_object_that_is_no_model_is_refused(tmp_path: Path, model: object) -> None:
-    with pytest.raises(FarthingError, match=f"cannot convert a {type(model).__name__}: give a path"):
+    with pytest.raises(
+        FarthingError, match=f"cannot convert a {type(model).__name__}: give a path"
+    ):
         farthing.convert(model, out=tmp_path / "out")

@@ -112,6 +112,16 @@ def test_close_looks_at_every_output() -> None:
     assert not compare.close({"a": same, "b": other}, {"a": same, "b": same})
 
 
+def test_a_share_of_the_rows_may_be_tolerated_and_no_more() -> None:
+    wanted = {"y": np.zeros((20, 3), np.float32), "n": np.zeros(20, int)}
+    given = {name: array.copy() for name, array in wanted.items()}
+    given["y"][4], given["n"][7] = 1, 1
+    assert not compare.close(given, wanted)
+    assert not compare.close(given, wanted, tolerated=0.04)
+    assert compare.close(given, wanted, tolerated=0.05)
+    assert not compare.close({**given, "n": given["n"][:9]}, wanted, tolerated=0.5)
+
+
 def test_distance_is_in_units_of_the_outputs_spread() -> None:
     # Rows at -3, 0 and 3: their root mean square distance from the mean is sqrt(6).
     wanted = {"y": np.array([[-3.0], [0.0], [3.0]], np.float32)}

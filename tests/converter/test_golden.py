@@ -64,9 +64,7 @@ def test_large_rows_are_few_but_one_at_least(tmp_path: Path) -> None:
 
     for numbers, rows in ((400_000, 2), (2_000_000, 1)):
         feeds = {"x": np.ones((5, numbers), np.float32)}
-        made = golden.write(
-            tmp_path / golden.FILE, feeds, Wide(reference, SessionOptions()), {}
-        )
+        made = golden.write(tmp_path / golden.FILE, feeds, Wide(reference, SessionOptions()), {})
         assert made.rows == rows
 
 

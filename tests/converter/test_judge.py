@@ -93,7 +93,7 @@ def test_outputs_that_do_not_follow_the_batch_are_refused(tmp_path: Path) -> Non
 
 
 def test_a_metric_that_cannot_be_had_is_refused_before_anything_is_built(double: Path) -> None:
-    with pytest.raises(InvalidSetting, match="cannot judge by accuracy: .*labels under 'y'"):
+    with pytest.raises(InvalidSetting, match=r"cannot judge by accuracy: .*labels under 'y'"):
         judged(double, Samples({"x": X}, None), metric="accuracy")
 
 
@@ -205,7 +205,9 @@ def test_how_a_damaged_net_was_repaired_is_recorded(damaged: Damaged) -> None:
         assert f"{len(made['excluded'])} regions in fp32" in damaged.static.reason
 
 
-def test_what_does_not_pay_is_recorded_and_not_published(material: Material, tmp_path: Path) -> None:
+def test_what_does_not_pay_is_recorded_and_not_published(
+    material: Material, tmp_path: Path
+) -> None:
     contract = farthing.convert(
         material.source, name="m", out=tmp_path, variants=("int8-static",), min_speedup=100,
         calibration=material.calibration, evaluate=material.held_out,

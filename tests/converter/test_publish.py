@@ -184,7 +184,12 @@ class Full:
     ids=["mkdir", "rename", "write", "fsync"],
 )
 def test_a_full_disk_leaves_the_repository_as_it_was_or_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: int, owner: Any, name: str, calls: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    versions: int,
+    owner: Any,
+    name: str,
+    calls: int,
 ) -> None:
     refused = 0
     for call in range(1, calls + 1):

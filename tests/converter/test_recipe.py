@@ -95,7 +95,7 @@ def test_what_is_neither_a_file_nor_such_a_name_is_refused(source: Path, rows: s
 
 
 def test_no_model_at_all_is_refused() -> None:
-    with pytest.raises(InvalidSetting, match="give a trained model, or --factory pkg.mod:build"):
+    with pytest.raises(InvalidSetting, match=r"give a trained model, or --factory pkg.mod:build"):
         Recipe(Source(None), "m", Path("out"))
 
 
@@ -105,7 +105,7 @@ def test_a_factory_needs_no_weights() -> None:
 
 
 def test_a_factory_that_is_no_name_of_a_function_is_refused() -> None:
-    with pytest.raises(InvalidSetting, match="write pkg.mod:build"):
+    with pytest.raises(InvalidSetting, match=r"write pkg.mod:build"):
         Recipe(Source(None, factory="nets.py"), "m", Path("out"))
 
 
@@ -188,7 +188,9 @@ def test_the_digest_of_a_directory_depends_on_all_names_and_contents(tmp_path: P
 
     one = digest(a="1", b="2")
     assert one == digest(b="2", a="1")
-    assert len({one, digest(a="1", b="3"), digest(a="1", c="2"), digest(a="1"), digest(a="12")}) == 5
+    assert (
+        len({one, digest(a="1", b="3"), digest(a="1", c="2"), digest(a="1"), digest(a="12")}) == 5
+    )
 
 
 def test_the_command_reproduces_the_recipe(source: Path, again: Again) -> None:
@@ -212,6 +214,13 @@ def test_the_command_reproduces_a_factorys_recipe(source: Path, again: Again) ->
     for weights in (source, None):
         recipe = Recipe(Source(weights, factory="nets:build"), "m", Path("out"))
         assert again(recipe) == recipe
+
+
+def test_of_a_live_object_the_call_is_told_and_no_file_that_is_gone(source: Path) -> None:
+    recipe = Recipe(Source(source, live="Sequential"), "m", Path("out"), calibration=str(source))
+    assert recipe.source.told == "Sequential"
+    assert recipe.command().startswith("farthing.convert(model, name='m', out='out', ...)")
+    assert "Sequential" in recipe.command() and str(source) not in recipe.command()
 
 
 def test_the_command_leaves_out_what_was_not_given(source: Path, again: Again) -> None:

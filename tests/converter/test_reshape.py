@@ -76,7 +76,7 @@ def test_rows_that_are_no_bytes_are_refused(
 @pytest.mark.parametrize("content", [b"", b"a,b\n", b"PK\x03\x04 cut off here", b"\x80\x04K"])
 def test_a_file_of_another_kind_is_refused(source: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "rows.npz").write_bytes(content)
-    with pytest.raises(BadRows, match="is not an .npz file"):
+    with pytest.raises(BadRows, match=r"is not an .npz file"):
         reshape.for_framework(
             recipe(source, uint8=UINT8), tmp_path / "rows.npz", tmp_path / "floats.npz"
         )

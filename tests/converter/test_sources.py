@@ -39,12 +39,18 @@ class Exporter:
         ending(directory)
 
 
-def doubled(directory: Path, *, factor: float = 2.0, probe: str = "x") -> None:
+def doubled(directory: Path, *, factor: float = 2.0, probe: str = "x", noise: float = 0.0) -> None:
     """A graph that multiplies by a factor, of a framework that doubles."""
     models.double(directory / trained.MODEL, factor=factor)
     rows = np.random.default_rng(0).random((10, 4), np.float32)
     np.savez(directory / trained.PROBE, **{f"in:{probe}": rows, "out:y": 2 * rows})
-    facts = {"batches": [1, 2, 7], "notes": [], "dimensions": {}, "tools": {"framework": "1"}}
+    facts = {
+        "batches": [1, 2, 7],
+        "noise": noise,
+        "notes": [],
+        "dimensions": {},
+        "tools": {"framework": "1"},
+    }
     (directory / trained.FACTS).write_text(json.dumps(facts))
 
 
@@ -89,6 +95,23 @@ def test_a_route_that_writes_nothing_does_not_leave_the_graph_of_another(
     doubled(shelf)
     with pytest.raises(ExportRefused, match=r"exported\.onnx cannot be read"):
         exported_by(monkeypatch, shelf, first=None, second=None)
+
+
+def test_a_framework_that_rounds_is_met_within_its_noise_and_no_truth_for_others(
+    monkeypatch: pytest.MonkeyPatch, shelf: Path
+) -> None:
+    def rounded(directory: Path, *, factor: float) -> None:
+        doubled(directory, factor=factor, noise=0.05)
+        np.savez(directory / trained.EXPECTED, **{"out:y": np.zeros((1, 4), np.float32)})
+
+    exported = exported_by(
+        monkeypatch,
+        shelf,
+        first=lambda directory: rounded(directory, factor=2.2),
+        second=lambda directory: rounded(directory, factor=2.05),
+    )
+    assert list(exported.facts["routes_fallen"]) == ["first"]
+    assert exported.expected is None
 
 
 def test_a_batch_that_was_baked_in_is_found(monkeypatch: pytest.MonkeyPatch, shelf: Path) -> None:

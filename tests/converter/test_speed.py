@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,5 +58,5 @@ def test_both_take_turns_at_each_batch(tmp_path: Path) -> None:
     assert {rows for _, rows in asked} == {1, 8}
     for batch in speed.BATCHES:
         names = [name for name, rows in asked if rows == batch]
-        turns = 1 + sum(one != other for one, other in zip(names, names[1:], strict=False))
+        turns = 1 + sum(one != other for one, other in pairwise(names))
         assert turns == 2 * (1 + 4)  # a warm-up, then the rounds

@@ -60,7 +60,9 @@ def test_triton_reads_every_field() -> None:
 
 
 def test_our_own_message_reads_it_as_well() -> None:
-    text = triton.config(contract(TensorSpec("x", "FP16", (-1, 4)), TensorSpec("n", "INT64", (-1,))))
+    text = triton.config(
+        contract(TensorSpec("x", "FP16", (-1, 4)), TensorSpec("n", "INT64", (-1,)))
+    )
     config = text_format.Parse(text, pb.ModelConfig(), allow_unknown_field=True)
     assert (config.name, config.backend, config.max_batch_size) == ("digits", "onnxruntime", 64)
     assert config.default_model_filename == MODEL_FILE

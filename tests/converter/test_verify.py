@@ -12,6 +12,7 @@ from converter.compare import NotJudged
 from converter.proof import upper_bound
 from converter.recipe import Bounds
 from converter.samples import Samples
+from service.errors import FarthingError
 from service.session import Session, SessionOptions
 from tests import models
 from tests.converter import nets
@@ -262,6 +263,31 @@ def test_company_is_mixed_and_of_many_sizes(tmp_path: Path) -> None:
     assert sum(sizes) == 400
     assert len(set(sizes)) > 5 and max(sizes) <= 32
     assert neighbours < 40
+
+
+def test_fp32_alone_may_differ_in_company_by_noise_only(tmp_path: Path) -> None:
+    rows = Samples({"x": np.random.default_rng(0).random((400, 4), np.float32) + 0.1}, None)
+    sound, crowd = (
+        Session(path, SessionOptions(threads=1))
+        for path in (models.double(tmp_path / "a.onnx"), nets.crowd(tmp_path / "b.onnx"))
+    )
+    verify.check_company(sound, rows, verify.predict(sound, rows))
+    with pytest.raises(FarthingError, match="of 64 held-out rows depend on which rows"):
+        verify.check_company(crowd, rows, verify.predict(crowd, rows))
+
+
+def test_a_model_runs_at_one_row_and_at_an_even_and_an_odd_number(tmp_path: Path) -> None:
+    sizes = []
+
+    class Watched(Session):
+        def run(self, feeds: compare.Arrays) -> compare.Arrays:
+            sizes.append(len(feeds["x"]))
+            return super().run(feeds)
+
+    session = Watched(models.double(tmp_path / "double.onnx"), SessionOptions(threads=1))
+    verify.check_runs(session, None)
+    verify.check_runs(session, Samples({"x": np.ones((3, 4), np.float32)}, None))
+    assert sizes == [1, 2, 7] * 2
 
 
 def test_an_answer_that_depends_on_who_shares_the_batch_does_not_hold(tmp_path: Path) -> None:
