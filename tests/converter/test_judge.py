@@ -10,7 +10,8 @@ import pytest
 
 import farthing
 from converter import judge, quantize
-from converter.judge import Evidence, Judge
+from converter.evidence import Evidence
+from converter.judge import Judge
 from converter.quantize import Static
 from converter.recipe import Bounds, Recipe, Source
 from converter.samples import Samples
