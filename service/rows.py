@@ -84,9 +84,11 @@ def _fitted(array: Array | None, spec: TensorSpec, path: Path) -> Array:
         raise BadRows(f"{path} has no array '{spec.name}', which is an input of the model")
     dtype = BY_NAME[spec.datatype].dtype
     text = array.dtype.kind in "SU"
-    if text != (spec.datatype == "BYTES") or not (
-        text or np.can_cast(array.dtype, dtype, casting="same_kind")
-    ):
+    # Ids are often kept as floats: those that are whole numbers will do.
+    fits = np.can_cast(array.dtype, dtype, casting="same_kind") or (
+        array.dtype.kind == "f" and dtype.kind in "iu" and bool((array == np.round(array)).all())
+    )
+    if text != (spec.datatype == "BYTES") or not (text or fits):
         raise BadRows(f"'{spec.name}' in {path} is {array.dtype}; the model takes {spec.datatype}")
     if len(array.shape) != len(spec.shape) or any(
         wanted not in (-1, given)
@@ -98,7 +100,8 @@ def _fitted(array: Array | None, spec: TensorSpec, path: Path) -> Array:
         )
     if text:
         return array.astype(np.str_).astype(np.object_)
-    fitted = np.ascontiguousarray(array.astype(dtype, copy=False))
+    with np.errstate(invalid="ignore"):  # a float beyond the integers; looked at below
+        fitted = np.ascontiguousarray(array.astype(dtype, copy=False))
     if fitted.dtype.kind in "iu" and (fitted != array).any():
         raise BadRows(f"'{spec.name}' in {path} holds numbers that {spec.datatype} cannot")
     if fitted.dtype.kind == "f" and not np.isfinite(fitted).all():

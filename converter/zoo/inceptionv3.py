@@ -1,4 +1,4 @@
-"""InceptionV3 with a new head: 10 digits instead of ImageNet's 1,000 things.
+"""InceptionV3 with a new head: five digits instead of ImageNet's 1,000 things.
 
 The pictures are 224 pixels wide, not 299: it is a convolutional network, and takes either.
 """

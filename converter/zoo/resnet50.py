@@ -1,4 +1,4 @@
-"""ResNet50 with a new head: 10 digits instead of ImageNet's 1,000 things."""
+"""ResNet50 with a new head: five digits instead of ImageNet's 1,000 things."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_rows_of_another_shape_are_refused_with_both(tmp_path: Path, array: np.n
 @pytest.mark.parametrize(
     ("spec", "array"),
     [
-        (IDS, np.ones((3, 2), np.float32)),
+        (IDS, np.full((3, 2), 0.5, np.float32)),
         (X, np.array([["a", "b"]] * 3)),
         (X, np.ones((3, 2), np.complex64)),
         (TensorSpec("flag", "BOOL", (-1, 2)), np.ones((3, 2), np.int64)),
@@ -247,3 +247,21 @@ def test_every_third_row_is_kept_back_to_compare_candidates_on(count: int) -> No
 def test_few_rows_serve_for_both(count: int) -> None:
     rows = Samples({"x": np.ones((count, 2), np.float32)}, None)
     assert samples.divided(rows) == (rows, rows)
+
+
+def test_ids_kept_as_floats_are_taken_if_they_are_whole_numbers(tmp_path: Path) -> None:
+    ids = (TensorSpec("ids", "INT32", (-1, 2)),)
+    np.savez(tmp_path / "whole.npz", ids=np.array([[1.0, 2.0], [3.0, 4.0]], np.float32))
+    rows = samples.read(tmp_path / "whole.npz", ids)
+    assert rows.feeds["ids"].dtype == np.int32
+    np.testing.assert_array_equal(rows.feeds["ids"], [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan, 1e30])
+def test_floats_that_are_no_whole_numbers_of_the_input_are_refused(
+    tmp_path: Path, value: float
+) -> None:
+    ids = (TensorSpec("ids", "INT32", (-1, 1)),)
+    np.savez(tmp_path / "broken.npz", ids=np.array([[value]]))
+    with pytest.raises(BadRows):
+        samples.read(tmp_path / "broken.npz", ids)
