@@ -32,7 +32,7 @@ class Size:
 
 
 FULL = Size(layers=4, width=256, heads=4, rows=1280, epochs=1, rate=5e-4)
-QUICK = Size(layers=2, width=64, heads=2, rows=1280, epochs=2, rate=2e-3)
+QUICK = Size(layers=2, width=64, heads=2, rows=900, epochs=2, rate=2e-3)
 
 
 def build(size: Size) -> Any:

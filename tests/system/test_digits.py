@@ -112,7 +112,8 @@ def test_the_first_version_stays_when_a_second_is_published(digits: Digits, tmp_
         "--out", str(copy), "--variants", "fp32",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (copy / "digits").iterdir()) == ["1", "2"]
+    found = sorted(path.name for path in (copy / "digits").iterdir())
+    assert found == ["1", "2", "config.pbtxt"]
     with serving(copy) as server:
         assert server.ready["models"][0]["version"] == "2"
 

@@ -87,7 +87,7 @@ def test_an_interrupted_conversion_leaves_the_repository_untouched(
 ) -> None:
     model = str(digits.data / "model.keras")
     with session("convert", model, "--name", "n", "--out", "models", cwd=tmp_path) as process:
-        wait_for(process.pid, "converter.keras_export")
+        wait_for(process.pid, "converter.exporters")
         (os.killpg if to_all else os.kill)(process.pid, number)
         ends_without_a_trace(process, tmp_path)
     assert list((tmp_path / "models").iterdir()) == []
@@ -132,7 +132,7 @@ def test_make_interrupted_alone_ends_the_demo_too(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "during",
-    ["converter.zoo.digits", "converter.keras_export", "loadtests.baseline", "farthing serve",
+    ["converter.zoo.digits", "converter.exporters", "loadtests.baseline", "farthing serve",
      "locust"],
 )  # fmt: skip
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, during: str) -> None:
