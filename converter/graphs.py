@@ -70,7 +70,8 @@ def check(path: Path, what: str) -> None:
         raise BadGraph(f"{what} is not a valid ONNX graph: {first}") from error
     for tensor in onnx.load(path).graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
+        # Minus infinity is what attention masks are made of.
+        if values.dtype.kind == "f" and not (np.isfinite(values) | (values == -np.inf)).all():
             raise BadGraph(f"weight '{tensor.name}' of {what} holds NaN or infinity")
 
 

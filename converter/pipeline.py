@@ -59,6 +59,7 @@ def run(recipe: Recipe, step: Step = silent) -> Manifest:
                 f"{recipe.source.told} has no batch dimension, so held-out rows cannot judge it; "
                 "leave out --evaluate"
             )
+        publish.check_contract(recipe.out / recipe.name, reference.inputs, reference.outputs)
         calibration, held_out = files.read(reference)
         rows, selection = samples.divided(calibration) if calibration else (None, None)
         shop = Workshop(exported.path, stage, rows, recipe.prune)

@@ -13,7 +13,7 @@ from pathlib import Path
 from converter import triton
 from service import manifest
 from service.errors import InvalidSetting
-from service.manifest import Manifest, versions_in
+from service.manifest import Manifest, TensorSpec, versions_in
 
 _PREFIX = ".farthing-"
 _LEFT_S = 24 * 3600
@@ -68,7 +68,7 @@ def publish(contract: Manifest, files: dict[str, Path], *, out: Path, stage: Pat
         ModelUnusable: the latest version there has a manifest that cannot be read.
     """
     model = out / contract.name
-    _check_contract(model, contract)
+    check_contract(model, contract.inputs, contract.outputs)
     version = stage / "publish" / contract.name / str(max(versions_in(model), default=0) + 1)
     try:
         version.mkdir(parents=True)
@@ -101,14 +101,21 @@ def publish(contract: Manifest, files: dict[str, Path], *, out: Path, stage: Pat
     return model / version.name
 
 
-def _check_contract(model: Path, contract: Manifest) -> None:
-    """Callers of the old version must be able to call the new one."""
+def check_contract(
+    model: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> None:
+    """Callers of the old version must be able to call the new one.
+
+    Raises:
+        InvalidSetting: the model exists with other inputs or outputs.
+        ModelUnusable: the latest version there has a manifest that cannot be read.
+    """
     versions = versions_in(model)
     if not versions or not (model / str(versions[-1]) / manifest.FILENAME).exists():
         return  # nothing there, or not one of ours: there is no contract to keep
     latest = model / str(versions[-1])
     old = manifest.load(latest)
-    if (old.inputs, old.outputs) != (contract.inputs, contract.outputs):
+    if (old.inputs, old.outputs) != (inputs, outputs):
         raise InvalidSetting(
             f"{latest} has other inputs or outputs than this model; publish it under another "
             "--name, so that callers of the old one are not broken"

@@ -76,8 +76,10 @@ ZOO = {
     "keywords": _keras(
         "keywords", "spoken keywords: Conv1D and GRU on a spectrogram", "GRU, mixed precision"
     ),
-    "resnet50": _keras("resnet50", "ResNet50 with a new head", "keras.applications"),
-    "inceptionv3": _keras("inceptionv3", "InceptionV3 with a new head", "keras.applications"),
+    "resnet50": _keras("resnet50", "ResNet50 with a new head", "keras.applications", _SCANS),
+    "inceptionv3": _keras(
+        "inceptionv3", "InceptionV3 with a new head", "keras.applications", _SCANS
+    ),
     "small-resnet": Entry(
         "converter.zoo.small_resnet",
         "model.pt2",
