@@ -148,7 +148,7 @@ def _convert(model: Path, data: Path, directory: Path, *options: str) -> Manifes
     output = _run(
         "farthing", "convert", str(model), "--name", data.name, "--out",
         str(directory / "models"), "--calibration", str(data / "calibration.npz"),
-        "--evaluate", str(data / "heldout.npz"), "--json", *options, log=directory,
+        "--evaluate", str(data / "heldout.npz"), "--trust", "--json", *options, log=directory,
     )  # fmt: skip
     raw: dict[str, Any] = json.loads(output)
     versions = manifest.versions_in(directory / "models" / raw["name"])
