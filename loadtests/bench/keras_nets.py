@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def main(name: str, directory: str) -> None:
     random = np.random.default_rng(0)
     for part, rows in (("calibration", 32), ("heldout", 32)):
         x = random.random((rows, SIDE, SIDE, 3), np.float32)
-        np.savez(target / f"{part}.npz", x=x)
+        rows: dict[str, Any] = {model.inputs[0].name: x}
+        np.savez(target / f"{part}.npz", **rows)
 
 
 if __name__ == "__main__":
