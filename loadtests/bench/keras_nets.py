@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,8 +27,7 @@ def main(name: str, directory: str) -> None:
     random = np.random.default_rng(0)
     for part, rows in (("calibration", 32), ("heldout", 32)):
         x = random.random((rows, SIDE, SIDE, 3), np.float32)
-        rows: dict[str, Any] = {model.inputs[0].name: x}
-        np.savez(target / f"{part}.npz", **rows)
+        np.savez(target / f"{part}.npz", x=x)
 
 
 if __name__ == "__main__":
