@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def convert(
         }  # fmt: skip
         if isinstance(model, str) and model.startswith(material.PREFIX):
             made = material.train(model)
-            source = Source(made.model, trust=True)
+            source = Source(made.model, trust=True, given=model)
             rows["calibration"] = rows["calibration"] or str(made.calibration)
             rows["evaluate"] = rows["evaluate"] or str(made.held_out)
             name = name or made.name
@@ -89,12 +90,16 @@ def convert(
             given = rows["example"] or rows["calibration"] or rows["evaluate"]
             source = live.on_disk(model, shelf, samples.on_disk(given, shelf / "rows.npz"))
             name = name or str(getattr(model, "name", "") or type(model).__name__).lower()
+        if any(not isinstance(each, str | Path | None) for each in (calibration, evaluate)):
+            # Their files are gone when this returns: no command makes it again.
+            source = replace(source, live=source.live or source.told)
         recipe = Recipe(
             source=source,
             name=name,
             out=Path(out),
             calibration=rows["calibration"],
             evaluate=rows["evaluate"],
+            example=rows["example"],
             variants=tuple(variants),
             bounds=Bounds(max_drop, min_speedup, metric, tolerance, accept_unproven),
             budget=Budget(seconds=budget_s),

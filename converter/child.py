@@ -56,7 +56,8 @@ def run(module: str, arguments: Sequence[str], *, directory: Path, limits: Limit
     (directory / ERROR_FILE).unlink(missing_ok=True)
     with (directory / _LOG_FILE).open("wb") as output:
         process = subprocess.Popen(
-            [*_end_with_us(), sys.executable, "-m", module, *arguments],
+            # -P: what lies in the current directory must not stand in for a package.
+            [*_end_with_us(), sys.executable, "-P", "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

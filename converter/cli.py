@@ -187,14 +187,17 @@ def convert(
     Each variant is compared with the trained model's own answers on the held-out rows, and timed
     beside fp32 on this machine. What fails a bound is recorded with the reason, and not published.
     """
+    given = ""
     if model.startswith(material.PREFIX):
-        made = material.train(model)
-        model, trust = str(made.model), True
+        made = material.train(model, weights=Path(weights) if weights else None)
+        given, model, trust, weights = model, str(made.model), True, ""
         name = name or made.name
         calibration = calibration or str(made.calibration)
         evaluate = evaluate or str(made.held_out)
-    if model and factory:
+    if model and (factory or weights):
         raise InvalidSetting("give either a model or --factory (with --weights), not both")
+    if weights and not factory:
+        raise InvalidSetting("--weights needs --factory pkg.mod:build, which builds their module")
     path = model or weights
     source = Source(
         path=Path(path) if path else None,
@@ -202,6 +205,7 @@ def convert(
         factory=factory,
         imports=tuple(imports or ()),
         trust=trust,
+        given=given,
         memory_gb=memory_gb or 0.8 * hardware.memory_bytes() / 1e9,
     )
     recipe = Recipe(
@@ -266,7 +270,7 @@ def _contract(path: Path) -> tuple[Manifest, Path]:
 @contextmanager
 def _shown(console: Console, what: str) -> Iterator[Callable[[str], None]]:
     """A moving bar and the time elapsed while a step lasts; a line when it is done."""
-    columns = (TextColumn("  {task.description}"), BarColumn(20), TimeElapsedColumn())
+    columns = (TextColumn("  {task.description}", markup=False), BarColumn(20), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=None)
         yield lambda text: progress.update(task, description=text[:60])

@@ -20,7 +20,7 @@ class NotJudged(FarthingError):
     """Outputs that decide nothing, so that no variant can be judged by them, with the reason."""
 
 
-def decisions(outputs: Arrays, names: Sequence[str]) -> np.ndarray[Any, Any]:
+def decisions(outputs: Arrays, names: Sequence[str], like: Arrays | None = None) -> Array:
     """What each output decides for each row.
 
     The index of the largest of several scores; for a single score from 0 to 1, whether it is above
@@ -30,6 +30,7 @@ def decisions(outputs: Arrays, names: Sequence[str]) -> np.ndarray[Any, Any]:
     Args:
         outputs: output name -> array of shape [rows, ...].
         names: the outputs, in the order of the columns.
+        like: answers of which kind they are, where a candidate may round a little past 1.
 
     Returns:
         An array of shape [rows, outputs].
@@ -44,10 +45,26 @@ def decisions(outputs: Arrays, names: Sequence[str]) -> np.ndarray[Any, Any]:
         for name in names
         if not name.endswith("_values") or f"{name.removesuffix('_values')}_indices" not in best
     ]
-    return np.stack([_decided(outputs[name], name) for name in telling], axis=1)
+    kinds = outputs if like is None else like
+    return np.stack([_decided(outputs[name], kinds[name], name) for name in telling], axis=1)
 
 
-def _decided(scores: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+def look_like_scores(outputs: Arrays) -> bool:
+    """Whether numbers without labels are decisions all the same: probabilities, whole numbers."""
+    for array in outputs.values():
+        if array.dtype.kind != "f":
+            continue
+        flat = array.reshape(len(array), -1).astype(np.float64)
+        sums = flat.sum(axis=1)
+        one = flat.shape[1] == 1
+        if not ((flat >= 0) & (flat <= 1)).all() or not (one or np.allclose(sums, 1, atol=1e-2)):
+            return False
+    return True
+
+
+def _decided(
+    scores: np.ndarray[Any, Any], like: np.ndarray[Any, Any], name: str
+) -> np.ndarray[Any, Any]:
     flat = scores[:, np.newaxis] if scores.ndim == 1 else scores
     if flat.ndim != 2 or flat.dtype.kind not in "fiub":
         raise NotJudged(f"output '{name}' of shape {list(scores.shape)} is no class scores")
@@ -60,7 +77,7 @@ def _decided(scores: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
     broken = np.isnan(flat).any(axis=1)
     if flat.shape[1] > 1:
         decided = flat.argmax(axis=1)
-    elif ((flat >= 0) & (flat <= 1) | np.isnan(flat)).all():
+    elif ((like >= 0) & (like <= 1) | np.isnan(like)).all():
         decided = (flat[:, 0] > 0.5).astype(np.int64)
     else:
         raise NotJudged(f"output '{name}' is a number that is no probability")
@@ -96,8 +113,8 @@ def rows_apart(given: Array, wanted: Array) -> Array:
 def distances(outputs: Arrays, reference: Arrays) -> Array:
     """How far each row's answer moved, in units of the output's spread; the worst output's.
 
-    Of each output the Euclidean distance over the root mean square distance of the reference's rows
-    from their mean. NaN, another shape or other whole numbers count as infinitely far.
+    Of each output the Euclidean distance over the root mean square distance of the reference's
+    finite rows from their mean. NaN, another shape or other whole numbers count as infinitely far.
 
     Returns:
         An array of shape [rows], float64.
@@ -112,10 +129,14 @@ def distances(outputs: Arrays, reference: Arrays) -> Array:
             worst = np.maximum(worst, np.where(differs, np.inf, 0.0))
             continue
         rows = wanted.reshape(len(wanted), -1).astype(np.float64)
-        moved = np.linalg.norm(given.reshape(rows.shape).astype(np.float64) - rows, axis=1)
-        spread = np.sqrt(np.mean(np.sum((rows - rows.mean(axis=0)) ** 2, axis=1)))
-        floor = np.finfo(np.float32).tiny
-        worst = np.maximum(worst, np.nan_to_num(moved, nan=np.inf) / max(spread, floor))
+        mine = given.reshape(rows.shape).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            moved = np.linalg.norm(np.where(mine == rows, 0.0, mine - rows), axis=1)
+        finite = rows[np.isfinite(rows).all(axis=1)]
+        middle = finite.mean(axis=0) if len(finite) else 0.0
+        spread = np.sqrt(np.sum((finite - middle) ** 2) / max(len(finite), 1))
+        floor = float(np.finfo(np.float32).tiny)
+        worst = np.maximum(worst, np.where(np.isnan(moved), np.inf, moved) / max(spread, floor))
     return worst
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from converter import compare, verify
 from converter.samples import Samples
 from service.errors import FarthingError
@@ -44,6 +46,12 @@ class Evidence:
             FarthingError: fp32 does not answer as its framework does, or not each row by itself.
         """
         answers = verify.predict(reference, held_out)
+        for name, array in answers.items():
+            if array.dtype.kind == "f" and np.isnan(array).any():
+                raise FarthingError(
+                    f"the model answers NaN to held-out rows (output '{name}'), by which nothing "
+                    "can be judged"
+                )
         if expected is not None and not compare.close(answers, expected, tolerated):
             raise FarthingError(
                 "the fp32 export answers the held-out rows differently from its framework; it is "

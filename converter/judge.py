@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from converter import compare, search, speed, verify
@@ -12,9 +13,9 @@ from converter.recipe import Recipe
 from converter.samples import Samples
 from converter.search import Found, Selection
 from converter.sources import Exported
-from converter.variants import CPU, VARIANTS, VariantFailed, Workshop
+from converter.variants import CPU, VARIANTS, Workshop
 from service import hardware, manifest
-from service.errors import InvalidSetting
+from service.errors import FarthingError, InvalidSetting
 from service.manifest import MODEL_FILE, REFERENCE, Choice, Figures, Variant
 from service.session import Session, SessionOptions
 
@@ -25,7 +26,11 @@ HOLDS, UNPROVEN, FAILS = "holds", "not proven", "fails"
 
 
 class Judge:
-    """Decides on each variant of one model, against one reference and one set of rows."""
+    """Decides on each variant of one model, against one reference and one set of rows.
+
+    Attributes:
+        bounds: what variants have to hold, with the metric that decides.
+    """
 
     def __init__(
         self,
@@ -48,21 +53,23 @@ class Judge:
         Raises:
             FarthingError: the export, the labels or the metric cannot be what they should be.
         """
-        self._recipe = recipe
-        self._bounds = recipe.bounds
+        self._budget = recipe.budget
+        self.bounds = recipe.bounds
         self._exported = exported
         self._shop = shop
         self._reference = Session(exported.path, SessionOptions())
         verify.check_runs(self._reference, held_out)
-        self._selection = None
-        if selection is not None:
-            self._selection = Selection(self._reference, selection, recipe.bounds)
+        self._selection: Selection | None = None
         self._evidence: Evidence | None = None
-        if held_out is not None:
-            self._evidence = Evidence.gather(
-                exported.expected, self._reference, held_out, exported.tolerated
-            )
-            self._check_metric(self._evidence)
+        if held_out is None:
+            verify.check_company(self._reference, None)
+            return
+        self._evidence = Evidence.gather(
+            exported.expected, self._reference, held_out, exported.tolerated
+        )
+        self.bounds = replace(recipe.bounds, metric=self._metric(self._evidence))
+        if selection is not None:
+            self._selection = Selection(self._reference, selection, self.bounds)
 
     def variant(self, name: str, tell: Tell = lambda text: None) -> tuple[Variant, Path]:
         """Build one variant, and accept or refuse it with the reason.
@@ -88,7 +95,7 @@ class Judge:
         try:
             found = self._search(name, tell)
             variant = self._decide(name, found, self._evidence, tell)
-        except VariantFailed as error:
+        except FarthingError as error:
             return _not_built(name, str(error)), nothing
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -97,35 +104,44 @@ class Judge:
         except Exception as error:  # the quantizers raise anything
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             return _not_built(name, f"building or running it failed: {first[:200]}"), nothing
-        if name == "pruned" and variant.accepted:
+        if name == "pruned" and found.score.good:
+            # By the selection rows: by the held-out ones would be a look at them for pruned-int8.
             self._shop.pruned = found.candidate.path
         return variant, found.candidate.path
 
-    def _check_metric(self, evidence: Evidence) -> None:
+    def _metric(self, evidence: Evidence) -> str:
+        """What `auto` stands for; labels that say nothing about the model are refused."""
         labels = evidence.rows.labels
         try:
-            metric = verify.metric_for(self._bounds, evidence.expected, labels)
+            metric = verify.metric_for(self.bounds, evidence.expected, labels)
         except compare.NotJudged as error:
-            raise InvalidSetting(f"cannot judge by {self._bounds.metric}: {error}") from None
+            raise InvalidSetting(f"cannot judge by {self.bounds.metric}: {error}") from None
         if metric == "accuracy" and labels is not None:
             verify.check_labels(evidence.expected, labels)
+        return metric
 
     def _fp32(self) -> Variant:
+        """The reference: not gated, since it equals its framework; what it did is told."""
         difference = self._exported.facts.get("largest_difference")
         reason = "as it is; there is no framework to compare it with"
         if difference is not None:
             reason = f"answers random rows as its framework does, within {difference:.1e}"
-        figures: dict[str, float] = {}
-        if self._evidence is not None:
-            evidence = self._evidence
-            verdict = verify.judge_accuracy(
-                evidence.answers, evidence.expected, evidence.rows.labels, self._bounds
-            )
-            figures = verdict.figures
-            rows = len(evidence.rows)
-            if difference is not None:
-                reason += f", and {rows} held-out rows within {figures['largest_difference']:.1e}"
-        return _record(REFERENCE, self._exported.path, reason, figures, accepted=True)
+        if self._evidence is None:
+            return _record(REFERENCE, self._exported.path, reason, {}, accepted=True, outcome="")
+        evidence = self._evidence
+        verdict = verify.judge_accuracy(
+            evidence.answers, evidence.expected, evidence.rows.labels, self.bounds
+        )
+        if difference is not None:
+            largest = verdict.figures["largest_difference"]
+            reason += f", and {len(evidence.rows)} held-out rows within {largest:.1e}"
+        if verdict.figures["newly_wrong"]:  # rows on a tree's threshold
+            reason += f"; {verdict.reason}"
+        return _record(
+            REFERENCE, self._exported.path, reason, verdict.figures, accepted=True,
+            # Few rows prove little about a variant, but do not make the reference wrong.
+            outcome=verdict.outcome if verdict.figures["newly_wrong"] else HOLDS,
+        )  # fmt: skip
 
     def _search(self, name: str, tell: Tell) -> Found:
         """The candidate to judge: the first without selection rows, else what a search finds."""
@@ -140,8 +156,8 @@ class Judge:
         return search.best(
             ladder,
             lambda candidate: selection.score(candidate, gated=gated),
-            least_speedup=_HOPELESS * self._bounds.min_speedup if gated else 0.0,
-            budget=self._recipe.budget,
+            least_speedup=_HOPELESS * self.bounds.min_speedup if gated else 0.0,
+            budget=self._budget,
             tell=lambda how: tell(f"{name}: {how}"),
         )
 
@@ -163,19 +179,19 @@ class Judge:
             # What was hardly changed is as fast as fp32: no need to know it to a percent.
             rounds = speed.FEW_ROUNDS if self._untouched(path) else speed.ROUNDS
             figures = speed.speed_up(self._reference, session, feeds, rounds=rounds)
-            if speed.least(figures) < self._bounds.min_speedup:
+            if speed.least(figures) < self.bounds.min_speedup:
                 reason = self._does_not_pay(path, figures)
                 return _record(name, path, reason, figures, accepted=False, made=made)
         tell(f"{name}: judging it on {len(evidence.rows)} held-out rows")
         made["looks"] = 1
         answers = verify.predict_in_company(session, evidence.rows)
         verdict = verify.judge_accuracy(
-            answers, evidence.expected, evidence.rows.labels, self._bounds
+            answers, evidence.expected, evidence.rows.labels, self.bounds
         )
         figures |= verdict.figures
         accepted = verdict.outcome == HOLDS
         reason = verdict.reason
-        if verdict.outcome == UNPROVEN and self._bounds.accept_unproven:
+        if verdict.outcome == UNPROVEN and self.bounds.accept_unproven:
             accepted, reason = True, f"{reason}; published by --accept-unproven"
         if found.candidate.excluded:
             reason += f"; {found.candidate.how}"
@@ -190,7 +206,7 @@ class Judge:
         reason = (
             f"does not pay on this CPU: {_speeds(figures)} against fp32, and no more than "
             f"{speed.least(figures):.2f}x in a quarter of the rounds, where "
-            f"{self._bounds.min_speedup:g}x is asked"
+            f"{self.bounds.min_speedup:g}x is asked"
         )
         if self._untouched(path):
             reason += "; it found almost no weights that it can make smaller"
@@ -205,14 +221,21 @@ _HOPELESS = 0.75
 
 
 def choose(judged: Sequence[Variant]) -> Choice:
-    """What to serve on this CPU: the accepted variant with the largest least speed-up."""
+    """What to serve on this CPU: the variant that holds with the largest least speed-up.
+
+    Of what was published below fp32's speed, or unproven, none: that is for whoever pins it.
+    """
     paying = [
         variant
         for variant in judged
-        if variant.accepted and variant.name != REFERENCE and variant.device == CPU
+        if variant.accepted
+        and variant.outcome == HOLDS
+        and variant.name != REFERENCE
+        and variant.device == CPU
+        and speed.least(variant.figures) > 1
     ]
     if not paying:
-        return Choice(REFERENCE, "no cheaper variant was accepted on this CPU")
+        return Choice(REFERENCE, "no variant that holds is faster on this CPU")
     best = max(paying, key=lambda variant: speed.least(variant.figures))
     one, eight = (best.figures[f"speedup_batch_{batch}"] for batch in speed.BATCHES)
     return Choice(
@@ -236,7 +259,7 @@ def _record(
     *,
     accepted: bool,
     made: dict[str, object] | None = None,
-    outcome: str = HOLDS,
+    outcome: str = FAILS,
 ) -> Variant:
     file = MODEL_FILE if name == REFERENCE else f"model.{name}.onnx"
     return Variant(
@@ -247,7 +270,7 @@ def _record(
         sha256=manifest.sha256_of(path) if accepted else None,
         bytes=path.stat().st_size,
         figures=figures,
-        outcome=outcome if accepted or figures.get("rows") else FAILS,
+        outcome=outcome,
         device=VARIANTS[name].device if name in VARIANTS else CPU,
         made=made or {},
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def on_disk(model: Any, directory: Path, example: Path | None) -> Source:
     families = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     directory.mkdir(parents=True, exist_ok=True)
     if "keras" in families:
-        return Source(_keras(model, directory / "saved_model"), live=what)
+        return Source(_keras(model, directory / "saved_model"), trust=True, live=what)
     if "torch" in families:
         return Source(_torch(model, directory / "model.pt2", example), trust=True, live=what)
     if "sklearn" in families:
@@ -50,14 +49,11 @@ def _keras(model: Any, directory: Path) -> Path:
 
 
 def _torch(model: Any, path: Path, example: Path | None) -> Path:
-    from converter.exporters import torch_example, torch_graph
+    from converter.exporters import torch_graph
 
     if example is None:
         raise InvalidSetting(
             "a PyTorch module is traced with some rows: give example= (or calibration=, evaluate=)"
         )
-    parameters = inspect.signature(model.forward).parameters
-    needed = [name for name, each in parameters.items() if each.default is each.empty]
-    rows = torch_example.read(example, Path(type(model).__name__), list(parameters), needed)
-    torch_graph.save_program(model, rows, path)
+    torch_graph.save_program(model, torch_graph.example_of(model, example), path)
     return path

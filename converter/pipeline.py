@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from converter.variants import Workshop
 from service import hardware
 from service.errors import FarthingError
 from service.manifest import Manifest, Variant
-from service.session import Session, SessionOptions
+from service.session import Session, SessionOptions, ort_version
 
 Tell = Callable[[str], None]
 # Called with what is being done; the step lasts as long as the context, and may be told more.
 Step = Callable[[str], AbstractContextManager[Tell]]
-_TOOLS = ("farthing", "numpy", "onnx", "onnxruntime", "onnxslim")
+_TOOLS = ("farthing", "numpy", "onnx", "onnxslim")
 
 
 @contextmanager
@@ -46,23 +46,22 @@ def run(recipe: Recipe, step: Step = silent) -> Manifest:
     Raises:
         FarthingError: in one sentence, what to mend; the repository is as it was.
     """
+    # First: what is read later may have been written anew meanwhile.
+    source = {"file": recipe.source.told, "sha256": recipe.source.sha256()}
+    tools = {tool: metadata.version(tool) for tool in _TOOLS} | {"onnxruntime": ort_version()}
     with publish.staging(recipe.out) as stage:
         files = _Files(
             samples.on_disk(recipe.calibration, stage / "calibration.npz"),
             samples.on_disk(recipe.evaluate, stage / "evaluate.npz"),
+            samples.on_disk(recipe.example, stage / "example.npz"),
         )
         with step(f"exporting {recipe.source.told}, comparing it with its framework"):
             exported = _exported(recipe, files, stage)
             reference = Session(exported.path, SessionOptions())
-        if recipe.evaluate and not reference.batched:
-            raise FarthingError(
-                f"{recipe.source.told} has no batch dimension, so held-out rows cannot judge it; "
-                "leave out --evaluate"
-            )
-        publish.check_contract(recipe.out / recipe.name, reference.inputs, reference.outputs)
+        _check_use(recipe, reference)
         calibration, held_out = files.read(reference)
         rows, selection = samples.divided(calibration) if calibration else (None, None)
-        shop = Workshop(exported.path, stage, rows, recipe.prune)
+        shop = Workshop(exported.path, stage, rows, recipe.prune, seen=calibration)
         judged: list[Variant] = []
         kept: dict[str, Path] = {}
         judge = Judge(recipe, exported, shop, selection=selection, held_out=held_out)
@@ -81,16 +80,16 @@ def run(recipe: Recipe, step: Step = silent) -> Manifest:
             outputs=reference.outputs,
             variants=tuple(judged),
             chosen={hardware.fingerprint(): choose(judged)},
-            source={"file": recipe.source.told, "sha256": recipe.source.sha256(), **exported.facts},
+            source={**source, **exported.facts},
             samples={
                 key: part.describe()
                 for key, part in (("calibration", calibration), ("held_out", held_out))
                 if part is not None
             },
-            tools={tool: metadata.version(tool) for tool in _TOOLS} | exported.tools,
+            tools=tools | exported.tools,
             reproduce=recipe.command(),
             golden=golden.write(stage / golden.FILE, feeds, reference, by_name),
-            bounds=asdict(recipe.bounds),
+            bounds=asdict(judge.bounds),
         )
         kept[golden.FILE] = stage / golden.FILE
         with step(f"publishing {recipe.name}"):
@@ -98,17 +97,31 @@ def run(recipe: Recipe, step: Step = silent) -> Manifest:
     return contract
 
 
+def _check_use(recipe: Recipe, reference: Session) -> None:
+    """Before the work: what cannot be judged or published.
+
+    Raises:
+        FarthingError: held-out rows for a model that takes no rows, or another contract than that
+            of the version that is there.
+    """
+    if recipe.evaluate and not reference.batched:
+        raise FarthingError(
+            f"{recipe.source.told} has no batch dimension, so held-out rows cannot judge it; "
+            "leave out --evaluate"
+        )
+    publish.check_contract(recipe.out / recipe.name, reference.inputs, reference.outputs)
+
+
 class _Files:
     """Calibration and held-out rows, as they lie on disk."""
 
-    def __init__(self, calibration: Path | None, evaluate: Path | None) -> None:
+    def __init__(
+        self, calibration: Path | None, evaluate: Path | None, example: Path | None
+    ) -> None:
         self.calibration = calibration
         self.evaluate = evaluate
-
-    @property
-    def example(self) -> Path | None:
-        """Rows for models that do not tell their inputs."""
-        return self.calibration or self.evaluate
+        # For models that do not tell their inputs.
+        self.example = example or calibration or evaluate
 
     def read(self, reference: Session) -> tuple[Samples | None, Samples | None]:
         """Both, for the model's inputs; none held out that the calibration has seen."""
@@ -142,5 +155,5 @@ def _exported(recipe: Recipe, files: _Files, stage: Path) -> Exported:
     )
     limits = child.Limits(60 * source.minutes, int(source.memory_gb * 1e9))
     exported = sources.export(request, stage, limits)
-    exported.facts["cleaning"] = cleaning.clean(exported.path)
-    return reshape.reshaped(exported, recipe, floats)
+    facts = {**exported.facts, "cleaning": cleaning.clean(exported.path)}
+    return reshape.reshaped(replace(exported, facts=facts), recipe, floats)

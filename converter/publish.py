@@ -12,7 +12,7 @@ from pathlib import Path
 
 from converter import triton
 from service import manifest
-from service.errors import InvalidSetting
+from service.errors import InvalidSetting, ModelUnusable
 from service.manifest import Manifest, TensorSpec, versions_in
 
 _PREFIX = ".farthing-"
@@ -107,14 +107,19 @@ def check_contract(
     """Callers of the old version must be able to call the new one.
 
     Raises:
-        InvalidSetting: the model exists with other inputs or outputs.
-        ModelUnusable: the latest version there has a manifest that cannot be read.
+        InvalidSetting: the model exists with other inputs or outputs, or its latest version has a
+            manifest that cannot be read.
     """
     versions = versions_in(model)
     if not versions or not (model / str(versions[-1]) / manifest.FILENAME).exists():
         return  # nothing there, or not one of ours: there is no contract to keep
     latest = model / str(versions[-1])
-    old = manifest.load(latest)
+    try:
+        old = manifest.load(latest)
+    except ModelUnusable as error:
+        raise InvalidSetting(
+            f"{error}, so its contract is unknown; remove {latest}, or publish under another --name"
+        ) from error
     if (old.inputs, old.outputs) != (inputs, outputs):
         raise InvalidSetting(
             f"{latest} has other inputs or outputs than this model; publish it under another "

@@ -44,7 +44,6 @@ _PRODUCTS = ("Conv", "MatMul", "Gemm")
 _CALIBRATORS = {
     "MinMax": CalibrationMethod.MinMax,
     "Percentile": CalibrationMethod.Percentile,
-    "Entropy": CalibrationMethod.Entropy,
 }
 
 
@@ -97,7 +96,7 @@ class Static:
         Args:
             prepared: see ``prepare``.
             calibration: rows that set the ranges; read once.
-            calibrator: ``MinMax``, ``Percentile`` or ``Entropy``.
+            calibrator: ``MinMax`` or ``Percentile`` (Entropy fails on transformers' constants).
         """
         self.prepared = prepared
         self._calibration = calibration

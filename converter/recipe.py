@@ -29,7 +29,9 @@ class Source:
         factory: ``pkg.mod:build``, a function that builds a PyTorch module.
         imports: modules to import first; they register custom layers.
         trust: whether code in the file may be run.
-        live: what it was before it was written down, where it came as an object; or empty.
+        live: what it was before it was written down, where it or its rows came as objects; or
+            empty.
+        given: how the user named it, where that is not the path: ``zoo:NAME``.
         memory_gb: most resident memory of the export's process, in 1e9 bytes.
         minutes: most time of each route of the export.
     """
@@ -40,6 +42,7 @@ class Source:
     imports: tuple[str, ...] = ()
     trust: bool = False
     live: str = ""
+    given: str = ""
     memory_gb: float = field(default_factory=lambda: 0.8 * hardware.memory_bytes() / 1e9)
     minutes: float = 30.0
 
@@ -104,6 +107,7 @@ class Recipe:
         out: the model repository; made if it is not there.
         calibration: rows that set ranges: an .npz, or ``pkg.mod:rows``; or None.
         evaluate: held-out rows in the same form, and labels under ``y``; or None.
+        example: some rows for a model that does not tell its inputs, or None; the others do too.
         variants: which to build; fp32 is always among them.
         bounds: what each has to hold.
         budget: what the search for a variant that holds may take, for each variant.
@@ -117,6 +121,7 @@ class Recipe:
     out: Path
     calibration: str | None = None
     evaluate: str | None = None
+    example: str | None = None
     variants: tuple[str, ...] = ALL_VARIANTS
     bounds: Bounds = field(default_factory=Bounds)
     budget: Budget = field(default_factory=Budget)
@@ -137,7 +142,7 @@ class Recipe:
             raise InvalidSetting(f"{self.source.path} does not exist")
         if self.source.factory and not ROWS.fullmatch(self.source.factory):
             raise InvalidSetting(f"'{self.source.factory}' is no factory; write pkg.mod:build")
-        for rows in (self.calibration, self.evaluate):
+        for rows in (self.calibration, self.evaluate, self.example):
             if rows is not None and not ROWS.fullmatch(rows) and not Path(rows).is_file():
                 what = "is not a file" if Path(rows).exists() else "does not exist"
                 raise InvalidSetting(f"{rows} {what}")
@@ -195,11 +200,11 @@ class Recipe:
             words += ["--factory", source.factory]
             words += ["--weights", str(source.path)] if source.path else []
         else:
-            words += [str(source.path)]
+            words += [source.given or str(source.path)]
         words += ["--name", self.name, "--out", str(self.out)]
         texts: tuple[tuple[str, object], ...] = (
-            ("--calibration", self.calibration),
-            ("--evaluate", self.evaluate),
+            ("--calibration", "" if source.given else self.calibration),
+            ("--evaluate", "" if source.given else self.evaluate),
             ("--signature", source.signature),
             ("--uint8-input", self.uint8),
             ("--top-k", self.top_k),
@@ -208,7 +213,7 @@ class Recipe:
             words += [option, str(value)] if value else []
         for module in source.imports:
             words += ["--import", module]
-        words += ["--trust"] if source.trust else []
+        words += ["--trust"] if source.trust and not source.given else []
         words += ["--accept-unproven"] if bounds.accept_unproven else []
         words += ["--variants", ",".join(self.variants), "--metric", bounds.metric]
         for option, number in (

@@ -122,13 +122,20 @@ def on_disk(rows: str | None, path: Path) -> Path | None:
     if rows is None or Path(rows).is_file():
         return None if rows is None else Path(rows)
     module, _, name = rows.partition(":")
-    sys.path.insert(0, str(Path.cwd()))  # where the user's own modules lie
+    here = str(Path.cwd())  # where the user's own modules lie
+    sys.path.insert(0, here)
+    try:
+        _write_found(module, name, path, rows)
+    finally:
+        sys.path.remove(here)
+    return path
+
+
+def _write_found(module: str, name: str, path: Path, rows: str) -> None:
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # the module is the user's own code
         raise BadRows(f"{rows} cannot be imported: {first_line(error)}") from error
-    finally:
-        sys.path.pop(0)
     try:
         write(found() if callable(found) else found, path, rows)
     except BadRows:
@@ -136,7 +143,6 @@ def on_disk(rows: str | None, path: Path) -> Path | None:
     except Exception as error:  # as above
         what = f"{type(error).__name__}: {first_line(error)}"
         raise BadRows(f"{rows} failed with {what}") from error
-    return path
 
 
 def write(batches: Iterable[Mapping[str, Any]], path: Path, what: str = "the rows") -> None:

@@ -105,7 +105,7 @@ class Selection:
         self._bounds = bounds
         self._answers = verify.predict(reference, rows)
         self._metric = verify.metric_for(
-            Bounds(metric="auto" if bounds.metric == "accuracy" else bounds.metric),
+            Bounds(metric="agreement" if bounds.metric == "accuracy" else bounds.metric),
             self._answers,
             None,
         )

@@ -150,6 +150,7 @@ def _by(route: str, request: Request, directory: Path, limits: child.Limits) -> 
 def _as_it_is(source: Path, directory: Path) -> Exported:
     path = directory / trained.MODEL
     model = graphs.read(source)
+    graphs.name_dimensions(model, {})
     graphs.write(model, path)
     del model
     graphs.check(path, str(source))
@@ -194,7 +195,7 @@ def _check_numbers(path: Path, probe: Path, batches: list[int], noise: float) ->
         try:
             answers = session.run({name: array[rows] for name, array in inputs.items()})
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            first = str(error).strip().splitlines()[0][:300]
+            first = trained.first_line(error)
             raise ExportRefused(f"the export fails at batch {batch}: {first}") from error
         wanted = {name: array[rows] for name, array in expected.items()}
         if not compare.close(answers, wanted) and not _within(answers, wanted, noise):

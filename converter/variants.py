@@ -39,9 +39,10 @@ class Workshop:
     Attributes:
         reference: the fp32 graph.
         directory: where they are written.
-        rows: calibration rows; None where there are none.
+        rows: calibration rows that set ranges; None where there are none.
+        seen: all calibration rows, those for the selection too.
         fraction: share of the channels that ``pruned`` cuts.
-        pruned: the pruned candidate that was accepted, or None.
+        pruned: the pruned candidate, if it did well on the selection rows.
     """
 
     reference: Path
@@ -49,6 +50,7 @@ class Workshop:
     rows: Samples | None
     fraction: float = 0.3
     pruned: Path | None = None
+    seen: Samples | None = None
     _made: int = 0
 
     def file(self, kind: str) -> Path:
@@ -92,7 +94,8 @@ def fp16(shop: Workshop) -> Ladder:
     quantize.name_nodes(model)
     named = shop.file("named")
     graphs.write(model, named)
-    largest = ranges.scan(named, shop.calibration())
+    rows = shop.seen or shop.calibration()
+    largest = ranges.scan(named, rows, max_rows=len(rows))
     unsafe = ranges.unsafe_nodes(named, largest)
     half = convert_float_to_float16(model, keep_io_types=True, node_block_list=unsafe)
     # The tool casts what it was told to keep to fp16 and back on every edge.
@@ -138,7 +141,9 @@ def pruned_int8(shop: Workshop) -> Ladder:
         VariantFailed: there is no pruned variant to start from.
     """
     if shop.pruned is None:
-        raise VariantFailed("it starts from the variant pruned, which was not accepted")
+        raise VariantFailed(
+            "it starts from the variant pruned, which does not do well on the calibration rows"
+        )
     yield from _static(shop, shop.pruned)
 
 

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from converter.compare import Array, Arrays, NotJudged, decisions, distances, largest_difference
+from converter.compare import (
+    Array,
+    Arrays,
+    NotJudged,
+    decisions,
+    distances,
+    largest_difference,
+    look_like_scores,
+)
 from converter.exporters.trained import PROBE_BATCHES, first_line, random_rows
 from converter.proof import rows_to_prove, upper_bound
 from converter.recipe import Bounds
@@ -42,7 +50,7 @@ class Verdict:
 
 def predict(session: Session, rows: Samples, batch: int = 32) -> Arrays:
     """Answers for all rows: output name -> array of shape [rows, ...]."""
-    parts = [session.run(rows.slice(at, at + batch)) for at in range(0, len(rows), batch)]
+    parts = [_answered(session, rows.slice(at, at + batch)) for at in range(0, len(rows), batch)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -56,10 +64,17 @@ def predict_in_company(session: Session, rows: Samples, seed: int = 0) -> Arrays
     parts, start = [], 0
     while start < len(rows):
         some = order[start : start + int(random.integers(1, 33))]
-        parts.append(session.run({name: array[some] for name, array in rows.feeds.items()}))
+        parts.append(_answered(session, {n: array[some] for n, array in rows.feeds.items()}))
         start += len(some)
     back = np.argsort(order)
     return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
+
+
+def _answered(session: Session, feeds: Arrays) -> Arrays:
+    try:
+        return session.run(feeds)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise FarthingError(f"the model fails on some of the rows: {first_line(error)}") from error
 
 
 def check_runs(reference: Session, rows: Samples | None) -> None:
@@ -88,23 +103,27 @@ def check_runs(reference: Session, rows: Samples | None) -> None:
                 )
 
 
-def check_company(reference: Session, rows: Samples, answers: Arrays) -> None:
+def check_company(reference: Session, rows: Samples | None, answers: Arrays | None = None) -> None:
     """Refuse a model whose answer to a row depends on the other rows of the batch.
 
     Args:
         reference: fp32.
-        rows: the first of them are looked at.
-        answers: what it answers them in their order.
+        rows: the first of them are looked at; random rows where there are none.
+        answers: what it answers them in their order, where that is known.
 
     Raises:
         FarthingError: more than noise does.
     """
+    if not reference.batched:
+        return
+    rows = rows or Samples(random_rows(reference.inputs, _COMPANY_ROWS), None)
     few = rows.part(np.arange(min(_COMPANY_ROWS, len(rows))))
+    answers = predict(reference, few) if answers is None else answers
     alone = {name: array[: len(few)] for name, array in answers.items()}
     moved = distances(predict_in_company(reference, few), alone) > _COMPANY_DISTANCE
     if moved.mean() > _COMPANY_SHARE:
         raise FarthingError(
-            f"the answers to {int(moved.sum())} of {len(few)} held-out rows depend on which rows "
+            f"the answers to {int(moved.sum())} of {len(few)} rows depend on which rows "
             "share their batch, so a server that forms batches would answer wrongly; export the "
             "model with a fixed first dimension of 1"
         )
@@ -125,6 +144,9 @@ def metric_for(bounds: Bounds, reference: Arrays, labels: Array | None) -> str:
         if asked == "auto":
             return "distance"
         raise
+    classes = labels is not None and (labels.dtype.kind not in "f" or (labels % 1 == 0).all())
+    if asked == "auto" and not classes and not look_like_scores(reference):
+        return "distance"  # embeddings, regression: their largest number decides nothing
     if asked == "accuracy" and labels is None:
         raise NotJudged("the metric accuracy needs labels under 'y' in the held-out rows")
     return "agreement" if asked == "agreement" or labels is None else "accuracy"
@@ -152,11 +174,13 @@ def newly_wrong(
     if metric == "distance":
         moved = distances(outputs, reference) > tolerance
         return moved, np.zeros_like(moved)
-    mine, theirs = (decisions(answers, list(reference)) for answers in (outputs, reference))
+    mine, theirs = (
+        decisions(answers, list(reference), reference) for answers in (outputs, reference)
+    )
     truth = labels if metric == "accuracy" and labels is not None else theirs[:, 0]
     right, was_right = mine[:, 0] == truth, theirs[:, 0] == truth
     differs = (mine[:, 1:] != theirs[:, 1:]).any(axis=1)
-    return was_right & (~right | differs), ~was_right & right
+    return (was_right & ~right) | differs, ~was_right & right & ~differs
 
 
 def judge_accuracy(
@@ -210,7 +234,9 @@ def _beside(
     if metric == "distance":
         moved = distances(outputs, reference)
         return {"mean_distance": float(np.minimum(moved, np.finfo(np.float32).max).mean())}
-    mine, theirs = (decisions(answers, list(reference)) for answers in (outputs, reference))
+    mine, theirs = (
+        decisions(answers, list(reference), reference) for answers in (outputs, reference)
+    )
     figures = {"agreement": float(np.mean((mine == theirs).all(axis=1)))}
     if labels is not None:
         figures["accuracy"] = float(np.mean(mine[:, 0] == labels))

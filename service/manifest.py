@@ -190,6 +190,8 @@ def _from_json(raw: dict[str, Any]) -> Manifest:
     raw["chosen"] = {mark: Choice(**choice) for mark, choice in raw["chosen"].items()}
     if raw.get("golden") is not None:
         raw["golden"] = Golden(**raw["golden"])
+        if raw["golden"].file != Path(raw["golden"].file).name.strip("."):
+            raise ModelUnusable("the manifest's golden samples lie elsewhere")
     if not (isinstance(raw["name"], str) and isinstance(raw["batched"], bool)):
         raise TypeError("'name' must be a text, 'batched' true or false")
     return Manifest(**raw)

@@ -136,3 +136,8 @@ def telemetry_is_off() -> bool:
 def providers() -> list[str]:
     """The execution providers of the installed wheel."""
     return list(ort.get_available_providers())
+
+
+def ort_version() -> str:
+    """The installed ONNX Runtime's, whichever wheel brought it."""
+    return str(ort.__version__)

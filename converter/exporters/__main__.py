@@ -77,7 +77,8 @@ def _export(request: Request, directory: Path) -> None:
 
 def _loaded(request: Request) -> Trained:
     kind = KINDS[request.kind]
-    sys.path.insert(0, str(Path.cwd()))  # where the user's own modules lie
+    if request.imports or request.factory:
+        sys.path.append(str(Path.cwd()))  # where the user's own modules lie
     for name in request.imports:
         try:
             importlib.import_module(name)

@@ -15,6 +15,7 @@ import tensorflow as tf
 import tf_keras
 
 from converter.exporters import keras_rebuild, tf_graph
+from converter.exporters.keras_version import has_lambda
 from converter.exporters.trained import Arrays, NotExportable, Request, Trained, first_line
 
 _ENDPOINT = "serve"
@@ -62,6 +63,12 @@ def load(request: Request) -> Trained:
 
 
 def _loaded(request: Request) -> Any:
+    if not request.trust and has_lambda(request.source):
+        # safe_mode does not reach tf-keras' loader of .h5 files.
+        raise NotExportable(
+            f"{request.source} holds a Lambda layer, which is code; if you trust the file, add "
+            "--trust"
+        )
     try:
         model = tf_keras.models.load_model(
             request.source, compile=False, safe_mode=not request.trust

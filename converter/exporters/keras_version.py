@@ -22,3 +22,17 @@ def is_keras_2(path: Path) -> bool:
         return False
     text = version.decode() if isinstance(version, bytes) else str(version)
     return text.startswith(("1.", "2."))
+
+
+def has_lambda(path: Path) -> bool:
+    """Whether an .h5 model's configuration names a Lambda layer, or cannot be read."""
+    import h5py
+
+    if path.suffix.lower() not in (".h5", ".hdf5"):
+        return False
+    try:
+        with h5py.File(path) as file:
+            config = file.attrs["model_config"]
+    except (OSError, KeyError):
+        return True
+    return '"Lambda"' in (config.decode() if isinstance(config, bytes) else str(config))

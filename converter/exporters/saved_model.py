@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from converter.exporters import tf_graph
 from converter.exporters.trained import Arrays, NotExportable, Request, Trained, first_line
 
 _DEFAULT = "serving_default"
+_REACHING_OUT = {"WriteFile", "ReadFile", "PyFunc", "PyFuncStateless", "EagerPyFunc"}
 
 
 def load(request: Request) -> Trained:
@@ -19,6 +21,8 @@ def load(request: Request) -> Trained:
     Raises:
         NotExportable: it cannot be loaded, has no signature, or several and none was named.
     """
+    if not request.trust:
+        _check_operators(request.source)
     try:
         loaded = tf.saved_model.load(str(request.source))
     except Exception as error:  # a damaged directory raises nearly anything
@@ -40,6 +44,29 @@ def load(request: Request) -> Trained:
         tf_graph.rename(target, inputs, outputs)
 
     return Trained(inputs, outputs, answer, write, tf_graph.tools())
+
+
+def _check_operators(source: Path) -> None:
+    """Refuse graphs that read or write files, or call Python, unless they are trusted.
+
+    Raises:
+        NotExportable: with the operator's name.
+    """
+    saved = SavedModel()
+    try:
+        saved.ParseFromString((source / "saved_model.pb").read_bytes())
+    except Exception as error:  # protobuf raises classes of its own
+        raise NotExportable(
+            f"TensorFlow cannot load {source}: saved_model.pb is cut off, or none"
+        ) from error
+    for graph in (meta.graph_def for meta in saved.meta_graphs):
+        nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+        found = sorted({node.op for node in nodes} & _REACHING_OUT)
+        if found:
+            raise NotExportable(
+                f"{source} has the operator {found[0]}, which reaches outside the graph; if you "
+                "trust the model, add --trust"
+            )
 
 
 def _signature(signatures: dict[str, Any], request: Request) -> str:

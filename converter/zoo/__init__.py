@@ -29,6 +29,8 @@ def _keras(module: str, text: str, shows: str, extra: str = "keras") -> Entry:
 
 
 _SCANS = "keras,sklearn"
+# The nets that can start from a file of weights.
+PRETRAINED = "keras.applications, a new head on pretrained weights"
 
 ZOO = {
     "digits": _keras(
@@ -76,10 +78,8 @@ ZOO = {
     "keywords": _keras(
         "keywords", "spoken keywords: Conv1D and GRU on a spectrogram", "GRU, mixed precision"
     ),
-    "resnet50": _keras("resnet50", "ResNet50 with a new head", "keras.applications", _SCANS),
-    "inceptionv3": _keras(
-        "inceptionv3", "InceptionV3 with a new head", "keras.applications", _SCANS
-    ),
+    "resnet50": _keras("resnet50", "ResNet50 with a new head", PRETRAINED, _SCANS),
+    "inceptionv3": _keras("inceptionv3", "InceptionV3 with a new head", PRETRAINED, _SCANS),
     "small-resnet": Entry(
         "converter.zoo.small_resnet",
         "model.pt2",

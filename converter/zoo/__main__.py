@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from converter.zoo import ZOO
+from converter.zoo import PRETRAINED, ZOO
 from converter.zoo.lesson import Lesson
 from service import hardware
 from service.errors import FarthingError, InvalidSetting
@@ -108,6 +108,11 @@ def _check(options: argparse.Namespace) -> None:
         raise InvalidSetting("give a NAME and a DIRECTORY, or --list")
     if options.name not in ZOO:
         raise InvalidSetting(f"there is no '{options.name}' in the zoo; it has {', '.join(ZOO)}")
+    entry = ZOO[options.name]
+    if options.weights is not None and entry.shows != PRETRAINED:
+        raise InvalidSetting(f"'{options.name}' starts from nothing; it takes no --weights")
+    if options.tensorboard is not None and "keras" not in entry.extra:
+        raise InvalidSetting(f"'{options.name}' is no Keras model; it writes no TensorBoard logs")
     if options.weights is not None and not options.weights.is_file():
         raise InvalidSetting(f"the weights {options.weights} are no file")
     if not 0 <= options.usd_per_cpu_hour < math.inf:

@@ -31,7 +31,7 @@ class Material:
     held_out: Path
 
 
-def train(source: str, *, quick: bool = False) -> Material:
+def train(source: str, *, weights: Path | None = None, quick: bool = False) -> Material:
     """Train ``zoo:NAME`` into ``build/zoo/NAME``; its progress goes to standard error.
 
     Raises:
@@ -43,9 +43,9 @@ def train(source: str, *, quick: bool = False) -> Material:
         raise InvalidSetting(f"the zoo has no '{name}'; it has {', '.join(ZOO)}")
     directory = SHELF / name
     command = [sys.executable, "-m", "converter.zoo", name, str(directory)]
-    done = subprocess.run(
-        [*command, *(["--quick"] if quick else [])], stdout=sys.stderr, check=False
-    )
+    command += ["--quick"] if quick else []
+    command += ["--weights", str(weights)] if weights else []
+    done = subprocess.run(command, stdout=sys.stderr, check=False)
     if done.returncode != 0:
         raise FarthingError(f"training {source} failed; `{' '.join(command)}` shows it")
     return Material(

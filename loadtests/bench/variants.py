@@ -82,6 +82,7 @@ def digits(directory: Path) -> list[Figure]:
                 figures.append(
                     Figure(f"{name}, {variant.name}: points lost", f"{lost:.2f}", "<= 0.5")
                 )
+        figures.append(Figure(f"{name}: published", ", ".join(contract.published)))
     return figures
 
 
@@ -104,7 +105,8 @@ def damaged(directory: Path) -> list[Figure]:
                 f"{lost:.2f}" if variant.accepted and lost is not None else "0, fp32 is published"
             )
             goal = "> 20" if what == "plain int8" else "<= 0.5"
-            figures.append(Figure(f"behind {behind}, {what}: points lost", told, goal))
+            asked = f"min-speedup {options[-1]}"
+            figures.append(Figure(f"behind {behind}, {what} ({asked}): points lost", told, goal))
             if what != "plain int8":
                 how = variant.made.get("how", variant.reason)
                 figures.append(Figure(f"behind {behind}: how", f"{how}; {_speed(variant)}"))

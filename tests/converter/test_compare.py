@@ -195,3 +195,25 @@ def test_largest_difference_does_not_wrap_unsigned_numbers() -> None:
 def test_what_is_no_number_differs_by_float32s_end(mine: np.ndarray) -> None:
     largest = compare.largest_difference({"y": mine.astype(np.float32)}, {"y": np.ones(2)})
     assert largest == np.finfo(np.float32).max
+
+
+def test_infinity_in_the_reference_does_not_blind_the_distance() -> None:
+    reference = {"y": np.array([[1.0, -np.inf], [2.0, 3.0], [4.0, 5.0]])}
+    nothing = {"y": np.zeros((3, 2))}
+    assert (compare.distances(nothing, reference) > 0.5).all()
+    assert (compare.distances(reference, reference) == 0).all()
+
+
+def test_embeddings_and_logits_do_not_look_like_scores() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(20, 8))
+    assert not compare.look_like_scores({"y": vectors})
+    odds = np.exp(vectors)
+    assert compare.look_like_scores({"y": odds / odds.sum(axis=1, keepdims=True)})
+    assert compare.look_like_scores({"y": np.arange(20)})
+
+
+def test_a_probability_that_rounds_past_one_is_still_a_decision() -> None:
+    reference = {"p": np.array([[0.9], [0.1]])}
+    decided = compare.decisions({"p": np.array([[1.004], [0.1]])}, ["p"], reference)
+    np.testing.assert_array_equal(decided, [[1], [0]])

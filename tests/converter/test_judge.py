@@ -122,9 +122,16 @@ def test_without_calibration_only_that_is_asked_for(double: Path) -> None:
     )
 
 
-def decided(name: str, speed: float, *, accepted: bool = True, device: str = "cpu") -> Variant:
+def decided(
+    name: str,
+    speed: float,
+    *,
+    accepted: bool = True,
+    device: str = "cpu",
+    outcome: str = "holds",
+) -> Variant:
     figures = {f"speedup_batch_{n}{low}": speed for n in (1, 8) for low in ("", "_low")}
-    return Variant(name, accepted, "", figures=figures, device=device)
+    return Variant(name, accepted, "", figures=figures, device=device, outcome=outcome)
 
 
 FP32 = Variant("fp32", True, "")
@@ -135,6 +142,11 @@ def test_the_fastest_that_holds_on_this_cpu_is_chosen() -> None:
     choice = judge.choose([FP32, *others])
     assert choice.variant == "int8-static"
     assert "2.50x fp32 at batch 1" in choice.reason
+
+
+def test_what_is_slower_than_fp32_or_unproven_is_left_to_whoever_pins_it() -> None:
+    slow, unproven = decided("pruned", 0.6), decided("int8-static", 3.0, outcome="not proven")
+    assert judge.choose([FP32, slow, unproven]).variant == "fp32"
 
 
 def test_what_is_refused_or_meant_for_a_gpu_is_never_chosen() -> None:
@@ -176,7 +188,7 @@ def damaged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     rows = nets.clear_rows(source, 560, of=2200)
     contract = farthing.convert(
         source, name="net", out=base, variants=["int8-static"], min_speedup=0.01,
-        calibration={"x": rows[:96]}, evaluate={"x": rows[96:]}, budget_s=600,
+        metric="agreement", calibration={"x": rows[:96]}, evaluate={"x": rows[96:]}, budget_s=600,
     )  # fmt: skip
     return Damaged(request.param, source, rows, contract, base / "net" / "1")
 
