@@ -36,6 +36,7 @@ from service import hardware
 from service.errors import FarthingError
 
 _CALIBRATION_BATCH = 16
+_BATCH_BYTES = 2_000_000
 _HISTOGRAM_ROWS = 64
 # Convolutions stay in fp32: as ConvInteger they run 4 to 10 times slower on x86.
 DYNAMIC_OPERATORS = ("MatMul", "Gemm", "Gather")
@@ -202,10 +203,13 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Calibration rows in batches, as onnxruntime.quantization asks for them."""
 
     def __init__(self, rows: Samples, *, even: bool) -> None:
-        whole, size = len(rows), min(_CALIBRATION_BATCH, len(rows))
+        row_bytes = sum(array[:1].nbytes for array in rows.feeds.values())
+        # All activations of a batch are kept at once: of ResNet50's 16 rows 3 GB.
+        most = max(1, min(_CALIBRATION_BATCH, _BATCH_BYTES // max(row_bytes, 1)))
+        whole, size = len(rows), min(most, len(rows))
         if even:  # the histogram calibrators fail on a last, smaller batch
-            divisor = max(n for n in range(1, _CALIBRATION_BATCH + 1) if len(rows) % n == 0)
-            size = divisor if divisor >= _CALIBRATION_BATCH // 2 else size
+            divisor = max(n for n in range(1, most + 1) if len(rows) % n == 0)
+            size = divisor if divisor >= most // 2 else size
             whole -= whole % size
         self._batches: Iterator[dict[str, Any]] = (
             rows.slice(start, min(start + size, whole)) for start in range(0, whole, size)

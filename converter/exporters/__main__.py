@@ -25,7 +25,7 @@ from converter.exporters.trained import (
 )
 from service.errors import FarthingError
 
-_CHUNK_ROWS = 32
+_CHUNK_ROWS = 16
 # Exit codes: the model itself cannot be exported, or this route did not work.
 REFUSED, NO_ROUTE = 2, 3
 
