@@ -29,6 +29,15 @@ def test_work_that_succeeds_is_silent(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_file_in_the_current_directory_stands_in_for_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('someone else wrote this')")
+    (tmp_path / "data.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    child.run("json.tool", [str(tmp_path / "data.json")], directory=tmp_path, limits=AMPLE)
+
+
 def test_a_crash_is_told_with_the_end_of_the_log(tmp_path: Path) -> None:
     with pytest.raises(ChildFailed) as error:
         child.run("json.tool", [str(tmp_path / "missing")], directory=tmp_path, limits=AMPLE)

@@ -88,7 +88,12 @@ def test_the_prepared_graph_knows_its_shapes(prepared: Path) -> None:
     assert {"r1", "r2"} <= known
 
 
-def test_a_graph_whose_shapes_cannot_be_followed_is_prepared_all_the_same(tmp_path: Path) -> None:
+def test_a_graph_whose_shapes_cannot_be_followed_is_prepared_and_nothing_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     path = nets.build(
         tmp_path / "model.onnx",
         [nets.node("NonZero", "x", "places"), nets.node("Cast", "places", "y", to=nets.FLOAT)],
@@ -96,6 +101,7 @@ def test_a_graph_whose_shapes_cannot_be_followed_is_prepared_all_the_same(tmp_pa
     )  # fmt: skip
     quantize.prepare(path, tmp_path / "prepared.onnx")
     assert operators(graph(tmp_path / "prepared.onnx")) == {"NonZero", "Cast"}
+    assert list(here.iterdir()) == []
 
 
 def test_names_that_are_there_stay_and_no_two_are_the_same() -> None:
