@@ -15,7 +15,8 @@ import service.session  # noqa: F401  # isort: skip
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from converter import equalization, graphs, pruning, quantize, ranges, regions
+from converter import equalization, graphs, quantize, ranges, regions
+from converter.pruning import cutting
 from converter.quantize import Static
 from converter.samples import Samples
 from converter.search import Candidate, Ladder
@@ -128,7 +129,7 @@ def pruned(shop: Workshop) -> Ladder:
     before = 0
     for share in (shop.fraction, shop.fraction * 2 / 3, shop.fraction / 3):
         target = shop.file("pruned")
-        facts = pruning.prune(shop.reference, target, shop.calibration(), fraction=share)
+        facts = cutting.prune(shop.reference, target, shop.calibration(), fraction=share)
         if facts.channels_after != before:  # widths are rounded, often to the same
             yield Candidate(target, str(facts))
         before = facts.channels_after

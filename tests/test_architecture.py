@@ -95,7 +95,7 @@ ROOMS = {
     "skl2onnx": {"converter.exporters.sklearn_model"},
     "sklearn": FRAMEWORKS,
     "joblib": FRAMEWORKS | {"converter.live"},
-    "onnxslim": {"converter.cleaning", "converter.pruning"},
+    "onnxslim": {"converter.cleaning", "converter.pruning.*"},
     "typer": {"converter.cli", "loadtests.cli"},
     "rich": {"converter.cli", "converter.tables", "loadtests.cli", "converter.zoo.*"},
     "plotly": {"loadtests.report"},

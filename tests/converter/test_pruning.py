@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converter import channels, folding, pruning
+from converter.pruning import channels, cutting, plain
 from converter.samples import Samples
 from service.session import Session, SessionOptions
 
@@ -83,7 +83,7 @@ def prune(net: Net, tmp_path: Path, output_shape: Sequence[int] = (10,), **more:
     """The weights of the pruned net by name, after it was checked to keep its contract."""
     reference = net.save(tmp_path / "reference.onnx", output_shape)
     target = tmp_path / "pruned.onnx"
-    pruning.prune(reference, target, rows(net), **more)
+    cutting.prune(reference, target, rows(net), **more)
     onnx.checker.check_model(str(target), full_check=True)
     before, after = onnx.load(reference).graph, onnx.load(target).graph
     assert (before.input, before.output) == (after.input, after.output)
@@ -113,7 +113,7 @@ def test_a_chain_loses_channels_where_they_are_made_and_where_they_are_read(tmp_
 
 def test_the_facts_count_what_was_cut(tmp_path: Path) -> None:
     net = chain()
-    facts = pruning.prune(
+    facts = cutting.prune(
         net.save(tmp_path / "a.onnx"), tmp_path / "b.onnx", rows(net), fraction=0.5
     )
     assert (facts.groups, facts.channels_before, facts.channels_after) == (2, 96, 48)
@@ -135,7 +135,7 @@ def test_both_sides_of_a_residual_add_lose_the_same_channels(tmp_path: Path) -> 
     net.add("Add", "down", "side", to="sum2")
     net.head("sum2", 64)
     reference = net.save(tmp_path / "reference.onnx")
-    tied = channels.trace(folding.plain(onnx.load(reference)))
+    tied = channels.trace(plain.in_plain_form(onnx.load(reference)))
     assert sorted(map(len, tied.groups)) == [32, 32, 64]
     assert {mixer.result: mixer.shortcut for mixer in tied.mixers} == {
         "stem": None, "inner": None, "outer": "s", "down": None, "side": "down", "y": None,
@@ -222,9 +222,9 @@ def test_a_batch_norm_of_its_own_is_folded_and_the_answers_stay(tmp_path: Path) 
     net.add("BatchNormalization", "c1", "gamma", "beta", "mean", "variance", to="n", epsilon=0.1)
     net.head(net.add("Relu", "n", to="r"), 32)
     reference = net.save(tmp_path / "reference.onnx")
-    plain = folding.plain(onnx.load(reference))
-    onnx.save(plain, tmp_path / "plain.onnx")
-    assert "BatchNormalization" not in {node.op_type for node in plain.graph.node}
+    folded = plain.in_plain_form(onnx.load(reference))
+    onnx.save(folded, tmp_path / "plain.onnx")
+    assert "BatchNormalization" not in {node.op_type for node in folded.graph.node}
     np.testing.assert_allclose(
         answers(tmp_path / "plain.onnx", net), answers(reference, net), rtol=1e-4, atol=1e-5
     )
@@ -238,7 +238,7 @@ def test_vectors_that_exporters_share_do_not_tie_layers(tmp_path: Path) -> None:
     net.nodes.append(net.nodes.pop(-2))  # the head stays last
     net.nodes[-1].input[0] = "flat"
     reference = net.save(tmp_path / "reference.onnx")
-    names = [node.input[2] for node in folding.plain(onnx.load(reference)).graph.node
+    names = [node.input[2] for node in plain.in_plain_form(onnx.load(reference)).graph.node
              if node.op_type == "Conv"]  # fmt: skip
     assert len(set(names)) == len(names) == 3
 
@@ -274,22 +274,22 @@ def test_channels_of_an_output_are_never_cut(tmp_path: Path, widths: tuple[int, 
         source = net.conv(source, f"c{number}", before, after)
     net.add("Relu", source, to="y")
     reference = net.save(tmp_path / "reference.onnx", (16, 8, 8))
-    with pytest.raises(pruning.NothingToPrune):
-        pruning.prune(reference, tmp_path / "pruned.onnx", rows(net))
+    with pytest.raises(cutting.NothingToPrune):
+        cutting.prune(reference, tmp_path / "pruned.onnx", rows(net))
     assert not (tmp_path / "pruned.onnx").exists()
 
 
 def test_a_graph_without_hidden_channels_is_refused_in_one_sentence(tmp_path: Path) -> None:
     net = Net(input_shape=(4,))
     net.add("Gemm", "x", net.weight("w", 4, 10), to="y")
-    with pytest.raises(pruning.NothingToPrune, match="no channels can be cut: all of them reach"):
-        pruning.prune(net.save(tmp_path / "a.onnx"), tmp_path / "b.onnx", rows(net))
+    with pytest.raises(cutting.NothingToPrune, match="no channels can be cut: all of them reach"):
+        cutting.prune(net.save(tmp_path / "a.onnx"), tmp_path / "b.onnx", rows(net))
 
 
 def test_a_fraction_below_a_step_is_refused_in_one_sentence(tmp_path: Path) -> None:
     net = chain()
-    with pytest.raises(pruning.NothingToPrune, match=r"5% of the widest group of channels, 64,"):
-        pruning.prune(net.save(tmp_path / "a.onnx"), tmp_path / "b.onnx", rows(net), fraction=0.05)
+    with pytest.raises(cutting.NothingToPrune, match=r"5% of the widest group of channels, 64,"):
+        cutting.prune(net.save(tmp_path / "a.onnx"), tmp_path / "b.onnx", rows(net), fraction=0.05)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_a_fraction_below_a_step_is_refused_in_one_sentence(tmp_path: Path) -> N
      (8, 0.9, 8), (3, 0.5, 3), (64, 0.99, 16), (2048, 0.3, 1440)],
 )  # fmt: skip
 def test_widths_stay_multiples_of_the_blocks(width: int, fraction: float, kept: int) -> None:
-    assert pruning.kept_width(width, fraction) == kept
+    assert cutting.kept_width(width, fraction) == kept
 
 
 def test_the_fit_makes_good_what_the_cut_broke(tmp_path: Path) -> None:
@@ -308,12 +308,12 @@ def test_the_fit_makes_good_what_the_cut_broke(tmp_path: Path) -> None:
     net.add("Tanh", net.conv("c1", "c2", 32, 32), to="r")
     net.head("r", 32)
     reference = net.save(tmp_path / "reference.onnx")
-    model = folding.plain(onnx.load(reference))
+    model = plain.in_plain_form(onnx.load(reference))
     tied = channels.trace(model)
     stays = np.ones(tied.count, bool)
     stays[tied.groups[0][::2]] = stays[tied.groups[1][::2]] = False
-    onnx.save(pruning.cut(model, tied, stays), tmp_path / "cut.onnx")
-    pruning.prune(reference, tmp_path / "pruned.onnx", rows(net, 200), fraction=0.5)
+    onnx.save(cutting.cut(model, tied, stays), tmp_path / "cut.onnx")
+    cutting.prune(reference, tmp_path / "pruned.onnx", rows(net, 200), fraction=0.5)
     before = answers(reference, net)
     cut, fitted = (
         float(np.square(answers(tmp_path / name, net) - before).mean())
@@ -344,7 +344,7 @@ def test_a_graph_with_a_fixed_batch_is_read_in_its_steps(tmp_path: Path) -> None
     for value in (model.graph.input[0], model.graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_value = 3
     onnx.save(model, tmp_path / "reference.onnx")
-    pruning.prune(tmp_path / "reference.onnx", tmp_path / "pruned.onnx", rows(net, 7), fraction=0.5)
+    cutting.prune(tmp_path / "reference.onnx", tmp_path / "pruned.onnx", rows(net, 7), fraction=0.5)
     session = Session(tmp_path / "pruned.onnx", SessionOptions(threads=1))
     assert session.run(rows(net, 3).feeds)["y"].shape == (3, 10)
 
@@ -354,5 +354,5 @@ def test_the_same_rows_give_the_same_file(tmp_path: Path) -> None:
     reference = net.save(tmp_path / "reference.onnx")
     files = [tmp_path / "one.onnx", tmp_path / "two.onnx"]
     for file in files:
-        pruning.prune(reference, file, rows(net), fraction=0.5)
+        cutting.prune(reference, file, rows(net), fraction=0.5)
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -29,12 +29,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-from converter import channels, fitting, folding, graphs, readings
-from converter.channels import Mixer, Tied
-from converter.fitting import Goals
-from converter.readings import Room
+from converter import graphs
+from converter.pruning import channels, fitting, plain, readings
+from converter.pruning.channels import Mixer, Tied
+from converter.pruning.fitting import Goals
+from converter.pruning.readings import Room
+from converter.pruning.tracks import Array
 from converter.samples import Samples
-from converter.tracks import Array
 from service.errors import FarthingError
 
 _READINGS = 8_000  # of each layer, at most
@@ -87,7 +88,7 @@ def prune(reference: Path, target: Path, calibration: Samples, *, fraction: floa
     Raises:
         NothingToPrune: no group of channels can be cut by so much.
     """
-    model = folding.plain(graphs.read(reference))
+    model = plain.in_plain_form(graphs.read(reference))
     tied = channels.trace(model)
     if not tied.groups:
         raise NothingToPrune(
@@ -102,7 +103,7 @@ def prune(reference: Path, target: Path, calibration: Samples, *, fraction: floa
             f"{fraction:.0%} of the widest group of channels, {max(map(len, tied.groups))}, is "
             "less than the steps of 8 and 16 in which a cut saves time"
         )
-    work = folding.multiply_adds(model)
+    work = plain.multiply_adds(model)
     with TemporaryDirectory(dir=target.parent) as scratch:
         room = _room(Path(scratch), calibration, tied, model)
         goals, readers = _observe(model, tied, cuts, room)
@@ -117,7 +118,7 @@ def prune(reference: Path, target: Path, calibration: Samples, *, fraction: floa
         channels_before=sum(len(group) for group, _ in cuts),
         channels_after=sum(len(group) - count for group, count in cuts),
         multiply_adds_before=work,
-        multiply_adds_after=folding.multiply_adds(pruned),
+        multiply_adds_after=plain.multiply_adds(pruned),
     )
 
 
@@ -144,7 +145,7 @@ def cut(model: onnx.ModelProto, tied: Tied, stays: Array) -> onnx.ModelProto:
             done.add((site.weight, site.axis))
             weights[site.weight] = weights[site.weight].compress(stays[site.numbers], site.axis)
     for name in {name for name, _ in done}:
-        folding.replace_initializer(result.graph, name, weights[name])
+        plain.replace_initializer(result.graph, name, weights[name])
     for index, numbers in tied.depthwise.items():
         for entry in result.graph.node[index].attribute:
             if entry.name == "group":
@@ -166,7 +167,7 @@ class _Reader:
 
 
 def _room(scratch: Path, calibration: Samples, tied: Tied, model: onnx.ModelProto) -> Room:
-    work = folding.multiply_adds(model)
+    work = plain.multiply_adds(model)
     sizes = {tensor.name: prod(tensor.dims) for tensor in model.graph.initializer}
     rows = int(np.clip(_MULTIPLY_ADDS / max(work * len(tied.mixers) / 2, 1), 16, 1000))
     rows = min(rows, len(calibration))

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from converter import folding, graphs, readings
-from converter.channels import Mixer, Tied
-from converter.readings import Room
-from converter.tracks import Array
+from converter import graphs
+from converter.pruning import plain, readings
+from converter.pruning.channels import Mixer, Tied
+from converter.pruning.readings import Room
+from converter.pruning.tracks import Array
 
 _PULLS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # times the mean variance of what a layer reads
 _KEPT_BACK = 4  # one of so many readings
@@ -60,10 +61,10 @@ def fit_all(model: onnx.ModelProto, tied: Tied, stays: Array, goals: Goals, room
         change, shift = _fit(read, lacks, free)
         change = change.T if mixer.inputs_axis == 1 else change
         weights[mixer.weight] = (weight + change.reshape(weight.shape)).astype(np.float32)
-        folding.replace_initializer(model.graph, mixer.weight, weights[mixer.weight])
+        plain.replace_initializer(model.graph, mixer.weight, weights[mixer.weight])
         if free and bias is not None and mixer.bias:
             weights[mixer.bias] = (bias + shift.reshape(bias.shape)).astype(np.float32)
-            folding.replace_initializer(model.graph, mixer.bias, weights[mixer.bias])
+            plain.replace_initializer(model.graph, mixer.bias, weights[mixer.bias])
 
 
 def _read(

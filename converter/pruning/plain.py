@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any]
 _SMALL = 16_384  # elements; what is shared and smaller gets a copy for each reader
 
 
-def plain(model: onnx.ModelProto) -> onnx.ModelProto:
+def in_plain_form(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a graph in plain form.
 
     Args:

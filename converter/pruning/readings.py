@@ -17,10 +17,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from converter import graphs
-from converter.channels import Mixer
-from converter.folding import attribute, names_read
+from converter.pruning.channels import Mixer
+from converter.pruning.plain import attribute, names_read
+from converter.pruning.tracks import Array
 from converter.samples import Samples
-from converter.tracks import Array
 from service.session import Session, SessionOptions
 
 _ROWS_A_RUN = 2

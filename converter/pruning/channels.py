@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from converter import tracks
-from converter.folding import attribute, names_read, shapes
 from converter.graphs import constants
-from converter.tracks import KEPT, Around, Array, Site, Ties, Track
+from converter.pruning import tracks
+from converter.pruning.plain import attribute, names_read, shapes
+from converter.pruning.tracks import KEPT, Around, Array, Site, Ties, Track
 
 _BROADCAST = ("Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Max", "Min", "Sum")
 
@@ -77,7 +77,7 @@ class Tied:
 
 
 def trace(model: onnx.ModelProto) -> Tied:
-    """Tie the channels of a graph that ``converter.folding.plain`` has prepared."""
+    """Tie the channels of a graph that ``plain.in_plain_form`` has prepared."""
     return _Tracer(model).trace()
 
 

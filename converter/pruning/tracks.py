@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.folding import attribute
+from converter.pruning.plain import attribute
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int | None, ...]
