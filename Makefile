@@ -18,10 +18,10 @@ help: ## list the verbs
 demo: $(INSTALLED) ## the main job on real data: train, convert, verify, serve, load, price
 	@$(BIN)/farthing demo
 
-test: $(INSTALLED) ## the tests; some three minutes on two cores
+test: $(INSTALLED) ## the tests; some six minutes on two cores
 	@$(BIN)/python -m pytest -m "not slow" --ignore=tests/torch
 
-test-all: $(EVERYTHING) ## all tests, some 20 minutes; needs Debian's chromium, and kubectl
+test-all: $(EVERYTHING) ## all tests with PyTorch, some 20 minutes; needs Debian's chromium, and kubectl
 	@$(BIN)/python -m pytest
 
 check: $(INSTALLED) ## ruff and mypy strict, then the sizes of the modules

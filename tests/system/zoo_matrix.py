@@ -118,7 +118,9 @@ def check(server: Served, contract: Manifest, variant: str, version: Path) -> No
         if wanted.dtype.kind == "f":
             tolerance = golden.tolerance[variant][spec.name]
             np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance + 1e-6)
-        else:
+        elif variant == "fp32":
+            np.testing.assert_array_equal(got, wanted)
+        else:  # a class may tip over; how many may is what the gate has bounded
             assert got.shape == wanted.shape
 
 
