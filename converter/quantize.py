@@ -37,6 +37,7 @@ from service.errors import FarthingError
 
 _CALIBRATION_BATCH = 16
 _BATCH_BYTES = 2_000_000
+_HISTOGRAM_BYTES = 5_000_000
 _HISTOGRAM_ROWS = 64
 # Convolutions stay in fp32: as ConvInteger they run 4 to 10 times slower on x86.
 DYNAMIC_OPERATORS = ("MatMul", "Gemm", "Gather")
@@ -101,8 +102,9 @@ class Static:
         """
         self.prepared = prepared
         self._calibration = calibration
-        if calibrator != "MinMax":  # the others keep every activation in memory
-            self._calibration = calibration.part(np.arange(min(_HISTOGRAM_ROWS, len(calibration))))
+        if calibrator != "MinMax":  # it keeps every activation of every row in memory
+            few = min(_HISTOGRAM_ROWS, max(4, _HISTOGRAM_BYTES // _row_bytes(calibration)))
+            self._calibration = calibration.part(np.arange(min(few, len(calibration))))
         self._method = _CALIBRATORS[calibrator]
         self._ranges = prepared.with_suffix(f".{calibrator}.json")
         model = onnx.load(prepared, load_external_data=False)
@@ -199,13 +201,16 @@ def _quiet() -> Iterator[None]:
         root.setLevel(before)
 
 
+def _row_bytes(rows: Samples) -> int:
+    return max(1, sum(array[:1].nbytes for array in rows.feeds.values()))
+
+
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Calibration rows in batches, as onnxruntime.quantization asks for them."""
 
     def __init__(self, rows: Samples, *, even: bool) -> None:
-        row_bytes = sum(array[:1].nbytes for array in rows.feeds.values())
-        # All activations of a batch are kept at once: of ResNet50's 16 rows 3 GB.
-        most = max(1, min(_CALIBRATION_BATCH, _BATCH_BYTES // max(row_bytes, 1)))
+        # All activations of a batch are kept at once, some 100 MB a row of ResNet50.
+        most = max(1, min(_CALIBRATION_BATCH, _BATCH_BYTES // _row_bytes(rows)))
         whole, size = len(rows), min(most, len(rows))
         if even:  # the histogram calibrators fail on a last, smaller batch
             divisor = max(n for n in range(1, most + 1) if len(rows) % n == 0)
