@@ -243,7 +243,9 @@ class Batcher:
         total = sum(entry.rows for entry in batch)
         for entry, outputs in zip(batch, parts, strict=True):
             if not entry.settled.done():
-                entry.settled.set_result(Answer(outputs, started - entry.arrived, run_s, total))
+                entry.settled.set_result(
+                    Answer(outputs, started - entry.arrived, 0.0, run_s, total)
+                )
 
     def _run_rows(self, batch: Sequence[_Entry]) -> list[Arrays]:
         """One run; on an executor's thread.

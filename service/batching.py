@@ -20,13 +20,15 @@ class Answer:
 
     Attributes:
         outputs: output name -> array with this caller's rows.
-        queued_s: seconds from arrival to the start of the run.
+        queued_s: seconds from arrival until an instance took it.
+        assembly_s: seconds of stacking the callers' rows.
         run_s: seconds of the run it shared.
         batch_rows: rows in that run.
     """
 
     outputs: Arrays
     queued_s: float
+    assembly_s: float
     run_s: float
     batch_rows: int
 

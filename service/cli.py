@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from service import log, repository, server, settings
+from service import arguments, log, repository, server, settings
 
 
 def serve(argv: Sequence[str]) -> int:
@@ -23,7 +23,7 @@ def serve(argv: Sequence[str]) -> int:
     Raises:
         FarthingError: what stops it from starting, in one sentence.
     """
-    chosen = settings.read(argv)
+    chosen = arguments.read(argv)
     log.configure(chosen.log_level)
     models = repository.load(chosen)
     finished = asyncio.run(_run(chosen, models))

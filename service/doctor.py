@@ -12,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 
 from service import hardware, manifest
+from service.arguments import Parser
 from service.errors import FarthingError, InvalidSetting
-from service.settings import Parser
 
 # Those whose versions decide whether the rest works; absent ones are fine, and say so.
 _PACKAGES = (

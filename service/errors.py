@@ -6,6 +6,9 @@
     └── ServingError             an answer to a caller; knows its gRPC status
         ├── InvalidInput         INVALID_ARGUMENT     the request itself is wrong
         ├── ModelNotFound        NOT_FOUND            no such model or version
+        ├── ModelNotReady        UNAVAILABLE          known, but not loaded, or broken
+        ├── Unauthenticated      UNAUTHENTICATED      no token, or a wrong one
+        ├── Forbidden            PERMISSION_DENIED    a control RPC that is switched off
         ├── Draining             UNAVAILABLE          this server is going away; ask another
         ├── Overloaded           RESOURCE_EXHAUSTED   refused for load; carries a pushback
         ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's time is up
@@ -49,6 +52,24 @@ class ModelNotFound(ServingError):
     """No model, or no version of it, has this name."""
 
     status = "NOT_FOUND"
+
+
+class ModelNotReady(ServingError):
+    """The model is known, and cannot answer now."""
+
+    status = "UNAVAILABLE"
+
+
+class Unauthenticated(ServingError):
+    """The call carries no token that this server knows."""
+
+    status = "UNAUTHENTICATED"
+
+
+class Forbidden(ServingError):
+    """A control RPC that this server, or this port, does not answer."""
+
+    status = "PERMISSION_DENIED"
 
 
 class Draining(ServingError):

@@ -35,11 +35,13 @@ class TensorSpec:
         name: the framework's own tensor name.
         datatype: the v2 protocol's name, e.g. ``FP32``.
         shape: with the batch dimension; -1 where a dimension is free.
+        optional: an input that requests may leave out; the graph has a value for it.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ def _from_json(raw: dict[str, Any]) -> Manifest:
 def _tensor(raw: dict[str, Any]) -> TensorSpec:
     if raw["datatype"] not in BY_NAME:
         raise ModelUnusable(f"the manifest names an unknown datatype '{raw['datatype']}'")
-    return TensorSpec(raw["name"], raw["datatype"], tuple(int(size) for size in raw["shape"]))
+    shape = tuple(int(size) for size in raw["shape"])
+    return TensorSpec(raw["name"], raw["datatype"], shape, bool(raw.get("optional", False)))
 
 
 def _variant(raw: dict[str, Any]) -> Variant:

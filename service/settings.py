@@ -1,27 +1,12 @@
-"""Every knob of the server, declared once: field = flag = environment variable.
-
-``--max-batch`` and ``FARTHING_MAX_BATCH`` set the field ``max_batch``; a flag wins over the
-environment, the environment over the default. Unknown or malformed values stop the server at once.
-"""
+"""Every knob of the server, declared once: field = flag = environment variable (arguments.py)."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from service.errors import InvalidSetting
-
-_PREFIX = "FARTHING_"
-# Kubernetes puts these into every pod beside a Service whose name starts with "farthing".
-_SERVICE_LINK = re.compile(
-    r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)=.*"
-    r"|(\w+_)?PORT=(tcp|udp|sctp)://.*"
-)
 
 
 def _knob(default: Any, text: str, *, low: float | None = None, high: float | None = None,
@@ -61,10 +46,11 @@ class Settings:
         "recorded. A pinned variant that was not published stops the server.",
     )
     max_batch: int = _knob(
-        16,
-        "Rows in one run, 1 to 4096. Larger raises throughput on wide hardware, and the latency "
-        "of every caller in the batch. A request with more rows is refused.",
-        low=1,
+        0,
+        "Rows in one run, 1 to 4096; 0 takes max_batch_size of config.pbtxt, and 16 without one. "
+        "Larger raises throughput on wide hardware, and the latency of every caller in the batch. "
+        "A request with more rows is refused.",
+        low=0,
         high=4096,
     )
     max_queue_rows: int = _knob(
@@ -75,11 +61,19 @@ class Settings:
         low=1,
         high=1_000_000,
     )
-    instances: int = _knob(
-        1,
-        "Runs at the same time per model, 1 to 256. More instances with fewer threads each favour "
-        "throughput, fewer favour the latency of one caller.",
+    max_queue_mib: int = _knob(
+        512,
+        "MiB of tensors that may wait per model, 1 to 1000000. Beyond it callers are refused at "
+        "once with RESOURCE_EXHAUSTED; larger lets large requests fill the memory.",
         low=1,
+        high=1_000_000,
+    )
+    instances: int = _knob(
+        0,
+        "Runs at the same time per model, 1 to 256; 0 takes instance_group of config.pbtxt, and 1 "
+        "without one. More instances with fewer threads each favour throughput, fewer favour the "
+        "latency of one caller.",
+        low=0,
         high=256,
     )
     threads: int = _knob(
@@ -96,10 +90,89 @@ class Settings:
     )
     max_message_mib: int = _knob(
         64,
-        "Largest request or answer in MiB, 1 to 2047. Larger takes larger tensors, and lets one "
-        "caller hold more memory.",
+        "Largest request or answer in MiB, 1 to 1023; more is refused with INVALID_ARGUMENT, and "
+        "twice as much by gRPC itself. Larger takes larger tensors, and lets one caller hold more "
+        "memory.",
         low=1,
-        high=2047,
+        high=1023,
+    )
+    max_tensors: int = _knob(
+        64,
+        "Inputs, and outputs, that one request may name, 1 to 4096. Larger lets one caller keep "
+        "the event loop longer.",
+        low=1,
+        high=4096,
+    )
+    max_name: int = _knob(
+        256,
+        "Bytes of a name that a request may hold (model, version, tensor, region, parameter), or "
+        "of its id, 16 to 65536. Longer names end up in answers and logs.",
+        low=16,
+        high=65536,
+    )
+    control: str = _knob(
+        "none",
+        "Control RPCs that are answered: none, all, or a comma list of repository (load and "
+        "unload models), settings (change log and trace settings) and shared-memory (read and "
+        "write this host's /dev/shm). All others are refused: whoever reaches the port may call "
+        "them.",
+    )
+    control_port: int = _knob(
+        -1,
+        "TCP port that alone answers the control RPCs, 0 to 65535; 0 takes a free one and prints "
+        "it, -1 answers them on the gRPC port.",
+        low=-1,
+        high=65535,
+    )
+    control_host: str = _knob(
+        "127.0.0.1", "Address of the control port. The default takes calls from this machine only."
+    )
+    poll_s: float = _knob(
+        0.0,
+        "Seconds between two looks at the repository for new, changed and removed models, 0 to "
+        "86400; 0 never looks. Shorter notices sooner and reads the directory more often.",
+        low=0,
+        high=86400,
+    )
+    exit_on_error: bool = _knob(
+        True,
+        "Whether a model that cannot be loaded stops the start. Without it the others are served, "
+        "and the index says what is wrong with that one.",
+    )
+    tls_cert: str = _knob(
+        "",
+        "PEM file with the server's certificate chain; with --tls-key it turns TLS on. It is read "
+        "again when it changes. Without it everything, tokens too, travels in clear text.",
+    )
+    tls_key: str = _knob("", "PEM file with the private key of --tls-cert.")
+    tls_client_ca: str = _knob(
+        "", "PEM file with authorities; clients must then show a certificate of theirs (mTLS)."
+    )
+    tokens: str = _knob(
+        "",
+        "File with one bearer token a line; every RPC must then carry one of them as "
+        "`authorization: Bearer TOKEN`. It is read again when it changes. Empty asks for none.",
+    )
+    latency_target_ms: float = _knob(
+        0.0,
+        "Milliseconds within which an answer is good, 0 to 3600000; 0 is no target. The "
+        "histograms have an edge exactly there, so that the share of good answers can be read.",
+        low=0,
+        high=3_600_000,
+    )
+    access_log: float = _knob(
+        0.0,
+        "Share of inferences that are logged with their phases, 0 to 1. 1 writes a line for each, "
+        "which costs CPU.",
+        low=0,
+        high=1,
+    )
+    grace_s: float = _knob(
+        5.0,
+        "Seconds of normal service after SIGTERM, 0 to 3600, with health already NOT_SERVING, so "
+        "that load balancers leave before work is refused. Ctrl-C, or a second signal, skips it.",
+        low=0,
+        high=3600,
     )
     drain_s: float = _knob(
         10.0,
@@ -124,87 +197,14 @@ class Settings:
             value, meta = getattr(self, knob.name), knob.metadata
             if meta["choices"] and value not in meta["choices"]:
                 raise InvalidSetting(
-                    f"{_flag(knob)} is '{value}'; it takes one of {', '.join(meta['choices'])}"
+                    f"{flag(knob)} is '{value}'; it takes one of {', '.join(meta['choices'])}"
                 )
             if meta["low"] is not None and not meta["low"] <= value <= meta["high"]:
                 raise InvalidSetting(
-                    f"{_flag(knob)} is {value}; it takes {meta['low']} to {meta['high']}"
+                    f"{flag(knob)} is {value}; it takes {meta['low']} to {meta['high']}"
                 )
 
 
-def _flag(knob: Field[Any]) -> str:
+def flag(knob: Field[Any]) -> str:
+    """The command line's name of a field, e.g. ``--grpc-port``."""
     return "--" + knob.name.replace("_", "-")
-
-
-def environment_name(field_name: str) -> str:
-    """The environment variable of a field, e.g. ``FARTHING_GRPC_PORT``."""
-    return _PREFIX + field_name.upper()
-
-
-class Parser(argparse.ArgumentParser):
-    """Argparse whose complaints are our errors: one sentence, raised."""
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse the command line."""
-        raise InvalidSetting(f"{message}; see `{self.prog} --help`")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line of ``farthing serve``; argparse, since typer costs a second at start."""
-    result = Parser(
-        prog="farthing serve",
-        description="Serve a model repository over gRPC, in the wire format of Triton's clients.",
-        epilog="Every option can also be given as an environment variable: --grpc-port is "
-        "FARTHING_GRPC_PORT. One JSON line on standard output says when the server is ready, and "
-        "on which ports. SIGTERM drains it: accepted work is finished, then it exits with 0.",
-        allow_abbrev=False,
-    )
-    for knob in fields(Settings):
-        text = f"{knob.metadata['help']} [default: {knob.default}]"
-        # No default here: what is absent must not hide the environment variable.
-        common: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
-        if knob.name == "repository":
-            result.add_argument("repository", nargs="?", metavar="REPO", **common)
-        elif isinstance(knob.default, bool):
-            result.add_argument(_flag(knob), action=argparse.BooleanOptionalAction, **common)
-        else:
-            result.add_argument(_flag(knob), metavar=type(knob.default).__name__.upper(), **common)
-    return result
-
-
-def read(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Settings:
-    """Settings from flags, environment and defaults, in that order of precedence.
-
-    Raises:
-        InvalidSetting: an unknown option or ``FARTHING_`` variable, or a value that does not fit.
-    """
-    environment = os.environ if environment is None else environment
-    knobs = {knob.name: knob for knob in fields(Settings)}
-    raw: dict[str, Any] = {}
-    for name, text in environment.items():
-        key = name.removeprefix(_PREFIX)
-        if key == name or _SERVICE_LINK.fullmatch(f"{key}={text}"):
-            continue
-        if key.lower() not in knobs:
-            raise InvalidSetting(
-                f"environment variable {name} is no setting; `farthing serve --help` lists them"
-            )
-        raw[key.lower()] = text
-    raw.update(vars(parser().parse_args(argv)))
-    return Settings(**{name: _cast(knobs[name], value) for name, value in raw.items()})
-
-
-def _cast(knob: Field[Any], value: Any) -> Any:
-    kind: Any = type(knob.default)
-    if isinstance(value, bool):
-        return value
-    if kind is bool:
-        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-        if value.lower() in words:
-            return words[value.lower()]
-        raise InvalidSetting(f"{_flag(knob)} is '{value}'; it takes true or false")
-    try:
-        return Path(value) if isinstance(knob.default, Path) else kind(value)
-    except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise InvalidSetting(f"{_flag(knob)} is '{value}'; it takes {wanted}") from None

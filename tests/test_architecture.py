@@ -30,29 +30,63 @@ SERVICE_IMPORTS = {
     "service.hardware": set(),
     "service.proto": set(),
     "service.settings": LEAVES,
+    "service.arguments": LEAVES | {"service.settings"},
     "service.manifest": LEAVES,
+    "service.golden": LEAVES | {"service.manifest"},
     "service.rows": LEAVES | {"service.manifest"},
     "service.session": LEAVES | {"service.hardware", "service.manifest"},
     "service.batching": LEAVES,
     "service.batcher": LEAVES | {"service.batching"},
-    "service.tensors": LEAVES | {"service.manifest", "service.proto"},
-    "service.metrics": LEAVES | {"service.batching"},
+    "service.regions": LEAVES,
+    "service.tensors": LEAVES
+    | {"service.classification", "service.manifest", "service.proto", "service.regions"},
+    "service.classification": LEAVES,
+    "service.modelconfig": LEAVES | {"service.manifest", "service.proto", "service.session"},
+    "service.warmup": LEAVES | {"service.manifest", "service.modelconfig"},
+    "service.statistics": LEAVES | {"service.proto"},
+    "service.metrics": LEAVES | {"service.statistics", "service.model", "service.repository"},
+    "service.tracing": LEAVES,
+    "service.layout": LEAVES | {"service.manifest", "service.modelconfig"},
+    "service.choice": LEAVES | {"service.manifest", "service.session"},
+    "service.model": LEAVES
+    | {
+        "service.batcher", "service.batching", "service.choice", "service.golden",
+        "service.hardware", "service.layout", "service.manifest", "service.modelconfig",
+        "service.session", "service.settings", "service.statistics", "service.warmup",
+    },
     "service.repository": LEAVES
     | {
-        "service.hardware", "service.manifest", "service.session", "service.batcher",
-        "service.batching",
-        "service.settings",
+        "service.layout", "service.manifest", "service.model", "service.modelconfig",
+        "service.settings", "service.statistics",
     },
     "service.servicer": LEAVES
-    | {"service.tensors", "service.manifest", "service.metrics", "service.proto",
-       "service.repository"},
+    | {
+        "service.batching", "service.manifest", "service.metrics", "service.model",
+        "service.proto", "service.regions", "service.repository", "service.settings",
+        "service.statistics", "service.tensors", "service.tracing",
+    },
+    "service.streams": LEAVES | {"service.proto", "service.servicer"},
+    "service.control": LEAVES
+    | {
+        "service.proto", "service.regions", "service.repository", "service.servicer",
+        "service.tracing",
+    },
+    "service.tokens": LEAVES,
+    "service.tls": LEAVES | {"service.settings"},
+    "service.interceptor": LEAVES | {"service.tokens"},
+    "service.probes": LEAVES,
     "service.server": LEAVES
-    | {"service.metrics", "service.proto", "service.repository", "service.servicer",
-       "service.settings"},
+    | {
+        "service.control", "service.interceptor", "service.metrics", "service.probes",
+        "service.proto", "service.regions", "service.repository", "service.servicer",
+        "service.settings", "service.statistics", "service.streams", "service.tls",
+        "service.tokens", "service.tracing",
+    },
     "service.doctor": LEAVES
-    | {"service.hardware", "service.manifest", "service.repository", "service.session",
-       "service.settings"},
-    "service.cli": LEAVES | {"service.repository", "service.server", "service.settings"},
+    | {"service.arguments", "service.hardware", "service.manifest", "service.model",
+       "service.repository", "service.session", "service.settings"},
+    "service.cli": LEAVES
+    | {"service.arguments", "service.repository", "service.server", "service.settings"},
 }  # fmt: skip
 
 # What the other two packages may import from the service.
@@ -183,14 +217,14 @@ def test_there_is_no_import_cycle() -> None:
         visit(module, ())
 
 
-def test_the_environment_is_read_in_settings_only() -> None:
+def test_the_environment_is_read_with_the_arguments_only() -> None:
     readers = {
         module
         for module, path in MODULES.items()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "putenv")
     }
-    assert readers == {"service.settings", "service.session"}
+    assert readers == {"service.arguments", "service.session"}
 
 
 def test_telemetry_is_off_before_onnxruntime_is_imported() -> None:

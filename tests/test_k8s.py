@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from service.arguments import environment_name
 from service.server import LIVENESS, SERVICE
-from service.settings import Settings, environment_name
+from service.settings import Settings
 
 BASE = Path(__file__).parent.parent / "k8s" / "base"
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from service import settings
+from service import arguments
+from service.arguments import environment_name
 from service.errors import InvalidSetting
-from service.settings import Settings, environment_name
+from service.settings import Settings
 
 KNOBS = [knob.name for knob in fields(Settings)]
 RANGED = [knob.name for knob in fields(Settings) if knob.metadata["low"] is not None]
@@ -32,7 +33,7 @@ LINKS = {
 
 def refusal(argv: list[str], environment: dict[str, str] | None = None) -> str:
     with pytest.raises(InvalidSetting) as refused:
-        settings.read(argv, environment or {})
+        arguments.read(argv, environment or {})
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -53,38 +54,38 @@ def another(name: str) -> tuple[str, Any]:
 
 
 def test_nothing_given_is_the_defaults() -> None:
-    assert settings.read([], {}) == Settings()
+    assert arguments.read([], {}) == Settings()
 
 
 @pytest.mark.parametrize("name", KNOBS)
 def test_environment_sets_every_knob(name: str) -> None:
     text, value = another(name)
-    read = settings.read([], {environment_name(name): text})
+    read = arguments.read([], {environment_name(name): text})
     assert read == Settings(**{name: value}) != Settings()
 
 
 @pytest.mark.parametrize("name", [name for name in KNOBS if name not in ("repository", "spin")])
 def test_flag_sets_every_knob(name: str) -> None:
     text, value = another(name)
-    read = settings.read([f"--{name.replace('_', '-')}", text], {})
+    read = arguments.read([f"--{name.replace('_', '-')}", text], {})
     assert read == Settings(**{name: value}) != Settings()
 
 
 def test_flag_wins_over_environment() -> None:
     environment = {"FARTHING_MAX_BATCH": "3", "FARTHING_INSTANCES": "5"}
-    read = settings.read(["--max-batch", "4"], environment)
+    read = arguments.read(["--max-batch", "4"], environment)
     assert (read.max_batch, read.instances) == (4, 5)
 
 
 def test_repository_given_as_argument_wins_over_environment() -> None:
     environment = {"FARTHING_REPOSITORY": "/from/environment"}
-    assert settings.read(["/from/argument"], environment).repository == Path("/from/argument")
-    assert settings.read([], environment).repository == Path("/from/environment")
+    assert arguments.read(["/from/argument"], environment).repository == Path("/from/argument")
+    assert arguments.read([], environment).repository == Path("/from/environment")
 
 
 def test_flag_that_denies_wins_over_environment() -> None:
-    assert settings.read(["--no-spin"], {"FARTHING_SPIN": "true"}).spin is False
-    assert settings.read(["--spin"], {"FARTHING_SPIN": "no"}).spin is True
+    assert arguments.read(["--no-spin"], {"FARTHING_SPIN": "true"}).spin is False
+    assert arguments.read(["--spin"], {"FARTHING_SPIN": "no"}).spin is True
 
 
 @pytest.mark.parametrize("name", RANGED)
@@ -101,7 +102,7 @@ def test_value_out_of_range_is_refused_with_the_range(name: str, end: str) -> No
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_ends_of_the_range_are_taken(name: str, end: str) -> None:
     value = meta_of(name)[end]
-    assert getattr(settings.read([], {environment_name(name): str(value)}), name) == value
+    assert getattr(arguments.read([], {environment_name(name): str(value)}), name) == value
 
 
 @pytest.mark.parametrize(
@@ -143,17 +144,17 @@ def test_unknown_variable_is_refused_by_name(name: str) -> None:
 
 def test_variables_of_others_are_ignored() -> None:
     environment = {"FARTHINGS_MAX_BATCH": "x", "farthing_max_batch": "x", "PATH": "/bin"}
-    assert settings.read([], environment) == Settings()
+    assert arguments.read([], environment) == Settings()
 
 
 @pytest.mark.parametrize("name", LINKS)
 def test_service_link_of_kubernetes_is_ignored(name: str) -> None:
-    assert settings.read([], {name: LINKS[name]}) == Settings()
+    assert arguments.read([], {name: LINKS[name]}) == Settings()
 
 
 def test_real_ports_work_beside_service_links() -> None:
     environment = LINKS | {"FARTHING_GRPC_PORT": "9001", "FARTHING_METRICS_PORT": "9002"}
-    read = settings.read([], environment)
+    read = arguments.read([], environment)
     assert (read.grpc_port, read.metrics_port) == (9001, 9002)
 
 
@@ -172,7 +173,7 @@ def test_help_ends_with_the_default_and_tells_the_range(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", "2000")
-    printed = " ".join(settings.parser().format_help().split())
+    printed = " ".join(arguments.parser().format_help().split())
     meta, default = meta_of(name), getattr(Settings(), name)
     assert f"{meta['help']} [default: {default}]" in printed
     assert meta["low"] is None or f"{meta['low']} to {meta['high']}" in meta["help"]
@@ -180,12 +181,12 @@ def test_help_ends_with_the_default_and_tells_the_range(
 
 def test_help_is_printed_and_ends_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        settings.read(["--help"], {})
+        arguments.read(["--help"], {})
     assert ended.value.code == 0
     assert "--max-queue-rows" in capsys.readouterr().out
 
 
 def test_link_to_a_service_named_like_a_setting_is_no_setting() -> None:
     linked = {"FARTHING_METRICS_PORT": "tcp://10.0.0.7:9090", "FARTHING_GRPC_PORT": "9001"}
-    found = settings.read([], linked)
+    found = arguments.read([], linked)
     assert (found.metrics_port, found.grpc_port) == (8002, 9001)
