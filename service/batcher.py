@@ -16,50 +16,45 @@ server it only adds delay; one outcome for a whole batch, since a bad row then f
 neighbours (a failing batch is run again, request by request); shrinking a batch to save a late
 head, which is how servers collapse under overload.
 
-Owners. ``submit``: its caller's waiting and deadline. ``_dispatch``: the queue. ``_run_batch``: one
-instance, until its batch is settled.
+Owners. ``submit``: its caller's waiting and deadline. ``Queue``: who waits and who is next.
+``_run_batch``: one instance, until its batch is settled.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any
 
 from service import batching
-from service.batching import Answer, Arrays, Limits, Run
-from service.errors import (
-    DeadlineExceeded,
-    Draining,
-    InferenceFailed,
-    InvalidInput,
-    Overloaded,
-    ServingError,
-)
+from service.batching import Answer, Arrays, Limits, Ran, Run
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, ServingError
+from service.scheduler import Entry, Queue
+
+OnRun = Callable[[int, float, float], None]
 
 
 @dataclass(eq=False)
-class _Entry:
-    feeds: Arrays
-    rows: int
-    deadline: float | None
-    arrived: float
-    settled: asyncio.Future[Answer]
-    waiting: bool = True
-    shapes: tuple[Any, ...] = field(init=False)
+class _Caller(Entry):
+    settled: asyncio.Future[Answer] = field(kw_only=True)
 
-    def __post_init__(self) -> None:
-        self.shapes = batching.shapes(self.feeds)
+    @property
+    def left(self) -> bool:
+        return self.settled.done()
 
 
 class Batcher:
     """Forms batches for one model and runs them; see the top of this file."""
 
     def __init__(
-        self, run: Run, limits: Limits, *, executor: Executor, clock: Callable[[], float]
+        self,
+        run: Run,
+        limits: Limits,
+        *,
+        executor: Executor,
+        clock: Callable[[], float],
+        on_run: OnRun | None = None,
     ) -> None:
         """Assign; nothing starts before the first ``submit``.
 
@@ -68,22 +63,33 @@ class Batcher:
             limits: how much to take on.
             executor: at least ``limits.instances`` threads that nobody else uses.
             clock: monotonic seconds, the same that deadlines are given in.
+            on_run: told rows, seconds of assembly and seconds of running, once for each run.
         """
         self._run = run
         self._limits = limits
         self._executor = executor
         self._clock = clock
-        self._waiting: deque[_Entry] = deque()
-        self._waiting_rows = 0
+        self._on_run = on_run
+        self._queue: Queue[_Caller] = Queue(limits)
         self._idle = limits.instances
         self._draining = False
-        self._running: set[_Entry] = set()
+        self._running: set[_Caller] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def waiting_rows(self) -> int:
         """Rows in the queue now."""
-        return self._waiting_rows
+        return self._queue.rows
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of tensors in the queue now."""
+        return self._queue.nbytes
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests in the queue now."""
+        return len(self._queue)
 
     @property
     def draining(self) -> bool:
@@ -95,30 +101,52 @@ class Batcher:
         """Instances that are busy now."""
         return self._limits.instances - self._idle
 
-    async def submit(self, feeds: Arrays, rows: int, deadline: float | None) -> Answer:
+    async def submit(
+        self,
+        feeds: Arrays,
+        rows: int,
+        deadline: float | None,
+        *,
+        nbytes: int = 0,
+        priority: int = 0,
+    ) -> Answer:
         """Wait for this request's rows to be run; give up when its caller does.
 
         Args:
             feeds: input name -> array, with ``rows`` rows each.
             rows: at least 1.
             deadline: when the answer is worthless, on the batcher's clock; None if never.
+            nbytes: what the request holds in memory while it waits.
+            priority: 1 is the first; 0, or one that the model has not, for its default.
 
         Raises:
             InvalidInput: more rows than one run takes.
             Overloaded: the queue is full.
-            DeadlineExceeded: the deadline passed first.
+            DeadlineExceeded: the deadline passed first, or the model's own limit of waiting.
             Draining: the server is going away.
             InferenceFailed: the model failed on these rows.
             asyncio.CancelledError: the caller left.
         """
-        entry = self._admit(feeds, rows, deadline)
+        level = self._queue.level(priority)
+        caller = _Caller(
+            feeds,
+            rows,
+            nbytes,
+            level,
+            self._clock(),
+            deadline,
+            settled=asyncio.get_running_loop().create_future(),
+        )
+        timer = self._admit(caller)
         try:
             async with asyncio.timeout(self._remaining(deadline)):
-                return await entry.settled
+                return await caller.settled
         except TimeoutError:
             raise _too_late() from None
         finally:
-            self._forget(entry)
+            if timer is not None:
+                timer.cancel()
+            self._forget(caller)
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new work, and finish what was accepted.
@@ -135,119 +163,93 @@ class Batcher:
                     await asyncio.wait(self._tasks)
         except TimeoutError:
             finished = False
-        for entry in (*self._waiting, *self._running):
-            _fail(entry, Draining("the server shut down before this request was answered"))
+        for caller in (*self._queue, *self._running):
+            _fail(caller, Draining("the server shut down before this request was answered"))
         return finished
 
-    def _admit(self, feeds: Arrays, rows: int, deadline: float | None) -> _Entry:
-        limits = self._limits
+    def _admit(self, caller: _Caller) -> asyncio.TimerHandle | None:
+        """Queue a request; the timer, if any, ends its waiting by the model's queue policy."""
         if self._draining:
             raise Draining("the server is shutting down; ask another")
-        if rows > limits.max_rows and limits.batched:
-            raise InvalidInput(
-                f"the request has {rows} rows; the model runs at most {limits.max_rows} at a time"
-            )
-        remaining = self._remaining(deadline)
+        remaining = self._remaining(caller.deadline)
         if remaining is not None and remaining <= 0:
             raise _too_late()
-        if not self._idle and self._waiting_rows + rows > limits.max_queue_rows:
-            raise Overloaded(
-                f"{self._waiting_rows} rows are waiting and the queue takes "
-                f"{limits.max_queue_rows}; try again later",
-                retry_after_ms=100,
-            )
-        settled = asyncio.get_running_loop().create_future()
-        entry = _Entry(feeds, rows, deadline, self._clock(), settled)
-        self._waiting.append(entry)
-        self._waiting_rows += rows
+        self._queue.check(caller, idle=bool(self._idle))
+        timeout_s = self._limits.policy(caller.priority).timeout_s
+        timer = None
+        if timeout_s is not None:
+            caller.start_by = caller.arrived + timeout_s
+            timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, caller)
+        self._queue.put(caller)
         self._dispatch()
-        return entry
+        return timer
+
+    def _expire(self, caller: _Caller) -> None:
+        if caller.waiting:
+            self._queue.remove(caller)
+            _fail(caller, _waited_too_long())
 
     def _remaining(self, deadline: float | None) -> float | None:
         return None if deadline is None else deadline - self._clock()
 
-    def _forget(self, entry: _Entry) -> None:
-        """Take an entry whose caller is gone out of the queue, if it is still there."""
-        if not entry.settled.done():
-            entry.settled.cancel()
-        elif not entry.settled.cancelled():
-            entry.settled.exception()  # read, so that asyncio does not report it as forgotten
-        if entry.waiting:
-            self._waiting.remove(entry)
-            self._took_out(entry)
+    def _forget(self, caller: _Caller) -> None:
+        """Take a request whose caller is gone out of the queue, if it is still there."""
+        if not caller.settled.done():
+            caller.settled.cancel()
+        elif not caller.settled.cancelled():
+            caller.settled.exception()  # read, so that asyncio does not report it as forgotten
+        self._queue.remove(caller)
 
     def _dispatch(self) -> None:
         """Start runs while an instance is idle and rows wait."""
-        while self._idle and (batch := self._next_batch()):
+        while self._idle and len(self._queue):
+            now = self._clock()
+            batch, late = self._queue.take(now)
+            for caller in late:
+                over = caller.deadline is not None and caller.deadline <= now
+                _fail(caller, _too_late() if over else _waited_too_long())
+            if not batch:
+                continue
             self._idle -= 1
             task = asyncio.get_running_loop().create_task(self._run_batch(batch))
             self._tasks.add(task)  # the loop itself keeps only weak references
             task.add_done_callback(self._tasks.discard)
 
-    def _took_out(self, entry: _Entry) -> None:
-        entry.waiting = False
-        self._waiting_rows -= entry.rows
-
-    def _next_batch(self) -> list[_Entry]:
-        """The oldest live request and, in order, those behind it that fit into its run."""
-        batch: list[_Entry] = []
-        passed: deque[_Entry] = deque()
-        rows = 0
-        while self._waiting:
-            entry = self._waiting.popleft()
-            if entry.settled.done():
-                self._took_out(entry)
-            elif entry.deadline is not None and entry.deadline <= self._clock():
-                self._took_out(entry)
-                _fail(entry, _too_late())
-            elif not batch or self._joins(entry, batch[0], rows):
-                self._took_out(entry)
-                batch.append(entry)
-                rows += entry.rows
-            else:
-                passed.append(entry)
-                if rows >= self._limits.max_rows:
-                    break
-        self._waiting.extendleft(reversed(passed))
-        return batch
-
-    def _joins(self, entry: _Entry, head: _Entry, rows: int) -> bool:
-        fits = rows + entry.rows <= self._limits.max_rows
-        return self._limits.batched and fits and entry.shapes == head.shapes
-
-    async def _run_batch(self, batch: list[_Entry]) -> None:
+    async def _run_batch(self, batch: list[_Caller]) -> None:
         self._running.update(batch)
         try:
             await self._run_and_settle(batch)
         finally:
             self._running.difference_update(batch)
-            for entry in batch:  # settled already, unless the executor is broken
-                _fail(entry, InferenceFailed("the server could not run this request"))
+            for caller in batch:  # settled already, unless the executor is broken
+                _fail(caller, InferenceFailed("the server could not run this request"))
             self._idle += 1
             self._dispatch()
 
-    async def _run_and_settle(self, batch: Sequence[_Entry]) -> None:
+    async def _run_and_settle(self, batch: Sequence[_Caller]) -> None:
         loop = asyncio.get_running_loop()
         started = self._clock()
         try:
-            parts = await loop.run_in_executor(self._executor, self._run_rows, batch)
+            ran = await loop.run_in_executor(self._executor, self._run_rows, batch)
         except InferenceFailed as error:
             if len(batch) == 1:
                 _fail(batch[0], error)
                 return
-            for entry in batch:
-                if not entry.settled.done():
-                    await self._run_and_settle([entry])
+            for caller in batch:
+                if not caller.settled.done():
+                    await self._run_and_settle([caller])
             return
-        run_s = self._clock() - started
-        total = sum(entry.rows for entry in batch)
-        for entry, outputs in zip(batch, parts, strict=True):
-            if not entry.settled.done():
-                entry.settled.set_result(
-                    Answer(outputs, started - entry.arrived, 0.0, run_s, total)
+        total = sum(caller.rows for caller in batch)
+        if self._on_run is not None:
+            self._on_run(total, ran.assembly_s, ran.run_s)
+        for caller, outputs in zip(batch, ran.parts, strict=True):
+            if not caller.settled.done():
+                queued_s = started - caller.arrived
+                caller.settled.set_result(
+                    Answer(outputs, queued_s, ran.assembly_s, ran.run_s, total)
                 )
 
-    def _run_rows(self, batch: Sequence[_Entry]) -> list[Arrays]:
+    def _run_rows(self, batch: Sequence[_Caller]) -> Ran:
         """One run; on an executor's thread.
 
         Raises:
@@ -256,20 +258,23 @@ class Batcher:
         """
         try:
             if not self._limits.batched:
-                return [self._run(batch[0].feeds)]
-            return batching.run_together(
-                self._run, [entry.feeds for entry in batch], [entry.rows for entry in batch]
-            )
+                return batching.run_alone(self._run, batch[0].feeds, self._clock)
+            feeds, counts = [c.feeds for c in batch], [c.rows for c in batch]
+            return batching.run_together(self._run, feeds, counts, self._clock)
         except InferenceFailed:
             raise
         except Exception as error:
             raise InferenceFailed("the model failed on this input") from error
 
 
-def _fail(entry: _Entry, error: ServingError) -> None:
-    if not entry.settled.done():
-        entry.settled.set_exception(error)
+def _fail(caller: _Caller, error: ServingError) -> None:
+    if not caller.settled.done():
+        caller.settled.set_exception(error)
 
 
 def _too_late() -> DeadlineExceeded:
     return DeadlineExceeded("the deadline passed before the model could answer")
+
+
+def _waited_too_long() -> DeadlineExceeded:
+    return DeadlineExceeded("the request waited longer than the model's queue policy allows")

@@ -36,7 +36,8 @@ SERVICE_IMPORTS = {
     "service.rows": LEAVES | {"service.manifest"},
     "service.session": LEAVES | {"service.hardware", "service.manifest"},
     "service.batching": LEAVES,
-    "service.batcher": LEAVES | {"service.batching"},
+    "service.scheduler": LEAVES | {"service.batching"},
+    "service.batcher": LEAVES | {"service.batching", "service.scheduler"},
     "service.regions": LEAVES,
     "service.tensors": LEAVES
     | {"service.classification", "service.manifest", "service.proto", "service.regions"},
