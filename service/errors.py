@@ -33,7 +33,17 @@ class InvalidSetting(FarthingError):
 
 
 class ModelUnusable(FarthingError):
-    """A model that cannot be loaded, with the reason; never shown to remote callers."""
+    """A model that cannot be loaded, with the reason, which may name files of this machine."""
+
+    def __init__(self, message: str, *, told: str = "") -> None:
+        """Refuse a model.
+
+        Args:
+            message: the sentence for the operator.
+            told: the sentence for remote callers, without paths and exception texts.
+        """
+        super().__init__(message)
+        self.told = told or "it cannot be loaded; the server's log says why"
 
 
 class ServingError(FarthingError):

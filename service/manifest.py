@@ -175,7 +175,8 @@ def load(directory: Path) -> Manifest:
             RecursionError) as error:  # fmt: skip
         detail = f"{type(error).__name__}: {error}"
         raise ModelUnusable(
-            f"{path} is not a manifest that this version reads ({detail}); convert the model again"
+            f"{path} is not a manifest that this version reads ({detail}); convert the model again",
+            told="the manifest cannot be read; convert the model again",
         ) from error
 
 
@@ -239,7 +240,8 @@ def check_digest(path: Path, variant: Variant) -> None:
     if not path.is_file() or sha256_of(path) != variant.sha256:
         raise ModelUnusable(
             f"{path} is not the file that was verified (its digest differs from the manifest's); "
-            "convert the model again"
+            "convert the model again",
+            told="the file's digest differs from the manifest's; convert the model again",
         )
 
 

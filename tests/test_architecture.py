@@ -48,12 +48,17 @@ SERVICE_IMPORTS = {
     "service.metrics": LEAVES | {"service.statistics", "service.model", "service.repository"},
     "service.tracing": LEAVES,
     "service.layout": LEAVES | {"service.manifest", "service.modelconfig"},
-    "service.choice": LEAVES | {"service.manifest", "service.session"},
+    "service.choice": LEAVES | {"service.manifest"},
+    "service.variants": LEAVES
+    | {
+        "service.batching", "service.choice", "service.golden", "service.hardware",
+        "service.manifest", "service.modelconfig", "service.session", "service.settings",
+    },
     "service.model": LEAVES
     | {
         "service.batcher", "service.batching", "service.choice", "service.golden",
-        "service.hardware", "service.layout", "service.manifest", "service.modelconfig",
-        "service.session", "service.settings", "service.statistics", "service.warmup",
+        "service.layout", "service.manifest", "service.modelconfig", "service.session",
+        "service.settings", "service.statistics", "service.variants", "service.warmup",
     },
     "service.repository": LEAVES
     | {

@@ -1,0 +1,100 @@
+"""Which variant to serve: pinned, recorded for this hardware, or the fastest of those timed here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import geometric_mean, median
+
+from service.manifest import Manifest, Variant
+
+AUTO = "auto"
+# fp32's order is kept unless a variant wins by more than this.
+_GAIN = 1.10
+_ROUNDS, _BUDGET_S = 7, 2.0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The variant to serve.
+
+    Attributes:
+        variant: as the manifest has it.
+        how: ``pinned``, ``recorded``, ``timed`` or ``only``.
+        why: one sentence.
+        figures: what was measured here, e.g. ``fp16_speedup``; empty unless timed.
+    """
+
+    variant: Variant
+    how: str
+    why: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+def known(contract: Manifest, wanted: str, fingerprint: str) -> Chosen | None:
+    """The choice that needs no measuring; None where the variants must be timed.
+
+    Args:
+        contract: the model's.
+        wanted: ``auto``, or a variant's name.
+        fingerprint: this hardware's (``hardware.fingerprint``).
+
+    Raises:
+        ModelUnusable: a variant was pinned that was not published.
+    """
+    if wanted != AUTO:
+        return Chosen(contract.variant(wanted), "pinned", "pinned by --variant")
+    if fingerprint in contract.chosen:
+        choice = contract.chosen[fingerprint]
+        return Chosen(contract.variant(choice.variant), "recorded", choice.reason)
+    candidates = for_cpu(contract)
+    if len(candidates) == 1:
+        return Chosen(candidates[0], "only", "nothing else is there to choose from")
+    return None
+
+
+def for_cpu(contract: Manifest) -> list[Variant]:
+    """The published variants that are meant for a CPU, the reference first."""
+    published = [contract.variant(name) for name in contract.published]
+    return [v for v in published if v.device == "cpu"] or published[:1]
+
+
+def timed(
+    candidates: Sequence[Variant],
+    runs: Mapping[str, Sequence[Callable[[], None]]],
+    clock: Callable[[], float],
+) -> Chosen:
+    """The fastest, interleaved, by medians; a later one must win by more than a tenth.
+
+    Args:
+        candidates: the reference first.
+        runs: variant -> one run for each batch size that counts.
+        clock: seconds.
+    """
+    sizes = range(len(next(iter(runs.values()))))
+    seconds: dict[str, list[list[float]]] = {v.name: [[] for _ in sizes] for v in candidates}
+    ends = clock() + _BUDGET_S
+    for round_ in range(_ROUNDS):
+        if round_ and clock() > ends:
+            break
+        for variant in candidates:
+            for size in sizes:
+                started = clock()
+                runs[variant.name][size]()
+                seconds[variant.name][size].append(max(clock() - started, 1e-9))
+    reference = candidates[0]
+    speedup = {
+        variant.name: geometric_mean(
+            median(seconds[reference.name][size]) / median(seconds[variant.name][size])
+            for size in sizes
+        )
+        for variant in candidates
+    }
+    best = reference
+    for variant in candidates[1:]:
+        if speedup[variant.name] > _GAIN * speedup[best.name]:
+            best = variant
+    figures = {f"{name}_speedup": round(value, 3) for name, value in speedup.items()}
+    said = ", ".join(f"{name} {value:.2f}x" for name, value in speedup.items())
+    why = f"nothing is recorded for this hardware; timed at load over {reference.name}: {said}"
+    return Chosen(best, "timed", why, figures)

@@ -1,0 +1,125 @@
+"""What lies in a repository: models, their versions and files; nothing is loaded here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from service import manifest, modelconfig
+from service.errors import ModelUnusable
+from service.manifest import MODEL_FILE, NAME
+from service.modelconfig import Options
+
+CONFIG_FILE = "config.pbtxt"
+# The version under which a single file is served.
+_SINGLE = 1
+
+# Of every file: path, bytes, time of change and inode.
+Mark = tuple[tuple[str, int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one model lies.
+
+    Attributes:
+        name: the model's.
+        directory: its directory; of a single file, the one that holds it.
+        single: the file's name, where a file is served that lies in no repository.
+    """
+
+    name: str
+    directory: Path
+    single: str = ""
+
+    def available(self) -> list[int]:
+        """The versions on disk, oldest first."""
+        return [_SINGLE] if self.single else manifest.versions_in(self.directory)
+
+    def version_directory(self, version: int) -> Path:
+        """Where the files of one version lie."""
+        return self.directory if self.single else self.directory / str(version)
+
+    def options(self) -> Options:
+        """What ``config.pbtxt`` says; all defaults without one.
+
+        Raises:
+            ModelUnusable: it cannot be read, or contradicts itself.
+        """
+        path = self.directory / CONFIG_FILE
+        if self.single or not path.is_file():
+            return Options(name=self.name)
+        return modelconfig.options(modelconfig.read(path), self.name)
+
+    def exists(self) -> bool:
+        """Whether there still is something to load."""
+        return bool(self.available()) and (
+            not self.single or (self.directory / self.single).is_file()
+        )
+
+    def mark(self, version: int) -> Mark:
+        """What changes when a version's files change, or those that all versions share."""
+        if self.single:
+            return _stamps(self.directory, [self.directory / self.single])
+        own = [path for path in self.version_directory(version).rglob("*") if path.is_file()]
+        shared = [path for path in self.directory.iterdir() if path.is_file()]
+        warmup = self.directory / "warmup"
+        shared += warmup.iterdir() if warmup.is_dir() else []
+        return _stamps(self.directory, own + shared)
+
+
+def places(root: Path) -> dict[str, Place]:
+    """The models of a repository by name; a single .onnx file is one model of the file's name.
+
+    Names that start with a dot, or that no caller could say, are no models.
+
+    Raises:
+        ModelUnusable: there is nothing that could be served.
+    """
+    if root.is_file():
+        if root.suffix != ".onnx":
+            raise ModelUnusable(f"{root} is no .onnx file; `farthing convert` makes one of it")
+        return {root.stem: Place(root.stem, root.parent, root.name)}
+    if not root.is_dir():
+        raise ModelUnusable(
+            f"{root} is no directory and no file; give a model repository or an .onnx file"
+            if root.exists()
+            else f"{root} does not exist; give a model repository or an .onnx file"
+        )
+    found = {
+        path.name: Place(path.name, path)
+        for path in sorted(root.iterdir())
+        if NAME.fullmatch(path.name) and manifest.versions_in(path)
+    }
+    if not found and manifest.versions_in(root):
+        raise ModelUnusable(f"{root} is one model; serve the repository it lies in: {root.parent}")
+    return found
+
+
+def latest_versions(root: Path) -> list[Path]:
+    """The newest version's directory of each model."""
+    return [
+        place.version_directory(place.available()[-1]) for place in places(root).values()
+    ]
+
+
+def inside(name: str) -> bool:
+    """Whether a caller's text can be a model's name; no path of ours is made of any other."""
+    return NAME.fullmatch(name) is not None
+
+
+def no_model(root: Path) -> ModelUnusable:
+    """What to say of an empty repository."""
+    return ModelUnusable(f"{root} holds no model; expected {root}/NAME/VERSION/{MODEL_FILE}")
+
+
+def _stamps(base: Path, files: list[Path]) -> Mark:
+    marks = []
+    for path in sorted(files):
+        try:
+            facts = path.stat()
+        except OSError:  # removed while we looked; the next look will tell
+            continue
+        marks.append((os.path.relpath(path, base), facts.st_size, facts.st_mtime_ns, facts.st_ino))
+    return tuple(marks)

@@ -1,0 +1,237 @@
+"""One version of a model: from files to something that answers, checked before anyone asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service import choice, golden, log, manifest, modelconfig, warmup
+from service.batcher import Batcher
+from service.batching import Arrays, Limits, QueuePolicy
+from service.choice import Chosen
+from service.errors import ModelUnusable
+from service.layout import Mark, Place
+from service.manifest import Manifest, Variant
+from service.modelconfig import Options
+from service.session import Session, SessionOptions
+from service.settings import Settings
+from service.statistics import Book, Tally
+from service.variants import Opener, check_tensors, choose, session_options
+
+# The only variant of a file that nobody converted here; it may be of any precision.
+AS_IT_IS = "as-is"
+_MAX_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version of a model, loaded, warmed up and ready.
+
+    Attributes:
+        manifest: its contract, with tensors as callers send them.
+        version: a positive number, as text.
+        chosen: the variant it serves, how that was chosen and why.
+        options: what its config.pbtxt says.
+        max_rows: of one request, and of one run.
+        instances: runs at the same time.
+        batcher: forms its runs.
+        tally: what it has done so far.
+        label_texts: output -> a text for each class.
+        load_s: what loading, checking and warming up took.
+        mark: of the files it was loaded from.
+    """
+
+    manifest: Manifest
+    version: str
+    chosen: Chosen
+    options: Options
+    max_rows: int
+    instances: int
+    batcher: Batcher
+    tally: Tally
+    label_texts: Mapping[str, tuple[str, ...]]
+    load_s: float
+    mark: Mark
+    _session: Session
+    _executor: ThreadPoolExecutor
+
+    @property
+    def variant(self) -> Variant:
+        """The variant it serves."""
+        return self.chosen.variant
+
+    @property
+    def why(self) -> str:
+        """Why it serves that variant."""
+        return self.chosen.why
+
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        """Model, version and variant, as metrics name them."""
+        return self.manifest.name, self.version, self.variant.name
+
+    def close(self) -> None:
+        """Give the memory back; nobody may be running it any more."""
+        self._executor.shutdown(wait=False)
+        self._session.close()
+
+
+def contract_of(directory: Path, file: str = manifest.MODEL_FILE) -> Manifest:
+    """The contract of one version on disk: its manifest, or that of a bare file.
+
+    Raises:
+        ModelUnusable: neither is there, or they cannot be used.
+    """
+    if (directory / manifest.FILENAME).exists():
+        return manifest.load(directory)
+    session = Session(directory / file, SessionOptions(threads=1))
+    return _bare(directory / file, directory.parent.name, session)
+
+
+def load(
+    place: Place,
+    version: int,
+    options: Options,
+    *,
+    settings: Settings,
+    book: Book,
+    clock: Callable[[], float],
+) -> Model:
+    """Load one version, choose its variant, warm it up and check its answers.
+
+    Raises:
+        ModelUnusable: it cannot be served as it is.
+    """
+    started, mark = clock(), place.mark(version)
+    directory = place.version_directory(version)
+    instances = settings.instances or options.instances or 1
+    opener = Opener(directory, session_options(settings, options, instances))
+    if (directory / manifest.FILENAME).exists() and not place.single:
+        contract = manifest.load(directory)
+        if contract.name != place.name:
+            sentence = f"the manifest describes '{contract.name}', its directory '{place.name}'"
+            raise ModelUnusable(f"{directory}: {sentence}", told=sentence)
+        # The manifest says what callers send; Triton needs a reshape where rows are single numbers.
+        contract, options = _under(options, contract), replace(options, reshapes={})
+        chosen, session = choose(contract, settings, opener, clock)
+        check_tensors(contract, session, directory / str(chosen.variant.file))
+        if contract.golden is not None:
+            golden.check(session.run, directory, contract.golden, variant=chosen.variant.name)
+    else:
+        path = directory / (place.single or options.filename)
+        session = opener(path)
+        contract = _under(options, _bare(path, place.name, session))
+        contract = modelconfig.applied(options, contract, session.optional)
+        if settings.variant != choice.AUTO:
+            contract.variant(settings.variant)  # which it has not
+        chosen = Chosen(contract.variants[0], "only", "served as it is; there is no manifest")
+    for warning in options.warnings:
+        log.warning(warning, model=place.name)
+    max_rows = (settings.max_batch or options.max_batch or _MAX_BATCH) if contract.batched else 1
+    run = _Run(session, options, contract)
+    session.warm_up(*sorted({1, max_rows}), batched=contract.batched)
+    for sample in options.warmups:
+        for feeds in warmup.feeds(sample, contract, place.directory):
+            session.warm_up_with(run.inwards(feeds))
+    labels = {name: modelconfig.read_labels(place.directory / file)
+              for name, file in options.labels.items()}  # fmt: skip
+    executor = ThreadPoolExecutor(instances, thread_name_prefix=place.name)
+    tally = book.tally((contract.name, str(version), chosen.variant.name))
+    limits = _limits(settings, options, max_rows, instances, batched=contract.batched)
+    return Model(
+        manifest=contract,
+        version=str(version),
+        chosen=chosen,
+        options=options,
+        max_rows=max_rows,
+        instances=instances,
+        batcher=Batcher(run, limits, executor=executor, clock=clock, on_run=tally.executed),
+        tally=tally,
+        label_texts=labels,
+        load_s=clock() - started,
+        mark=mark,
+        _session=session,
+        _executor=executor,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The session behind the shapes that callers see, where config.pbtxt reshapes tensors."""
+
+    session: Session
+    options: Options
+    contract: Manifest
+
+    def __call__(self, feeds: Arrays) -> Arrays:
+        outputs = self.session.run(self.inwards(feeds))
+        wire = {spec.name: spec.shape for spec in self.contract.outputs}
+        if not self.options.reshapes:
+            return outputs
+        return {
+            name: _reshaped(array, wire[name]) if name in self.options.reshapes else array
+            for name, array in outputs.items()
+            if name in wire
+        }
+
+    def inwards(self, feeds: Arrays) -> Arrays:
+        """Feeds as the graph takes them."""
+        shapes = self.options.reshapes
+        if not shapes:
+            return feeds
+        return {
+            name: _reshaped(array, shapes[name]) if name in shapes else array
+            for name, array in feeds.items()
+        }
+
+
+def _reshaped(array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """The array in another shape; its free dimensions keep their sizes, in their order."""
+    free = iter(size for size in array.shape)
+    if shape.count(-1) <= 1:
+        return array.reshape(shape)
+    return array.reshape([next(free) if size == -1 else size for size in shape])
+
+
+def _bare(path: Path, name: str, session: Session) -> Manifest:
+    """The contract of an ONNX file that nobody converted or verified here."""
+    variant = Variant(
+        name=AS_IT_IS,
+        accepted=True,
+        reason="served as it is; there is no manifest",
+        file=path.name,
+        sha256=manifest.sha256_of(path),
+        bytes=path.stat().st_size,
+    )
+    return Manifest(name, session.batched, session.inputs, session.outputs, (variant,))
+
+
+def _under(options: Options, contract: Manifest) -> Manifest:
+    """The contract without a batch, where config.pbtxt says that there is none."""
+    if options.max_batch == 0 and contract.batched:
+        return replace(contract, batched=False)
+    return contract
+
+
+def _limits(
+    settings: Settings, options: Options, max_rows: int, instances: int, *, batched: bool
+) -> Limits:
+    return Limits(
+        max_rows=max_rows,
+        max_queue_rows=settings.max_queue_rows,
+        max_queue_bytes=settings.max_queue_mib * 2**20,
+        instances=instances,
+        batched=batched,
+        priority_levels=options.priority_levels,
+        default_priority=options.default_priority,
+        default_policy=QueuePolicy(options.queue.timeout_s, options.queue.max_size),
+        policies={
+            level: QueuePolicy(policy.timeout_s, policy.max_size)
+            for level, policy in options.queues.items()
+        },
+    )

@@ -1,0 +1,132 @@
+"""The variants of one version on disk: opened, and one of them chosen, timed here if need be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from service import choice, golden, hardware, log, manifest
+from service.batching import Arrays
+from service.choice import Chosen
+from service.errors import ModelUnusable
+from service.manifest import Manifest, Variant
+from service.modelconfig import Options
+from service.session import Session, SessionOptions
+from service.settings import Settings
+
+# Rows of the larger run that variants are timed on, unless the settings say otherwise.
+_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Opener:
+    """Opens files of one version, all with the same options."""
+
+    directory: Path
+    options: SessionOptions
+
+    def __call__(self, path: Path) -> Session:
+        """A file that has no digest to be checked."""
+        return Session(path, self.options)
+
+    def variant(self, variant: Variant) -> Session:
+        """A published variant, if it still is what was verified.
+
+        Raises:
+            ModelUnusable: it is not, or cannot be loaded.
+        """
+        path = self.directory / str(variant.file)
+        manifest.check_digest(path, variant)
+        return self(path)
+
+
+def choose(
+    contract: Manifest, settings: Settings, opener: Opener, clock: Callable[[], float]
+) -> tuple[Chosen, Session]:
+    """The variant to serve and its session.
+
+    Args:
+        contract: the model's.
+        settings: ``variant`` pins one; ``max_batch`` is the larger of the two sizes timed.
+        opener: of its files.
+        clock: seconds, for timing.
+
+    Raises:
+        ModelUnusable: what was pinned was not published, or a file cannot be used.
+    """
+    chosen = choice.known(contract, settings.variant, hardware.fingerprint())
+    if chosen is not None:
+        return chosen, opener.variant(chosen.variant)
+    candidates = choice.for_cpu(contract)
+    sessions = {variant.name: opener.variant(variant) for variant in candidates}
+    rows = settings.max_batch or _ROWS
+    samples = list(_samples(contract, opener.directory, rows))
+    runs = {
+        name: [_once(session, feeds) for feeds in samples] for name, session in sessions.items()
+    }
+    chosen = choice.timed(candidates, runs, clock)
+    log.warning(
+        "nothing is recorded for this hardware, so the variants were timed; convert or tune here, "
+        "and all replicas serve the same one",
+        model=contract.name,
+        variant=chosen.variant.name,
+        converted_for=list(contract.chosen),
+        figures=dict(chosen.figures),
+    )
+    for name, session in sessions.items():
+        if name != chosen.variant.name:
+            session.close()
+    return chosen, sessions[chosen.variant.name]
+
+
+def _once(session: Session, feeds: Arrays) -> Callable[[], None]:
+    return lambda: session.warm_up_with(feeds)
+
+
+def _samples(contract: Manifest, directory: Path, max_rows: int) -> Iterator[Arrays]:
+    """What variants are timed on: golden rows, one and as many as a full run takes."""
+    if contract.golden is None:
+        raise ModelUnusable(
+            f"{directory} has several variants, no choice for this hardware, and no golden samples "
+            "to time them on; pin one with --variant, or convert the model again",
+            told="several variants and no way to choose; pin one or convert the model again",
+        )
+    inputs, _ = golden.read(directory, contract.golden)
+    for rows in sorted({1, max_rows}) if contract.batched else (1,):
+        yield (
+            {name: np.resize(array, (rows, *array.shape[1:])) for name, array in inputs.items()}
+            if contract.batched
+            else inputs
+        )
+
+
+def session_options(settings: Settings, options: Options, instances: int) -> SessionOptions:
+    """How sessions of a model are made: flags first, then config.pbtxt, then the CPU quota."""
+    threads = settings.threads or max(1, hardware.cpus() // instances)
+    given = dict(options.session)
+    if settings.threads:
+        given.pop("threads", None)
+    return SessionOptions(**{"threads": threads, "spin": settings.spin, **given})
+
+
+def check_tensors(contract: Manifest, session: Session, path: Path) -> None:
+    """Make sure that a graph has the tensors of its manifest.
+
+    Raises:
+        ModelUnusable: it has others, or no free batch dimension.
+    """
+    if (session.inputs, session.outputs) != (contract.inputs, contract.outputs):
+        raise ModelUnusable(
+            f"{path} has other inputs or outputs than its manifest says; convert the model again",
+            told="the file has other inputs or outputs than the manifest says",
+        )
+    if contract.batched and not session.batched:
+        raise ModelUnusable(
+            f"{path} has no free batch dimension, but its manifest says so; convert the model again",
+            told="the file has no free batch dimension, but the manifest says so",
+        )
+
+
