@@ -17,7 +17,7 @@ import numpy as np
 from loadtests import client, load, processes
 from loadtests.prices import Price
 from loadtests.results import Conditions, Report, Row
-from service import hardware, manifest, repository
+from service import choice, hardware, manifest
 from service.errors import FarthingError
 from service.manifest import Manifest, Variant
 
@@ -112,7 +112,8 @@ def run(stage: Stage, price: Price, step: Step, *, quick: bool) -> Report:
                 rows.append(serve_and_load(stage, variant))
         else:
             rows.append(Row.not_published(variant))
-    serving, why = repository.choose(contract, repository.AUTO, hardware.fingerprint())
+    serving = choice.known(contract, choice.AUTO, hardware.fingerprint())
+    assert serving is not None, "convert records a choice for this hardware"
     conditions = Conditions(
         price=price,
         cpus=stage.cores.served_on,
@@ -122,7 +123,7 @@ def run(stage: Stage, price: Price, step: Step, *, quick: bool) -> Report:
         users=USERS,
         seconds=stage.seconds,
     )
-    return Report(rows, conditions, serving.name, why)
+    return Report(rows, conditions, serving.variant.name, serving.why)
 
 
 def serve_and_load(stage: Stage, variant: Variant) -> Row:

@@ -148,8 +148,8 @@ class Batcher:
                 timer.cancel()
             self._forget(caller)
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Take no new work, and finish what was accepted.
+    async def drain(self, timeout_s: float | None) -> bool:
+        """Take no new work, and finish what was accepted, however long it takes if None is given.
 
         Returns:
             Whether all of it was finished in time; the callers of what was not are told so, but a

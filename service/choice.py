@@ -1,4 +1,4 @@
-"""Which variant to serve: pinned, recorded for this hardware, or the fastest of those timed here."""
+"""Which variant to serve: pinned, recorded for this hardware, or the fastest one timed here."""
 
 from __future__ import annotations
 

@@ -141,12 +141,12 @@ def _port(port: int) -> Finding:
 
 def _repository(root: Path) -> Iterable[Finding]:
     # Only here: it brings ONNX Runtime, and doctor must speak where that cannot be imported.
-    from service import repository
+    from service import layout
 
     if not root.is_dir():
         yield Finding("repository", "problem", f"{root} is not a directory")
         return
-    versions = repository.latest_versions(root)
+    versions = layout.latest_versions(root)
     if not versions:
         yield Finding("repository", "problem", f"{root} holds no model")
     for directory in versions:
@@ -158,15 +158,16 @@ def _repository(root: Path) -> Iterable[Finding]:
 
 
 def _version(directory: Path) -> Iterable[Finding]:
-    from service import repository
+    from service import choice, model
 
     label = f"{directory.parent.name}/{directory.name}"
-    contract = repository.read(directory)
+    contract = model.contract_of(directory)
     for variant in map(contract.variant, contract.published):
         manifest.check_digest(directory / str(variant.file), variant)
-    serving, why = repository.choose(contract, repository.AUTO, hardware.fingerprint())
+    known = choice.known(contract, choice.AUTO, hardware.fingerprint())
+    serves = f"{known.variant.name}: {known.why}" if known else "what is fastest when it is loaded"
     published = ", ".join(contract.published)
-    yield Finding("repository", "ok", f"{label}: {published}; auto serves {serving.name}: {why}")
+    yield Finding("repository", "ok", f"{label}: {published}; auto serves {serves}")
 
 
 if __name__ == "__main__":

@@ -99,9 +99,7 @@ def places(root: Path) -> dict[str, Place]:
 
 def latest_versions(root: Path) -> list[Path]:
     """The newest version's directory of each model."""
-    return [
-        place.version_directory(place.available()[-1]) for place in places(root).values()
-    ]
+    return [place.version_directory(place.available()[-1]) for place in places(root).values()]
 
 
 def inside(name: str) -> bool:

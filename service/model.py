@@ -88,9 +88,21 @@ def contract_of(directory: Path, file: str = manifest.MODEL_FILE) -> Manifest:
         ModelUnusable: neither is there, or they cannot be used.
     """
     if (directory / manifest.FILENAME).exists():
-        return manifest.load(directory)
-    session = Session(directory / file, SessionOptions(threads=1))
-    return _bare(directory / file, directory.parent.name, session)
+        contract = manifest.load(directory)
+        _check_name(contract, directory.parent.name, directory)
+        return contract
+    if not (directory / file).exists():
+        raise ModelUnusable(f"{directory} has neither {manifest.FILENAME} nor {file}")
+    return contract_of_file(directory / file, directory.parent.name)
+
+
+def contract_of_file(path: Path, name: str = "") -> Manifest:
+    """The contract of an ONNX file that nobody converted or verified here.
+
+    Raises:
+        ModelUnusable: it cannot be loaded.
+    """
+    return _bare(path, name or path.stem, Session(path, SessionOptions(threads=1)))
 
 
 def load(
@@ -113,9 +125,7 @@ def load(
     opener = Opener(directory, session_options(settings, options, instances))
     if (directory / manifest.FILENAME).exists() and not place.single:
         contract = manifest.load(directory)
-        if contract.name != place.name:
-            sentence = f"the manifest describes '{contract.name}', its directory '{place.name}'"
-            raise ModelUnusable(f"{directory}: {sentence}", told=sentence)
+        _check_name(contract, place.name, directory)
         # The manifest says what callers send; Triton needs a reshape where rows are single numbers.
         contract, options = _under(options, contract), replace(options, reshapes={})
         chosen, session = choose(contract, settings, opener, clock)
@@ -124,6 +134,9 @@ def load(
             golden.check(session.run, directory, contract.golden, variant=chosen.variant.name)
     else:
         path = directory / (place.single or options.filename)
+        if not path.is_file():
+            sentence = f"version {version} has neither {manifest.FILENAME} nor {path.name}"
+            raise ModelUnusable(f"{directory}: {sentence}", told=sentence)
         session = opener(path)
         contract = _under(options, _bare(path, place.name, session))
         contract = modelconfig.applied(options, contract, session.optional)
@@ -158,6 +171,12 @@ def load(
         _session=session,
         _executor=executor,
     )
+
+
+def _check_name(contract: Manifest, name: str, directory: Path) -> None:
+    if contract.name != name:
+        sentence = f"the manifest describes '{contract.name}'; its directory says '{name}'"
+        raise ModelUnusable(f"{directory}: {sentence}", told=sentence)
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,6 @@ def check_tensors(contract: Manifest, session: Session, path: Path) -> None:
         )
     if contract.batched and not session.batched:
         raise ModelUnusable(
-            f"{path} has no free batch dimension, but its manifest says so; convert the model again",
+            f"{path} has no free batch dimension, but its manifest says so; convert it again",
             told="the file has no free batch dimension, but the manifest says so",
         )
-
-

@@ -60,9 +60,15 @@ SERVICE_IMPORTS = {
         "service.layout", "service.manifest", "service.modelconfig", "service.session",
         "service.settings", "service.statistics", "service.variants", "service.warmup",
     },
+    "service.loading": LEAVES
+    | {
+        "service.layout", "service.model", "service.modelconfig", "service.settings",
+        "service.statistics",
+    },
+    "service.index": set(),
     "service.repository": LEAVES
     | {
-        "service.layout", "service.manifest", "service.model", "service.modelconfig",
+        "service.hardware", "service.index", "service.layout", "service.loading", "service.model", "service.modelconfig",
         "service.settings", "service.statistics",
     },
     "service.servicer": LEAVES
@@ -89,22 +95,22 @@ SERVICE_IMPORTS = {
         "service.tokens", "service.tracing",
     },
     "service.doctor": LEAVES
-    | {"service.arguments", "service.hardware", "service.manifest", "service.model",
-       "service.repository", "service.session", "service.settings"},
+    | {"service.arguments", "service.choice", "service.hardware", "service.layout",
+       "service.manifest", "service.model", "service.session", "service.settings"},
     "service.cli": LEAVES
     | {"service.arguments", "service.repository", "service.server", "service.settings"},
 }  # fmt: skip
 
 # What the other two packages may import from the service.
 FROM_SERVICE = {
-    "converter": {"datatypes", "errors", "hardware", "manifest", "repository", "rows", "session"},
+    "converter": {"datatypes", "errors", "hardware", "manifest", "model", "rows", "session"},
     "loadtests": {
+        "choice",
         "datatypes",
         "errors",
         "hardware",
         "manifest",
         "proto",
-        "repository",
         "rows",
         "session",
         "tensors",
@@ -125,7 +131,9 @@ ROOMS = {
     "prometheus_client": {"service.metrics", "service.server"},
     "locust": {"loadtests.users"},
     "gevent": {"loadtests.users"},
-    "asyncio": {"service.batcher", "service.server", "service.cli"},
+    "asyncio": {
+        "service.batcher", "service.repository", "service.streams", "service.server", "service.cli",
+    },
     "tensorflow": FRAMEWORKS | {"loadtests.baseline"},
     "tf2onnx": {"converter.exporters.tf_graph"},
     "tf_keras": {"converter.exporters.keras2_model"},
