@@ -101,9 +101,15 @@ def _check_use(recipe: Recipe, reference: Session) -> None:
     """Before the work: what cannot be judged or published.
 
     Raises:
-        FarthingError: held-out rows for a model that takes no rows, or another contract than that
-            of the version that is there.
+        FarthingError: held-out rows for a model that takes no rows, a tensor whose numbers numpy
+            cannot compare, or another contract than that of the version that is there.
     """
+    for spec in (*reference.inputs, *reference.outputs):
+        if spec.datatype == "BF16":
+            raise FarthingError(
+                f"tensor '{spec.name}' of {recipe.source.told} is BF16, in which variants cannot "
+                "be compared; export the model with FP32 inputs and outputs"
+            )
     if recipe.evaluate and not reference.batched:
         raise FarthingError(
             f"{recipe.source.told} has no batch dimension, so held-out rows cannot judge it; "

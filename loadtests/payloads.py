@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from service.datatypes import BY_NAME
+from service.datatypes import BY_NAME, to_bf16
 from service.manifest import TensorSpec
 from service.proto import inference_pb2 as pb
 from service.rows import BadRows, read
@@ -75,6 +75,8 @@ def _draw(inputs: Sequence[TensorSpec], rows: int) -> Arrays:
         dtype = BY_NAME[spec.datatype].dtype
         if spec.datatype == "BYTES":
             drawn[spec.name] = np.full(shape, "farthing", dtype=np.object_)
+        elif spec.datatype == "BF16":
+            drawn[spec.name] = to_bf16(random.random(shape, dtype=np.float32))
         elif dtype.kind == "f":
             drawn[spec.name] = random.random(shape, dtype=np.float32).astype(dtype)
         else:

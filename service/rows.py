@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from service.datatypes import BY_NAME
+from service.datatypes import BY_NAME, to_bf16
 from service.errors import FarthingError
 from service.manifest import TensorSpec
 
@@ -82,7 +82,8 @@ def _labels(labels: Array | None, path: Path) -> Array | None:
 def _fitted(array: Array | None, spec: TensorSpec, path: Path) -> Array:
     if array is None:
         raise BadRows(f"{path} has no array '{spec.name}', which is an input of the model")
-    dtype = BY_NAME[spec.datatype].dtype
+    half = spec.datatype == "BF16"  # whose own arrays hold bits
+    dtype = BY_NAME["FP32" if half else spec.datatype].dtype
     text = array.dtype.kind in "SU"
     # Ids are often kept as floats: those that are whole numbers will do.
     fits = np.can_cast(array.dtype, dtype, casting="same_kind") or (
@@ -106,4 +107,4 @@ def _fitted(array: Array | None, spec: TensorSpec, path: Path) -> Array:
         raise BadRows(f"'{spec.name}' in {path} holds numbers that {spec.datatype} cannot")
     if fitted.dtype.kind == "f" and not np.isfinite(fitted).all():
         raise BadRows(f"'{spec.name}' in {path} holds NaN or infinity")
-    return fitted
+    return to_bf16(fitted) if half else fitted

@@ -38,6 +38,46 @@ def every_datatype(path: Path) -> Path:
     )
 
 
+def identities(path: Path, *, opset: int = 17, **kinds: int) -> Path:
+    """Each input returned unchanged, rows of four: input ``in_NAME`` for output ``out_NAME``."""
+    return _write(
+        path,
+        [helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in kinds],
+        [_value(f"in_{name}", kind, ["batch", 4]) for name, kind in kinds.items()],
+        [_value(f"out_{name}", kind, ["batch", 4]) for name, kind in kinds.items()],
+        [],
+        opset=opset,
+    )
+
+
+def bf16(path: Path) -> Path:
+    """``same = x`` in BF16, and ``wide``, the same numbers as floats, for rows of four."""
+    return _write(
+        path,
+        [
+            helper.make_node("Identity", ["x"], ["same"]),
+            helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+        ],
+        [_value("x", TensorProto.BFLOAT16, ["batch", 4])],
+        [
+            _value("same", TensorProto.BFLOAT16, ["batch", 4]),
+            _value("wide", TensorProto.FLOAT, ["batch", 4]),
+        ],
+        [],
+    )
+
+
+def optional_factor(path: Path) -> Path:
+    """``y = factor * x`` for rows of four; who leaves ``factor`` out gets 2."""
+    return _write(
+        path,
+        [helper.make_node("Mul", ["x", "factor"], ["y"])],
+        [_value(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "factor")],
+        [_value("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(np.full((1, 4), 2, np.float32), "factor")],
+    )
+
+
 def classifier(path: Path, *, seed: int = 0, channels: int = 64, classes: int = 5) -> Path:
     """Two convolutions and a dense layer with random weights, on rows of [3, 24, 24]."""
     random = np.random.default_rng(seed)
@@ -104,9 +144,13 @@ def _write(
     inputs: list[onnx.ValueInfoProto],
     outputs: list[onnx.ValueInfoProto],
     initializers: list[onnx.TensorProto],
+    *,
+    opset: int = 17,
 ) -> Path:
     graph = helper.make_graph(nodes, "test", inputs, outputs, initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    ir_version = 8 if opset == 17 else 9
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
     onnx.checker.check_model(model, full_check=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
