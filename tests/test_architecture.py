@@ -42,8 +42,17 @@ SERVICE_IMPORTS = {
     "service.tensors": LEAVES
     | {"service.classification", "service.manifest", "service.proto", "service.regions"},
     "service.classification": LEAVES,
-    "service.modelconfig": LEAVES | {"service.manifest", "service.proto", "service.session"},
-    "service.warmup": LEAVES | {"service.manifest", "service.modelconfig"},
+    "service.configfields": LEAVES | {"service.proto"},
+    "service.policies": LEAVES | {"service.configfields", "service.proto"},
+    "service.ortoptions": LEAVES | {"service.configfields", "service.proto"},
+    "service.modeltensors": LEAVES
+    | {"service.configfields", "service.manifest", "service.proto"},
+    "service.warmup": LEAVES | {"service.configfields", "service.manifest", "service.proto"},
+    "service.modelconfig": LEAVES
+    | {
+        "service.configfields", "service.manifest", "service.modeltensors", "service.ortoptions",
+        "service.policies", "service.proto", "service.warmup",
+    },
     "service.statistics": LEAVES | {"service.proto"},
     "service.metrics": LEAVES | {"service.statistics", "service.model", "service.repository"},
     "service.tracing": LEAVES,
