@@ -80,28 +80,31 @@ SERVICE_IMPORTS = {
         "service.hardware", "service.index", "service.layout", "service.loading", "service.model", "service.modelconfig",
         "service.settings", "service.statistics",
     },
+    "service.modelpages": LEAVES | {"service.manifest", "service.model", "service.proto"},
+    "service.streams": LEAVES | {"service.interceptor", "service.proto"},
     "service.servicer": LEAVES
     | {
-        "service.batching", "service.manifest", "service.metrics", "service.model",
-        "service.proto", "service.regions", "service.repository", "service.settings",
-        "service.statistics", "service.tensors", "service.tracing",
+        "service.answers", "service.batching", "service.index", "service.metrics",
+        "service.model", "service.modelpages", "service.proto", "service.regions",
+        "service.repository", "service.statistics", "service.streams", "service.tensors",
+        "service.tracing",
     },
-    "service.streams": LEAVES | {"service.proto", "service.servicer"},
     "service.control": LEAVES
     | {
-        "service.proto", "service.regions", "service.repository", "service.servicer",
-        "service.tracing",
+        "service.layout", "service.manifest", "service.modelconfig", "service.proto",
+        "service.regions", "service.servicer", "service.tracing",
     },
     "service.tokens": LEAVES,
     "service.tls": LEAVES | {"service.settings"},
     "service.interceptor": LEAVES | {"service.tokens"},
     "service.probes": LEAVES,
+    "service.health": LEAVES,
     "service.server": LEAVES
     | {
-        "service.control", "service.interceptor", "service.metrics", "service.probes",
-        "service.proto", "service.regions", "service.repository", "service.servicer",
-        "service.settings", "service.statistics", "service.streams", "service.tls",
-        "service.tokens", "service.tracing",
+        "service.control", "service.health", "service.interceptor", "service.metrics",
+        "service.probes", "service.proto", "service.regions", "service.repository",
+        "service.servicer", "service.settings", "service.statistics", "service.streams",
+        "service.tls", "service.tokens", "service.tracing",
     },
     "service.doctor": LEAVES
     | {"service.arguments", "service.choice", "service.hardware", "service.layout",
@@ -131,17 +134,21 @@ FRAMEWORKS = {"converter.exporters.*", "converter.zoo.*"}
 
 # package -> the only modules that may import it; a star stands for all modules of a package
 ROOMS = {
-    "grpc": {"service.server", "service.servicer", "loadtests.users", "loadtests.client"},
-    "grpc_health": {"service.server"},
+    "grpc": {
+        "service.server", "service.servicer", "service.streams", "service.control",
+        "service.interceptor", "service.tls", "loadtests.users", "loadtests.client",
+    },
+    "grpc_health": {"service.health", "service.server"},
     "grpc_reflection": {"service.server"},
     "onnxruntime": {
         "service.session", "converter.variants", "converter.quantize", "converter.diagnosis",
     },
-    "prometheus_client": {"service.metrics", "service.server"},
+    "prometheus_client": {"service.metrics", "service.probes", "service.server"},
     "locust": {"loadtests.users"},
     "gevent": {"loadtests.users"},
     "asyncio": {
         "service.batcher", "service.repository", "service.streams", "service.server", "service.cli",
+        "service.health", "service.interceptor",
     },
     "tensorflow": FRAMEWORKS | {"loadtests.baseline"},
     "tf2onnx": {"converter.exporters.tf_graph"},

@@ -1,0 +1,229 @@
+"""What every call passes through: tokens, sizes, and the one catch-all for its errors.
+
+A call that may not come in is refused before its request is read. Bytes that are too many, or no
+message, are refused with a sentence; gRPC itself would tell the caller an exception. Our errors
+become their status, all others a fixed text and a log line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, EncodeError
+
+from service import log
+from service.errors import (
+    Draining,
+    InferenceFailed,
+    InvalidInput,
+    Overloaded,
+    ServingError,
+    Unauthenticated,
+    Unsupported,
+)
+from service.tokens import Tokens
+
+# A stream whose requests may fail one by one; on all others the first bad one ends the call.
+_IN_BAND = "/inference.GRPCInferenceService/ModelStreamInfer"
+# Bytes. Status texts travel as headers, three letters for a byte that is not ASCII, and beyond
+# 8 KiB in all the caller loses the status.
+_LONGEST = 1000
+_HANDLERS: dict[tuple[bool, bool], Callable[..., Any]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+# gRPC's own, about a call that has ended; UsageError is a mistake of ours.
+_ENDED = (grpc.aio.AbortError, grpc.aio.InternalError)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What ModelStreamInfer gets in place of a request that is too large or no message."""
+
+    error: InvalidInput
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Wraps each method of one server once."""
+
+    def __init__(self, tokens: Tokens | None, max_message_bytes: int) -> None:
+        """Guard one server; a second one needs an interceptor of its own.
+
+        Args:
+            tokens: what every call must show one of; None asks for nothing.
+            max_message_bytes: of a request or an answer; gRPC's own limits must lie above it.
+        """
+        self._tokens = tokens
+        self._limit = max_message_bytes
+        self._wrapped: dict[str, Any] = {}
+        self._open: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """The guarded method, or one that refuses the call."""
+        if self._tokens is not None:
+            try:
+                self._tokens.check(handler_call_details.invocation_metadata or ())
+            except Unauthenticated as error:
+                return _refusing(error)
+        method = handler_call_details.method
+        handler = self._wrapped.get(method)
+        if handler is None:
+            handler = await continuation(handler_call_details)
+            if handler is not None:  # otherwise anyone could fill the memory with names
+                handler = self._wrapped[method] = self._wrap(method, handler)
+        return handler
+
+    def close(self) -> None:
+        """End what is still open with UNAVAILABLE, and refuse all that still comes.
+
+        gRPC's own stop would end them with CANCELLED, which clients take for their own doing.
+        """
+        self._closed = True
+        for task in self._open:
+            task.cancel()
+
+    def _wrap(self, method: str, handler: Any) -> Any:
+        parse, serialize = self._parse(handler), self._serialize(handler)
+        answer = next(filter(None, (handler.unary_unary, handler.unary_stream,
+                                    handler.stream_unary, handler.stream_stream)))  # fmt: skip
+        readable = handler.request_streaming and method != _IN_BAND
+
+        async def one(request: Any, call: Any) -> bytes:
+            # Serialized here, where it can still be refused.
+            return serialize(await answer(request, call))
+
+        async def many(request: Any, call: Any) -> None:
+            if inspect.isasyncgenfunction(answer):
+                async with aclosing(answer(request, call)) as responses:
+                    async for response in responses:
+                        await call.write(response)
+            else:
+                await answer(request, call)
+
+        work: Callable[..., Coroutine[Any, Any, Any]] = many if handler.response_streaming else one
+
+        async def guarded(request: Any, call: Any) -> Any:
+            if isinstance(request, Unreadable):
+                return _refuse(call, request.error)
+            return await self._guard(
+                work(_readable(request) if readable else request, call), call, method
+            )
+
+        return _HANDLERS[handler.request_streaming, handler.response_streaming](
+            guarded, parse, serialize if handler.response_streaming else None
+        )
+
+    async def _guard(self, work: Coroutine[Any, Any, Any], call: Any, method: str) -> Any:
+        """What the work answers; if it fails, the call gets its status and nothing is answered."""
+        if self._closed:
+            work.close()
+            return _refuse(call, _going())
+        task = asyncio.current_task()
+        assert task is not None  # a coroutine runs in one
+        self._open.add(task)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not self._closed:  # the caller left
+                raise
+            return _refuse(call, _going())
+        except _ENDED:
+            raise
+        except Exception as error:
+            return _refuse(call, _translated(error, method))
+        finally:
+            self._open.discard(task)
+
+    def _parse(self, handler: Any) -> Callable[[bytes], Any]:
+        def parse(data: bytes) -> Any:
+            if len(data) > self._limit:
+                return Unreadable(
+                    InvalidInput(
+                        f"the request has {len(data)} bytes and this server takes {self._limit}; "
+                        "send fewer rows at a time"
+                    )
+                )
+            try:
+                return handler.request_deserializer(data)
+            except DecodeError:
+                return Unreadable(
+                    InvalidInput("the request's bytes are not a message of this method")
+                )
+
+        return parse
+
+    def _serialize(self, handler: Any) -> Callable[[Any], bytes]:
+        def serialize(message: Any) -> bytes:
+            try:
+                data = bytes(handler.response_serializer(message))
+            except EncodeError:  # beyond protobuf's own limit of 2 GiB
+                data = None
+            if data is None or len(data) > self._limit:
+                raise InvalidInput(
+                    f"the answer has more than the {self._limit} bytes that this server sends; ask "
+                    "for fewer outputs or rows"
+                )
+            return data
+
+        return serialize
+
+
+def _translated(error: Exception, method: str) -> ServingError:
+    """What the caller is told; called while the error is being handled."""
+    if isinstance(error, ServingError):
+        if error.__cause__ is not None or isinstance(error, InferenceFailed):
+            log.exception(str(error), method=method)
+        return error
+    if isinstance(error, NotImplementedError):  # what the generated base class raises
+        return Unsupported("this server does not implement that method")
+    log.exception("unexpected error", method=method)
+    return InferenceFailed("internal error; the server's log says more")
+
+
+async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The requests of a stream, up to the first that cannot be read."""
+    async for request in requests:
+        if isinstance(request, Unreadable):
+            # A new one: raised itself, it would hold this frame, which holds it.
+            raise InvalidInput(str(request.error))
+        yield request
+
+
+def _refusing(error: ServingError) -> Any:
+    """A method that ends any call at once; as a stream it does not read the request first."""
+
+    async def refuse(requests: Any, call: Any) -> None:
+        _refuse(call, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _refuse(call: Any, error: ServingError) -> bytes:
+    """End the call with the error's status.
+
+    Not by ``call.abort``: the exception that it raises holds the request, in a cycle that only a
+    full garbage collection finds, and a few large refused requests fill the memory.
+    """
+    call.set_code(grpc.StatusCode[error.status])
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:_LONGEST])
+    call.set_details(text.encode()[:_LONGEST].decode(errors="ignore"))
+    if isinstance(error, Overloaded):
+        call.set_trailing_metadata((("grpc-retry-pushback-ms", str(error.retry_after_ms)),))
+    return b""
+
+
+def _going() -> Draining:
+    return Draining("the server is shutting down; ask another")
