@@ -2,50 +2,90 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from grpc import StatusCode
 from grpc.aio import ServicerContext
 
-from service import tensors
-from service.datatypes import BY_NAME
-from service.errors import InvalidInput, ModelNotFound
-from service.manifest import TensorSpec
+from service import answers, log, statistics, tensors
+from service.batching import Answer
+from service.errors import InvalidInput, ModelNotFound, ModelNotReady, Unsupported
+from service.index import State
 from service.metrics import Metrics
+from service.model import Model
+from service.modelpages import config_of, metadata_of
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceServicer
-from service.repository import Model, Repository
+from service.regions import Regions
+from service.repository import Repository
+from service.statistics import Phases
+from service.streams import Streams
+from service.tensors import Limits
+from service.tracing import Traces
 
 Call = ServicerContext[Any, Any]
 
 # Exactly what works here: clients call what they find listed.
-EXTENSIONS = ("binary_tensor_data", "model_configuration")
+EXTENSIONS = (
+    "classification",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
+WITH_CONTROL = {
+    "repository": ("model_repository", "model_repository(unload_dependents)"),
+    "settings": ("trace", "logging"),
+    "shared-memory": ("system_shared_memory",),
+}
 
 
 class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated, untyped
-    """inference.GRPCInferenceService on a repository."""
+    """inference.GRPCInferenceService on a repository, without the control RPCs."""
 
     def __init__(
         self,
         repository: Repository,
         metrics: Metrics,
         version: str,
+        *,
+        limits: Limits,
+        traces: Traces,
+        regions: Regions | None = None,
+        allowed: frozenset[str] = frozenset(),
+        access_log: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Serve these models.
 
         Args:
-            repository: models that are ready.
+            repository: the models.
             metrics: where inferences are counted.
             version: of this server, for ServerMetadata.
+            limits: how much one request may name.
+            traces: which inferences are traced.
+            regions: the shared memory that tensors may lie in; None for none.
+            allowed: the groups of control RPCs that this port answers.
+            access_log: the share of inferences that are logged.
             clock: the batchers' clock.
         """
         self._repository = repository
         self._metrics = metrics
         self._version = version
+        self._limits = limits
+        self._traces = traces
+        self._regions = regions
+        self._allowed = allowed
+        self._access_log = access_log
         self._clock = clock
+        self._streams = Streams()
+
+    async def close_streams(self) -> None:
+        """End open streams once their accepted work is answered."""
+        await self._streams.close()
 
     async def ServerLive(self, request: pb.ServerLiveRequest, call: Call) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -53,114 +93,174 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
     async def ServerReady(
         self, request: pb.ServerReadyRequest, call: Call
     ) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(
-            ready=not any(model.batcher.draining for model in self._repository)
-        )
+        return pb.ServerReadyResponse(ready=not self._repository.draining)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:
         try:
-            self._repository.model(request.name, request.version)
-        except ModelNotFound:
+            self._model(request.name, request.version)
+        except (ModelNotFound, ModelNotReady):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 
     async def ServerMetadata(
         self, request: pb.ServerMetadataRequest, call: Call
     ) -> pb.ServerMetadataResponse:
+        allowed = [name for word in sorted(self._allowed) for name in WITH_CONTROL[word]]
         return pb.ServerMetadataResponse(
-            name="farthing", version=self._version, extensions=EXTENSIONS
+            name="farthing", version=self._version, extensions=(*EXTENSIONS, *allowed)
         )
 
     async def ModelMetadata(
         self, request: pb.ModelMetadataRequest, call: Call
     ) -> pb.ModelMetadataResponse:
-        model = self._repository.model(request.name, request.version)
-        return pb.ModelMetadataResponse(
-            name=model.manifest.name,
-            versions=self._repository.versions(model.manifest.name),
-            platform="onnxruntime_onnx",
-            inputs=[_metadata(spec) for spec in model.manifest.inputs],
-            outputs=[_metadata(spec) for spec in model.manifest.outputs],
-        )
+        model = self._model(request.name, request.version)
+        return metadata_of(model, self._repository.versions(model.manifest.name))
 
     async def ModelConfig(
         self, request: pb.ModelConfigRequest, call: Call
     ) -> pb.ModelConfigResponse:
-        model = self._repository.model(request.name, request.version)
-        return pb.ModelConfigResponse(config=_config(model))
+        return pb.ModelConfigResponse(config=config_of(self._model(request.name, request.version)))
+
+    async def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, call: Call
+    ) -> pb.ModelStatisticsResponse:
+        models = list(self._repository)
+        if request.name:
+            model = self._model(request.name, request.version)  # or it says what is wrong
+            models = [m for m in models if m.manifest.name == model.manifest.name]
+        if request.version:
+            models = [m for m in models if m.version == request.version]
+        return pb.ModelStatisticsResponse(
+            model_stats=[
+                statistics.to_proto(m.manifest.name, m.version, m.tally) for m in models
+            ]
+        )
+
+    async def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, call: Call
+    ) -> pb.RepositoryIndexResponse:
+        if request.repository_name:
+            raise Unsupported("this server has one repository; leave 'repository_name' empty")
+        return pb.RepositoryIndexResponse(
+            models=[
+                {"name": s.name, "version": s.version, "state": s.state.value, "reason": s.reason}
+                for s in self._repository.index()
+                if s.state is State.READY or not request.ready
+            ]
+        )
 
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-        model = self._repository.model(request.model_name, request.model_version)
-        contract = model.manifest
-        with self._metrics.request(model.labels):
-            deadline = self._deadline(request, call)
-            rows = tensors.decode(
-                request, contract.inputs, batched=contract.batched, max_rows=model.max_rows
+        return await self._infer(request, call.time_remaining())
+
+    async def ModelStreamInfer(
+        self, request_iterator: AsyncIterator[Any], call: Call
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        async def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+            return await self._infer(request, call.time_remaining())
+
+        async for response in self._streams.serve(request_iterator, answer, strict=_strict(call)):
+            yield response
+
+    async def _infer(
+        self, request: pb.ModelInferRequest, remaining_s: float | None
+    ) -> pb.ModelInferResponse:
+        """One inference.
+
+        Args:
+            request: as it came.
+            remaining_s: until gRPC's deadline; None without one.
+
+        Raises:
+            ServingError: what the caller is told.
+        """
+        started = self._clock()
+        if len(request.id) > self._limits.max_name:
+            raise InvalidInput(f"the request's id is longer than {self._limits.max_name} letters")
+        log.request_id.set(request.id)
+        model = self._model(request.model_name, request.model_version)
+        record = self._metrics.record(model.labels)
+        try:
+            response, phases = await self._run(request, model, started, remaining_s)
+        except BaseException as error:
+            status, reason = statistics.ending(error)
+            record.failed(status, reason, self._clock() - started)
+            if self._sampled():
+                log.access(model.labels, status, reason=reason)
+            raise
+        record.succeeded(phases)
+        if self._sampled():
+            log.access(model.labels, "OK", phases=phases)
+        if self._traces.take(model.manifest.name):
+            log.trace(model.labels, phases)
+        return response
+
+    async def _run(
+        self, request: pb.ModelInferRequest, model: Model, started: float, remaining_s: float | None
+    ) -> tuple[pb.ModelInferResponse, Phases]:
+        contract, limits, regions = model.manifest, self._limits, self._regions
+        asked = tensors.parameters(request, limits=limits)
+        rows = tensors.decode(
+            request,
+            contract.inputs,
+            batched=contract.batched,
+            max_rows=model.max_rows,
+            limits=limits,
+            regions=regions,
+        )
+        wanted = tensors.requested_outputs(
+            request, contract.outputs, limits=limits, regions=regions
+        )
+        given = [s for s in (remaining_s, asked.timeout_s) if s is not None]
+        deadline = started + min(given) if given else None
+        decoded = self._clock()
+        answer = await model.batcher.submit(
+            rows.feeds, rows.rows, deadline, nbytes=rows.nbytes, priority=asked.priority
+        )
+        answered = self._clock()
+        response = pb.ModelInferResponse(
+            model_name=contract.name, model_version=model.version, id=request.id
+        )
+        answers.encode(
+            response, answer.outputs, wanted, labels=model.label_texts, batched=contract.batched
+        )
+        ended = self._clock()
+        return response, _phases(answer, rows.rows, decoded - started, ended - answered,
+                                 ended - started)  # fmt: skip
+
+    def _model(self, name: str, version: str) -> Model:
+        """The model of a request.
+
+        Raises:
+            InvalidInput: a name that is too long.
+            ModelNotFound: there is none.
+            ModelNotReady: known, but not loaded.
+        """
+        if max(len(name), len(version)) > self._limits.max_name:
+            raise InvalidInput(
+                f"the model's name or version is longer than {self._limits.max_name} letters"
             )
-            wanted = tensors.requested_outputs(request, contract.outputs)
-            answer = await model.batcher.submit(rows.feeds, rows.rows, deadline)
-            response = pb.ModelInferResponse(
-                model_name=contract.name, model_version=model.version, id=request.id
-            )
-            tensors.encode(response, answer.outputs, wanted)
-            self._metrics.answered(model.labels, rows.rows, answer)
-            return response
+        return self._repository.model(name, version)
 
-    async def ModelStreamInfer(self, request_iterator: Any, call: Call) -> None:
-        await call.abort(StatusCode.UNIMPLEMENTED, "this server does not implement streams yet")
-
-    def _deadline(self, request: pb.ModelInferRequest, call: Call) -> float | None:
-        """The earlier of gRPC's deadline and the ``timeout`` parameter, on the batchers' clock."""
-        seconds: list[float | None] = [call.time_remaining()]
-        if "timeout" in request.parameters:
-            microseconds = _whole_number(request.parameters["timeout"])
-            # 0 is what clients send for "none".
-            seconds.append(microseconds / 1e6 if microseconds else None)
-        given = [value for value in seconds if value is not None]
-        return self._clock() + min(given) if given else None
+    def _sampled(self) -> bool:
+        return self._access_log > 0 and random.random() < self._access_log
 
 
-def _whole_number(parameter: pb.InferParameter) -> int:
-    kind = parameter.WhichOneof("parameter_choice")
-    if kind not in ("int64_param", "uint64_param") or getattr(parameter, kind) < 0:
-        raise InvalidInput("parameter 'timeout' is not a whole number of microseconds")
-    return int(getattr(parameter, kind))
-
-
-def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
-    return pb.ModelMetadataResponse.TensorMetadata(
-        name=spec.name, datatype=spec.datatype, shape=spec.shape
+def _phases(
+    answer: Answer, rows: int, decode_s: float, encode_s: float, whole_s: float
+) -> Phases:
+    return Phases(
+        decode_s=decode_s,
+        queued_s=answer.queued_s,
+        assembly_s=answer.assembly_s,
+        run_s=answer.run_s,
+        encode_s=encode_s,
+        whole_s=whole_s,
+        rows=rows,
+        batch_rows=answer.batch_rows,
     )
 
 
-def _config(model: Model) -> pb.ModelConfig:
-    contract, variant = model.manifest, model.variant
-    skip = 1 if contract.batched else 0
-    config = pb.ModelConfig(
-        name=contract.name,
-        platform="onnxruntime_onnx",
-        backend="onnxruntime",
-        max_batch_size=model.max_rows if contract.batched else 0,
-        default_model_filename=variant.file,
-        version_policy=pb.ModelVersionPolicy(latest={"num_versions": 1}),
-        instance_group=[{"name": contract.name, "count": model.instances, "kind": "KIND_CPU"}],
-        input=[
-            {"name": s.name, "data_type": BY_NAME[s.datatype].config_name, "dims": s.shape[skip:]}
-            for s in contract.inputs
-        ],
-        output=[
-            {"name": s.name, "data_type": BY_NAME[s.datatype].config_name, "dims": s.shape[skip:]}
-            for s in contract.outputs
-        ],
-        parameters={
-            name: pb.ModelParameter(string_value=value)
-            for name, value in (
-                ("variant", variant.name),
-                ("variant_sha256", variant.sha256 or ""),
-                ("variant_reason", model.why),
-            )
-        },
-    )
-    if contract.batched:
-        config.dynamic_batching.SetInParent()
-    return config
+def _strict(call: Call) -> bool:
+    """Whether an error is to end the stream, as clients ask with ``triton_grpc_error: true``."""
+    metadata = call.invocation_metadata() or ()
+    return any(key == "triton_grpc_error" and value == "true" for key, value in metadata)

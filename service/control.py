@@ -1,0 +1,130 @@
+"""The control RPCs: models, settings and shared memory; each group is refused unless allowed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from service import layout, modelconfig
+from service.errors import Forbidden, InvalidInput, ModelUnusable, Unsupported
+from service.layout import Place
+from service.manifest import is_version
+from service.modelconfig import Options
+from service.proto import inference_pb2 as pb
+from service.regions import Regions
+from service.servicer import Call, Servicer
+
+_FILE = "file:"
+_FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+class Control(Servicer):
+    """All of inference.GRPCInferenceService; what is not allowed answers PERMISSION_DENIED."""
+
+    async def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, call: Call
+    ) -> pb.RepositoryModelLoadResponse:
+        self._require("repository")
+        name = _named(request)
+        options, files = _overrides(name, request)
+        if not files:
+            await self._repository.load(name, options)
+            return pb.RepositoryModelLoadResponse()
+        with TemporaryDirectory(prefix="farthing-") as directory:
+            place = Place(name, Path(directory) / name)
+            for (version, file), data in files.items():
+                target = place.version_directory(int(version))
+                target.mkdir(parents=True, exist_ok=True)
+                (target / file).write_bytes(data)
+            await self._repository.load(name, options or Options(name=name), place)
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, call: Call
+    ) -> pb.RepositoryModelUnloadResponse:
+        self._require("repository")
+        # The parameter unload_dependents asks for what always holds: no model here needs another.
+        await self._repository.unload(_named(request))
+        return pb.RepositoryModelUnloadResponse()
+
+    async def SystemSharedMemoryStatus(
+        self, request: pb.SystemSharedMemoryStatusRequest, call: Call
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        response = pb.SystemSharedMemoryStatusResponse()
+        for region in self._memory().status(request.name):
+            told = response.regions[region.name]
+            told.name, told.key = region.name, region.key
+            told.offset, told.byte_size = region.offset, region.byte_size
+        return response
+
+    async def SystemSharedMemoryRegister(
+        self, request: pb.SystemSharedMemoryRegisterRequest, call: Call
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        memory = self._memory()
+        if not 0 < len(request.name) <= self._limits.max_name:
+            raise InvalidInput(f"a region's name has 1 to {self._limits.max_name} letters")
+        memory.register(request.name, request.key, request.offset, request.byte_size)
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    async def SystemSharedMemoryUnregister(
+        self, request: pb.SystemSharedMemoryUnregisterRequest, call: Call
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        self._memory().unregister(request.name)
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    def _require(self, group: str) -> None:
+        if group not in self._allowed:
+            raise Forbidden(
+                f"control RPCs of the group '{group}' are not answered here; the server's operator "
+                f"allows them with --control {group}"
+            )
+
+    def _memory(self) -> Regions:
+        self._require("shared-memory")
+        assert self._regions is not None  # given wherever the group is allowed
+        return self._regions
+
+
+def _named(request: Any) -> str:
+    if request.repository_name:
+        raise Unsupported("this server has one repository; leave 'repository_name' empty")
+    if not layout.inside(request.model_name):
+        raise InvalidInput(
+            "the model's name must be 1 to 128 letters, digits, '_', '-' and '.', and start with a "
+            "letter, a digit or '_'"
+        )
+    return str(request.model_name)
+
+
+def _overrides(
+    name: str, request: pb.RepositoryModelLoadRequest
+) -> tuple[Options | None, dict[tuple[str, str], bytes]]:
+    """What a load request brings along: a config, and files by version and name.
+
+    Raises:
+        InvalidInput: a parameter that is unknown, of another type or contradictory.
+    """
+    options = None
+    files: dict[tuple[str, str], bytes] = {}
+    for key, value in request.parameters.items():
+        kind = value.WhichOneof("parameter_choice")
+        if key == "config" and kind == "string_param":
+            try:
+                options = modelconfig.options(modelconfig.from_json(value.string_param), name)
+            except ModelUnusable as error:
+                raise InvalidInput(f"the parameter 'config': {error.told}") from None
+        elif key.startswith(_FILE) and kind == "bytes_param":
+            version, _, file = key.removeprefix(_FILE).partition("/")
+            if not is_version(version) or not _FILENAME.fullmatch(file) or len(version) > 18:
+                raise InvalidInput(
+                    "a 'file:' parameter is named file:VERSION/NAME, with a positive number and a "
+                    "bare file name"
+                )
+            files[version, file] = value.bytes_param
+        else:
+            raise InvalidInput(
+                "a load takes the parameters 'config' (text) and 'file:VERSION/NAME' (bytes)"
+            )
+    return options, files
