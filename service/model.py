@@ -66,6 +66,11 @@ class Model:
         return self.chosen.variant
 
     @property
+    def how(self) -> str:
+        """How it was chosen: ``pinned``, ``recorded``, ``timed`` or ``only``."""
+        return self.chosen.how
+
+    @property
     def why(self) -> str:
         """Why it serves that variant."""
         return self.chosen.why
@@ -139,6 +144,7 @@ def load(
             raise ModelUnusable(f"{directory}: {sentence}", told=sentence)
         session = opener(path)
         contract = _under(options, _bare(path, place.name, session))
+        options = modelconfig.fitted(options, contract)
         contract = modelconfig.applied(options, contract, session.optional)
         if settings.variant != choice.AUTO:
             contract.variant(settings.variant)  # which it has not

@@ -49,6 +49,7 @@ class Options:
         session: fields of ``SessionOptions`` that are said.
         warmups: samples to run before callers come.
         warnings: sentences about what has no effect here.
+        config: what all this was read from; None without ``config.pbtxt``.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Options:
     session: Mapping[str, Any] = field(default_factory=dict)
     warmups: tuple[Warmup, ...] = ()
     warnings: tuple[str, ...] = ()
+    config: pb.ModelConfig | None = None
 
 
 def read(path: Path) -> pb.ModelConfig:
@@ -168,6 +170,7 @@ def options(config: pb.ModelConfig, directory_name: str) -> Options:
         session=session,
         warmups=warmup.read(config.model_warmup),
         warnings=(*warnings, *batch_warnings, *instance_warnings, *session_warnings),
+        config=config,
     )  # fmt: skip
 
 
@@ -216,7 +219,7 @@ def _bare(filename: str, what: str) -> str:
 
 
 def fitted(options: Options, contract: Manifest) -> Options:
-    """The options, with the reshapes that only the model tells: of one element to a scalar."""
+    """The options, with the reshapes that only the model tells of: to its scalars."""
     own = {spec.name: spec for spec in (*contract.inputs, *contract.outputs)}
     scalars = {
         spec.name: ()
