@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from service import choice, golden, hardware, log, manifest
-from service.batching import Arrays
 from service.choice import Chosen
 from service.errors import ModelUnusable
 from service.manifest import Manifest, Variant
@@ -63,10 +63,7 @@ def choose(
     candidates = choice.for_cpu(contract)
     sessions = {variant.name: opener.variant(variant) for variant in candidates}
     rows = settings.max_batch or _ROWS
-    samples = list(_samples(contract, opener.directory, rows))
-    runs = {
-        name: [_once(session, feeds) for feeds in samples] for name, session in sessions.items()
-    }
+    runs = {n: list(_runs(contract, one, opener.directory, rows)) for n, one in sessions.items()}
     chosen = choice.timed(candidates, runs, clock)
     log.warning(
         "nothing is recorded for this hardware, so the variants were timed; convert or tune here, "
@@ -82,25 +79,25 @@ def choose(
     return chosen, sessions[chosen.variant.name]
 
 
-def _once(session: Session, feeds: Arrays) -> Callable[[], None]:
-    return lambda: session.warm_up_with(feeds)
+def _runs(
+    contract: Manifest, session: Session, directory: Path, max_rows: int
+) -> Iterator[Callable[[], None]]:
+    """What a variant is timed on: one row, and as many as a full run takes.
 
-
-def _samples(contract: Manifest, directory: Path, max_rows: int) -> Iterator[Arrays]:
-    """What variants are timed on: golden rows, one and as many as a full run takes."""
+    Golden rows, since the content of the rows may decide how long a run takes; zeros where there
+    are none.
+    """
+    sizes = sorted({1, max_rows}) if contract.batched else [1]
     if contract.golden is None:
-        raise ModelUnusable(
-            f"{directory} has several variants, no choice for this hardware, and no golden samples "
-            "to time them on; pin one with --variant, or convert the model again",
-            told="several variants and no way to choose; pin one or convert the model again",
-        )
+        for rows in sizes:
+            yield partial(session.warm_up, rows, batched=contract.batched)
+        return
     inputs, _ = golden.read(directory, contract.golden)
-    for rows in sorted({1, max_rows}) if contract.batched else (1,):
-        yield (
-            {name: np.resize(array, (rows, *array.shape[1:])) for name, array in inputs.items()}
-            if contract.batched
-            else inputs
-        )
+    for rows in sizes:
+        feeds = inputs
+        if contract.batched:
+            feeds = {n: np.resize(array, (rows, *array.shape[1:])) for n, array in inputs.items()}
+        yield partial(session.warm_up_with, feeds)
 
 
 def session_options(settings: Settings, options: Options, instances: int) -> SessionOptions:
