@@ -260,7 +260,7 @@ def _gauges(models: Mapping[Labels, Same]) -> Iterator[Metric]:
         "farthing_variant_figure", "What the converter measured of it.", labels=(*_MODEL, "figure")
     )
     for labels, same in models.items():
-        chosen.add_metric((*labels, same[-1].how), 1)
+        chosen.add_metric((*labels, same[-1].chosen.how), 1)
         for figure, number in same[-1].variant.figures.items():
             measured.add_metric((*labels, figure), number)
     yield from (chosen, measured)
