@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -29,9 +30,10 @@ def read(directory: Path, golden: Golden) -> tuple[dict[str, Any], dict[str, Any
             told="the golden samples are not those that were published; convert the model again",
         )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves the file open when it is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
         raise ModelUnusable(f"{path} cannot be read ({error}); convert the model again") from error
     for name, array in found.items():
         if array.dtype.kind == "U":  # ONNX Runtime takes texts as objects

@@ -11,7 +11,13 @@ from grpc.aio import ServicerContext
 
 from service import answers, log, statistics, tensors
 from service.batching import Answer
-from service.errors import InvalidInput, ModelNotFound, ModelNotReady, Unsupported
+from service.errors import (
+    InvalidInput,
+    ModelNotFound,
+    ModelNotReady,
+    ServingError,
+    Unsupported,
+)
 from service.index import State
 from service.metrics import Metrics
 from service.model import Model
@@ -130,10 +136,9 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
             models = [m for m in models if m.manifest.name == model.manifest.name]
         if request.version:
             models = [m for m in models if m.version == request.version]
+        figures = statistics.by_version(self._repository.book.figures())
         return pb.ModelStatisticsResponse(
-            model_stats=[
-                statistics.to_proto(m.manifest.name, m.version, m.tally) for m in models
-            ]
+            model_stats=[statistics.to_proto(*key, figures[key]) for key in map(_key, models)]
         )
 
     async def RepositoryIndex(
@@ -177,7 +182,11 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         if len(request.id) > self._limits.max_name:
             raise InvalidInput(f"the request's id is longer than {self._limits.max_name} letters")
         log.request_id.set(request.id)
-        model = self._model(request.model_name, request.model_version)
+        try:
+            model = self._model(request.model_name, request.model_version)
+        except ServingError as error:
+            self._metrics.stray(error)
+            raise
         record = self._metrics.record(model.labels)
         try:
             response, phases = await self._run(request, model, started, remaining_s)
@@ -258,6 +267,10 @@ def _phases(
         rows=rows,
         batch_rows=answer.batch_rows,
     )
+
+
+def _key(model: Model) -> tuple[str, str]:
+    return model.manifest.name, model.version
 
 
 def _strict(call: Call) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import hardware, manifest, repository
+from service import hardware, manifest, model, repository
 from service.errors import ModelNotFound, ModelUnusable
 from service.manifest import Choice, Manifest, TensorSpec, Variant
-from service.repository import Model, Repository
+from service.model import Model
+from service.repository import Repository
 from service.settings import Settings
 from tests import models
 from tests.fakes import ManualClock
@@ -57,14 +58,14 @@ def publish(directory: Path, **changes: Any) -> Manifest:
 
 
 async def test_bare_model_directory_is_served_as_it_is(double_repository: Path) -> None:
-    (model,) = load(double_repository)
-    assert model.labels == ("double", "1", "as-is")
-    assert model.why == "nothing is recorded for this hardware"
-    assert (model.manifest.batched, model.max_rows) == (True, 16)
-    assert model.variant.sha256 == manifest.sha256_of(
+    (served,) = load(double_repository)
+    assert served.labels == ("double", "1", "as-is")
+    assert (served.how, served.why) == ("only", "served as it is; there is no manifest")
+    assert (served.manifest.batched, served.max_rows) == (True, 16)
+    assert served.variant.sha256 == manifest.sha256_of(
         double_repository / "double" / "1" / "model.onnx"
     )
-    assert await factor(model) == 2
+    assert await factor(served) == 2
 
 
 async def test_single_file_is_served_under_its_own_name(tmp_path: Path) -> None:
@@ -74,29 +75,29 @@ async def test_single_file_is_served_under_its_own_name(tmp_path: Path) -> None:
 
 
 def test_model_without_a_batch_dimension_takes_one_row(tmp_path: Path) -> None:
-    (model,) = load(models.not_batched(tmp_path / "total.onnx"), max_batch=8)
-    assert (model.manifest.batched, model.max_rows) == (False, 1)
+    (served,) = load(models.not_batched(tmp_path / "total.onnx"), max_batch=8)
+    assert (served.manifest.batched, served.max_rows) == (False, 1)
 
 
 async def test_manifest_repository_is_served_as_it_was_published(tmp_path: Path) -> None:
     contract = publish(tmp_path / "double" / "3")
-    (model,) = load(tmp_path)
-    assert (model.manifest, model.labels) == (contract, ("double", "3", "fp32"))
-    assert await factor(model) == 2
+    (served,) = load(tmp_path, variant="fp32")
+    assert (served.manifest, served.labels) == (contract, ("double", "3", "fp32"))
+    assert await factor(served) == 2
 
 
 async def test_pinned_variant_is_the_file_that_runs(tmp_path: Path) -> None:
     publish(tmp_path / "double" / "1")
-    (model,) = load(tmp_path, variant="fp16")
-    assert (model.variant.name, model.why) == ("fp16", "pinned by --variant")
-    assert await factor(model) == 3
+    (served,) = load(tmp_path, variant="fp16")
+    assert (served.variant.name, served.why) == ("fp16", "pinned by --variant")
+    assert await factor(served) == 3
 
 
 def test_variant_recorded_for_this_hardware_is_served(tmp_path: Path) -> None:
     chosen = {hardware.fingerprint(): Choice("fp16", "twice as fast here")}
     publish(tmp_path / "double" / "1", chosen=chosen)
-    (model,) = load(tmp_path)
-    assert (model.variant.name, model.why) == ("fp16", "twice as fast here")
+    (served,) = load(tmp_path)
+    assert (served.variant.name, served.why) == ("fp16", "twice as fast here")
 
 
 def test_pinned_variant_that_was_refused_stops_the_server(tmp_path: Path) -> None:
@@ -108,19 +109,10 @@ def test_pinned_variant_that_never_was_stops_the_server(double_repository: Path)
     assert "no variant 'int4'; it has as-is" in refusal(double_repository, variant="int4")
 
 
-def test_choice_is_the_pinned_then_the_recorded_then_the_reference(tmp_path: Path) -> None:
-    contract = publish(tmp_path / "m" / "1", chosen={"here": Choice("fp16", "faster")})
-    picks = [("fp32", "here"), ("auto", "here"), ("auto", "elsewhere")]
-    names = [repository.choose(contract, wanted, mark)[0].name for wanted, mark in picks]
-    assert names == ["fp32", "fp16", "fp32"]
-    with pytest.raises(ModelUnusable, match="too inaccurate"):
-        repository.choose(contract, "int8", "here")
-
-
 def test_file_that_differs_from_its_digest_is_not_loaded(tmp_path: Path) -> None:
     publish(tmp_path / "double" / "1")
     path = models.double(tmp_path / "double" / "1" / "model.onnx", factor=9.0)
-    text = refusal(tmp_path)
+    text = refusal(tmp_path, variant="fp32")
     assert str(path) in text and "digest" in text
 
 
@@ -141,20 +133,20 @@ def test_graph_with_other_tensors_than_its_manifest_is_refused(
     tmp_path: Path, tensors: str
 ) -> None:
     publish(tmp_path / "double" / "1", **{tensors: (TensorSpec("x", "FP32", (-1, 5)),)})
-    assert "other inputs or outputs" in refusal(tmp_path)
+    assert "other inputs or outputs" in refusal(tmp_path, variant="fp32")
 
 
 def test_manifest_that_calls_a_fixed_graph_batched_is_refused(tmp_path: Path) -> None:
     path = models.double(tmp_path / "double" / "1" / "model.onnx", batch=1)
-    contract = replace(repository.plain(path, name="double"), batched=True)
+    contract = replace(model.contract_of_file(path, "double"), batched=True)
     (path.parent / manifest.FILENAME).write_text(contract.to_json())
     assert "batch" in refusal(tmp_path)
 
 
 def test_manifest_may_call_a_free_graph_not_batched(tmp_path: Path) -> None:
     publish(tmp_path / "double" / "1", batched=False)
-    (model,) = load(tmp_path)
-    assert model.max_rows == 1
+    (served,) = load(tmp_path, variant="fp32")
+    assert served.max_rows == 1
 
 
 async def test_latest_version_wins_by_number_not_by_text(tmp_path: Path) -> None:
@@ -168,19 +160,19 @@ async def test_latest_version_wins_by_number_not_by_text(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", [".staging", "..data", "-flag", "with space"])
 def test_directory_that_is_no_models_name_is_ignored(double_repository: Path, name: str) -> None:
     models.double(double_repository / name / "1" / "model.onnx")
-    assert [model.manifest.name for model in load(double_repository)] == ["double"]
+    assert [one.manifest.name for one in load(double_repository)] == ["double"]
 
 
 @pytest.mark.parametrize("version", ["latest", "01", "0", "-2", "2.5", ".3", "\u0663"])
 def test_directory_that_is_no_version_is_ignored(double_repository: Path, version: str) -> None:
     models.double(double_repository / "double" / version / "model.onnx", factor=9.0)
-    assert [model.version for model in load(double_repository)] == ["1"]
+    assert [one.version for one in load(double_repository)] == ["1"]
 
 
 def test_stray_files_are_ignored(double_repository: Path) -> None:
     (double_repository / "README.md").write_text("models")
     (double_repository / "double" / "2").write_text("a file, not a version")
-    assert [model.version for model in load(double_repository)] == ["1"]
+    assert [one.version for one in load(double_repository)] == ["1"]
 
 
 def test_missing_repository_is_refused_by_its_path(tmp_path: Path) -> None:
@@ -194,7 +186,7 @@ def test_empty_repository_is_refused_with_what_was_expected(tmp_path: Path) -> N
 
 def test_version_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m" / "1").mkdir(parents=True)
-    assert "has neither manifest.json nor model.onnx" in refusal(tmp_path)
+    assert "neither manifest.json nor model.onnx" in refusal(tmp_path)
 
 
 def test_unknown_model_or_version_is_not_found(double_repository: Path) -> None:
@@ -208,5 +200,5 @@ def test_unknown_model_or_version_is_not_found(double_repository: Path) -> None:
 
 
 def test_loading_is_timed_on_the_clock(double_repository: Path) -> None:
-    (model,) = repository.load(Settings(repository=double_repository), ManualClock())
-    assert model.load_s == 0
+    (served,) = repository.load(Settings(repository=double_repository), clock=ManualClock())
+    assert served.load_s == 0
