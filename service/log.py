@@ -1,14 +1,42 @@
-"""Log lines as JSON objects on standard error, one a line."""
+"""Log lines as JSON objects on standard error, one a line, each with its request's id."""
 
 from __future__ import annotations
 
 import json
 import logging
+import random
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 LOGGER = logging.getLogger("farthing")
+_REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+# A client's own text: longer ones are cut, whoever let them in.
+_LONGEST_ID = 256
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What is written.
+
+    Attributes:
+        info: events.
+        warning: what someone should look at.
+        error: exceptions.
+        verbose: from 1 on, every inference, whatever is sampled.
+    """
+
+    info: bool = True
+    warning: bool = True
+    error: bool = True
+    verbose: int = 0
+
+
+_levels = Levels()
 
 
 class _JsonLines(logging.Formatter):
@@ -17,11 +45,19 @@ class _JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
-            **getattr(record, "fields", {}),
         }
+        if identity := _REQUEST_ID.get():
+            line["request_id"] = identity
+        line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+def _heard(record: logging.LogRecord) -> bool:
+    if record.levelno >= logging.ERROR:
+        return _levels.error
+    return _levels.warning if record.levelno >= logging.WARNING else _levels.info
 
 
 def configure(level: str) -> None:
@@ -29,8 +65,33 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
     LOGGER.handlers = [handler]
-    LOGGER.setLevel(level.upper())
+    LOGGER.filters = [_heard]
     LOGGER.propagate = False
+    lowest = logging.getLevelNamesMapping()[level.upper()]
+    change(Levels(info=lowest <= logging.INFO, warning=lowest <= logging.WARNING))
+
+
+def change(levels: Levels) -> None:
+    """Write these from now on."""
+    global _levels  # noqa: PLW0603  # as global as the logger that it belongs to
+    _levels = levels
+    # Before any record is made, so that silence costs nothing.
+    LOGGER.setLevel(logging.INFO if levels.info else logging.WARNING)
+
+
+def levels() -> Levels:
+    """What is written now."""
+    return _levels
+
+
+@contextmanager
+def request(identity: str) -> Iterator[None]:
+    """Put this request's id on all lines that are written within; an empty one on none."""
+    token = _REQUEST_ID.set(identity[:_LONGEST_ID])
+    try:
+        yield
+    finally:
+        _REQUEST_ID.reset(token)
 
 
 def info(message: str, **fields: Any) -> None:
@@ -46,3 +107,28 @@ def warning(message: str, **fields: Any) -> None:
 def exception(message: str, **fields: Any) -> None:
     """Log the exception being handled, with its traceback."""
     LOGGER.exception(message, extra={"fields": fields})
+
+
+@dataclass(frozen=True)
+class Access:
+    """The access log: a line for a share of the inferences, drawn by lot.
+
+    By lot, since every tenth of a pattern that repeats may be always the same caller's.
+
+    Attributes:
+        share: of inferences, 0 to 1.
+        draw: a number from 0 up to 1.
+    """
+
+    share: float
+    draw: Callable[[], float] = random.random
+
+    def wanted(self) -> bool:
+        """Whether this inference is to be written; ask once, and before making its fields."""
+        if not _levels.info:
+            return False
+        return _levels.verbose > 0 or (self.share > 0 and self.draw() < self.share)
+
+    def write(self, status: str, **fields: Any) -> None:
+        """Log one inference under the status it ended with."""
+        info("inference", status=status, **fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -12,14 +13,18 @@ from typing import Any
 import pytest
 
 from service import log
+from service.log import Levels
 
 
 @pytest.fixture(autouse=True)
 def restored_logger() -> Iterator[None]:
-    handlers, level, propagate = log.LOGGER.handlers, log.LOGGER.level, log.LOGGER.propagate
+    logger, levels = log.LOGGER, log.levels()
+    handlers, filters, level = logger.handlers, logger.filters, logger.level
+    propagate = logger.propagate
     yield
-    log.LOGGER.handlers, log.LOGGER.propagate = handlers, propagate
-    log.LOGGER.setLevel(level)
+    log.change(levels)
+    logger.handlers, logger.filters, logger.propagate = handlers, filters, propagate
+    logger.setLevel(level)
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -52,8 +57,7 @@ def test_exception_keeps_its_traceback_on_the_same_line(capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(
     ("level", "heard"),
-    [("debug", ["info", "warning"]), ("info", ["info", "warning"]), ("warning", ["warning"]),
-     ("error", [])],
+    [("info", ["info", "warning"]), ("warning", ["warning"]), ("error", [])],
 )  # fmt: skip
 def test_events_below_the_level_are_not_written(
     capsys: pytest.CaptureFixture[str], level: str, heard: list[str]
@@ -79,3 +83,107 @@ def test_event_does_not_reach_the_root_logger(
     logging.getLogger("another").warning("theirs")
     assert [record.name for record in caplog.records] == ["another"]
     assert [line["message"] for line in lines(capsys)] == ["ours alone"]
+
+
+def test_request_id_is_on_every_line_of_its_request(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info")
+    with log.request("abc"):
+        log.info("an event", rows=1)
+        log.warning("look at this")
+    log.info("afterwards")
+    first, second, third = lines(capsys)
+    assert (first["request_id"], first["rows"], second["request_id"]) == ("abc", 1, "abc")
+    assert "request_id" not in third
+
+
+def test_request_without_an_id_has_none_on_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info")
+    with log.request(""):
+        log.info("an event")
+    (line,) = lines(capsys)
+    assert "request_id" not in line
+
+
+async def test_requests_at_the_same_time_keep_their_own_ids(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log.configure("info")
+    both = asyncio.Barrier(2)
+
+    async def serve(identity: str) -> None:
+        with log.request(identity):
+            await both.wait()
+            log.info(identity)
+
+    await asyncio.gather(serve("a"), serve("b"))
+    assert sorted((line["message"], line["request_id"]) for line in lines(capsys)) == [
+        ("a", "a"), ("b", "b"),
+    ]  # fmt: skip
+
+
+def test_request_id_cannot_forge_a_line_nor_fill_the_disk(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log.configure("info")
+    with log.request('"}\n{"level": "error"' + "x" * 10_000):
+        log.info("an event")
+    (line,) = lines(capsys)
+    assert line["level"] == "info" and len(line["request_id"]) == 256
+
+
+@pytest.mark.parametrize(
+    ("levels", "heard"),
+    [
+        (Levels(), ["info", "warning", "error"]),
+        (Levels(info=False), ["warning", "error"]),
+        (Levels(warning=False), ["info", "error"]),
+        (Levels(error=False), ["info", "warning"]),
+        (Levels(info=False, warning=False, error=False), []),
+    ],
+)
+def test_each_level_is_switched_by_itself_while_running(
+    capsys: pytest.CaptureFixture[str], levels: Levels, heard: list[str]
+) -> None:
+    log.configure("error")
+    log.change(levels)
+    log.info("an event")
+    log.warning("look at this")
+    try:
+        raise ValueError("the detail")
+    except ValueError:
+        log.exception("failed")
+    assert [line["level"] for line in lines(capsys)] == heard
+    assert log.levels() == levels
+
+
+def test_access_log_takes_its_share_by_lot(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info")
+    draws = iter([0.0, 0.24, 0.25, 0.9])
+    access = log.Access(0.25, draw=lambda: next(draws))
+    assert [access.wanted() for _ in range(4)] == [True, True, False, False]
+    with log.request("abc"):
+        access.write("OK", model="digits", rows=3, whole_ms=1.5)
+    (line,) = lines(capsys)
+    del line["time"]
+    assert line == {
+        "level": "info", "message": "inference", "request_id": "abc", "status": "OK",
+        "model": "digits", "rows": 3, "whole_ms": 1.5,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("share", "levels", "wanted"),
+    [
+        (0.0, Levels(), False),
+        (1.0, Levels(), True),
+        (0.0, Levels(verbose=1), True),
+        (1.0, Levels(info=False), False),
+        (1.0, Levels(info=False, verbose=1), False),
+    ],
+)
+@pytest.mark.parametrize("drawn", [0.0, 0.999999])
+def test_access_log_of_all_or_none_is_no_matter_of_luck(
+    share: float, levels: Levels, wanted: bool, drawn: float
+) -> None:
+    log.change(levels)
+    assert log.Access(share, draw=lambda: drawn).wanted() is wanted
