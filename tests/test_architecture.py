@@ -143,7 +143,7 @@ ROOMS = {
     "onnxruntime": {
         "service.session", "converter.variants", "converter.quantize", "converter.diagnosis",
     },
-    "prometheus_client": {"service.metrics", "service.probes", "service.server"},
+    "prometheus_client": {"service.metrics", "service.server"},
     "locust": {"loadtests.users"},
     "gevent": {"loadtests.users"},
     "asyncio": {
