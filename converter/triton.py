@@ -9,7 +9,8 @@ from service.datatypes import BY_NAME
 from service.manifest import MODEL_FILE, Manifest, TensorSpec
 
 FILE = "config.pbtxt"
-_MAX_BATCH = 64
+# As the server's own default: one file says the same to both servers.
+_MAX_BATCH = 16
 
 
 def config(contract: Manifest) -> str:
@@ -30,8 +31,8 @@ def _tensors(kind: str, specs: Sequence[TensorSpec], *, batched: bool) -> list[s
     for spec in specs:
         sizes = spec.shape[1:] if batched else spec.shape
         dims = f"dims: [ {', '.join(map(str, sizes))} ]"
-        if not sizes:  # Triton wants a dimension, and is told that the model does not
-            dims = "dims: [ 1 ] reshape { shape: [ ] }"
+        if not sizes:  # Triton wants a dimension; of each row it must be told that it has none
+            dims = "dims: [ 1 ] reshape { shape: [ ] }" if batched else "dims: [ 1 ]"
         kind_name = BY_NAME[spec.datatype].config_name
         # JSON's escapes are those of the text format.
         text = f"name: {json.dumps(spec.name, ensure_ascii=False)} data_type: {kind_name} {dims}"

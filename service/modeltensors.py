@@ -41,6 +41,10 @@ def specs(kind: str, tensors: Sequence[Tensor], *, batched: bool) -> tuple[Tenso
             raise unusable(f"{where} has no data_type that this server knows")
         _check_dims(where, tensor.dims)
         optional = isinstance(tensor, pb.ModelInput) and tensor.optional
+        if optional and batched:
+            raise unusable(
+                f"{where} is optional, which rows of a batch cannot be; see max_batch_size"
+            )
         if isinstance(tensor, pb.ModelInput) and tensor.format and len(tensor.dims) != 3:
             raise unusable(
                 f"{where} has a format for images and {len(tensor.dims)} dims; it needs 3"
@@ -138,8 +142,8 @@ def settled(
 
 
 def is_scalar(spec: TensorSpec, own: TensorSpec) -> bool:
-    """Whether the model's is a scalar, which Triton's configuration can only call one of one."""
-    return own.shape == () and spec.shape == (1,)
+    """Whether the model's is a scalar: Triton's dims can't be empty, so it is said to be ones."""
+    return own.shape == () and set(spec.shape) == {1}
 
 
 def _fits(said: tuple[int, ...], own: tuple[int, ...]) -> bool:
