@@ -128,7 +128,12 @@ def finish(
 
 @contextmanager
 def serving(
-    repository: Path, *, variant: str, log: Path, cpus: frozenset[int] | None = None
+    repository: Path,
+    *,
+    variant: str,
+    log: Path,
+    cpus: frozenset[int] | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Endpoint]:
     """`farthing serve` as a process of its own, on free loopback ports, until the context ends.
 
@@ -138,6 +143,7 @@ def serving(
     command = [
         sys.executable, "-m", "farthing", "serve", str(repository), "--host", "127.0.0.1",
         "--grpc-port", "0", "--metrics-port", "0", "--variant", variant,
+        "--grace-s", "0", *options,
     ]  # fmt: skip
     with started(command, log=log, cpus=cpus) as process:
         assert process.stdout is not None  # because it does not write to the screen

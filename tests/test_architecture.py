@@ -137,6 +137,7 @@ ROOMS = {
     "grpc": {
         "service.server", "service.servicer", "service.streams", "service.control",
         "service.interceptor", "service.tls", "loadtests.users", "loadtests.client",
+        "loadtests.bench.echo", "loadtests.bench.wire",
     },
     "grpc_health": {"service.health", "service.server"},
     "grpc_reflection": {"service.server"},

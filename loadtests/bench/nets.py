@@ -11,6 +11,19 @@ from onnx import TensorProto, helper, numpy_helper
 SIDE = 32
 
 
+def identity(path: Path, *, width: int) -> Path:
+    """Rows of floats, returned as they came: all that is left to measure is the way."""
+    node = helper.make_node("Identity", ["x"], ["y"])
+    return _write(path, [node], width, width, [])
+
+
+def dense(path: Path, *, width: int, seed: int = 0) -> Path:
+    """One matrix of ``width`` x ``width`` float32 weights."""
+    weights = np.random.default_rng(seed).random((width, width), np.float32)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    return _write(path, [node], width, width, [numpy_helper.from_array(weights, "w")])
+
+
 def convolutional(path: Path, *, channels: int = 96, blocks: int = 4) -> Path:
     """A plain conv net on rows of [3, 32, 32]; some milliseconds a row on one core."""
     random = np.random.default_rng(0)
@@ -27,6 +40,24 @@ def convolutional(path: Path, *, channels: int = 96, blocks: int = 4) -> Path:
     graph = helper.make_graph(
         nodes, "bench", [value("x", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])],
         [value("scores", TensorProto.FLOAT, ["batch", channels])], weights,
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
+
+
+def _write(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    inputs: int,
+    outputs: int,
+    weights: list[onnx.TensorProto],
+) -> Path:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "bench", [value("x", TensorProto.FLOAT, ["batch", inputs])],
+        [value("y", TensorProto.FLOAT, ["batch", outputs])], weights,
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path.parent.mkdir(parents=True, exist_ok=True)

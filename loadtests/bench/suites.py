@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.request import urlopen
 
 import numpy as np
 
 from loadtests import load, processes
-from loadtests.bench import nets, variants
+from loadtests.bench import nets, variants, wire
 from loadtests.bench.results import Figure
 from service.session import Session, SessionOptions
 
@@ -35,7 +34,7 @@ def start(directory: Path) -> list[Figure]:
         begun = time.perf_counter()
         with processes.serving(directory / "models", variant="auto", log=log) as endpoint:
             readies.append(time.perf_counter() - begun)
-            memory = _resident_mb(endpoint.metrics_port)
+            memory = wire.resident_mb(endpoint.metrics_port)
     bare = subprocess.run(
         [sys.executable, "-c", _BARE, str(model)], check=True, capture_output=True, text=True
     )
@@ -90,17 +89,11 @@ def _bare(path: Path) -> tuple[float, float]:
     return single, best
 
 
-def _resident_mb(metrics_port: int) -> float:
-    text = urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10).read().decode()
-    line = next(
-        line for line in text.splitlines() if line.startswith("process_resident_memory_bytes ")
-    )
-    return float(line.split()[1]) / 2**20
-
-
 SUITES: dict[str, Callable[[Path], list[Figure]]] = {
     "start": start,
     "serving": serving,
+    "echo": wire.echo,
+    "reload": wire.reload,
     "int8": variants.int8,
     "encoder": variants.encoder,
     "pruned": variants.pruned,
