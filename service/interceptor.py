@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,8 +108,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         async def many(request: Any, call: Any) -> None:
             if inspect.isasyncgenfunction(answer):
                 async with aclosing(answer(request, call)) as responses:
-                    async for response in responses:
-                        await call.write(response)
+                    await _write_all(responses, call)
             else:
                 await answer(request, call)
 
@@ -191,6 +190,19 @@ def _translated(error: Exception, method: str) -> ServingError:
         return Unsupported("this server does not implement that method")
     log.exception("unexpected error", method=method)
     return InferenceFailed("internal error; the server's log says more")
+
+
+async def _write_all(responses: AsyncGenerator[Any, None], call: Any) -> None:
+    """Send what a method yields; what cannot be sent is raised at its ``yield``."""
+    with suppress(StopAsyncIteration):
+        response = await anext(responses)
+        while True:
+            try:
+                await call.write(response)
+            except InvalidInput as error:
+                response = await responses.athrow(error)
+            else:
+                response = await anext(responses)
 
 
 async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

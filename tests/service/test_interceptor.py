@@ -50,18 +50,20 @@ class Service(GRPCInferenceServiceServicer):  # type: ignore[misc]
             raise self.error
         return pb.ModelInferResponse(raw_output_contents=[bytes(int(request.id or 0))])
 
-    async def ModelStreamInfer(self, requests: Any, call: Any) -> None:
+    async def ModelStreamInfer(
+        self, requests: Any, call: Any
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         self.entered.set()
         async for request in requests:
             if isinstance(request, Unreadable):
-                await call.write(pb.ModelStreamInferResponse(error_message=str(request.error)))
+                yield pb.ModelStreamInferResponse(error_message=str(request.error))
                 continue
             response = pb.ModelStreamInferResponse()
+            response.infer_response.CopyFrom(await self.ModelInfer(request, call))
             try:
-                response.infer_response.CopyFrom(await self.ModelInfer(request, call))
-                await call.write(response)
+                yield response
             except InvalidInput as error:
-                await call.write(pb.ModelStreamInferResponse(error_message=str(error)))
+                yield pb.ModelStreamInferResponse(error_message=str(error))
 
     async def other(self, requests: Any, call: Any) -> AsyncIterator[pb.ModelInferResponse]:
         async for request in requests:
@@ -175,6 +177,9 @@ async def test_a_request_over_the_limit_is_refused_with_both_sizes(
 
 
 async def test_an_answer_over_the_limit_is_refused(channel: grpc.aio.Channel) -> None:
+    stream = channel.stream_stream(OTHER_STREAM, pb.ModelInferRequest.SerializeToString)
+    call = stream(iter([request(LIMIT)]), timeout=20)
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
     await GRPCInferenceServiceStub(channel).ModelInfer(request(LIMIT - 3), timeout=20)
     error = await refused(channel, request(LIMIT))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
