@@ -15,6 +15,7 @@ from service.modelconfig import Options
 from service.proto import inference_pb2 as pb
 from service.regions import Regions
 from service.servicer import Call, Servicer
+from service.tracing import LogValue
 
 _FILE = "file:"
 _FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -63,8 +64,8 @@ class Control(Servicer):
         self, request: pb.SystemSharedMemoryRegisterRequest, call: Call
     ) -> pb.SystemSharedMemoryRegisterResponse:
         memory = self._memory()
-        if not 0 < len(request.name) <= self._limits.max_name:
-            raise InvalidInput(f"a region's name has 1 to {self._limits.max_name} letters")
+        if not 0 < len(request.name) <= self._shared.limits.max_name:
+            raise InvalidInput(f"a region's name has 1 to {self._shared.limits.max_name} letters")
         memory.register(request.name, request.key, request.offset, request.byte_size)
         return pb.SystemSharedMemoryRegisterResponse()
 
@@ -73,6 +74,34 @@ class Control(Servicer):
     ) -> pb.SystemSharedMemoryUnregisterResponse:
         self._memory().unregister(request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
+
+    async def TraceSetting(
+        self, request: pb.TraceSettingRequest, call: Call
+    ) -> pb.TraceSettingResponse:
+        self._require("settings")
+        if request.model_name:
+            self._model(request.model_name, "")
+        changes = {key: tuple(setting.value) for key, setting in request.settings.items()}
+        response = pb.TraceSettingResponse()
+        for key, values in self._shared.traces.update(changes, request.model_name).items():
+            response.settings[key].value.extend(values)
+        return response
+
+    async def LogSettings(
+        self, request: pb.LogSettingsRequest, call: Call
+    ) -> pb.LogSettingsResponse:
+        self._require("settings")
+        changes = {key: _value(setting) for key, setting in request.settings.items()}
+        response = pb.LogSettingsResponse()
+        for key, value in self._shared.log_settings.update(changes).items():
+            setting = response.settings[key]
+            if isinstance(value, bool):
+                setting.bool_param = value
+            elif isinstance(value, int):
+                setting.uint32_param = value
+            else:
+                setting.string_param = value
+        return response
 
     def _require(self, group: str) -> None:
         if group not in self._allowed:
@@ -83,8 +112,13 @@ class Control(Servicer):
 
     def _memory(self) -> Regions:
         self._require("shared-memory")
-        assert self._regions is not None  # given wherever the group is allowed
-        return self._regions
+        assert self._shared.regions is not None  # given wherever the group is allowed
+        return self._shared.regions
+
+
+def _value(setting: pb.LogSettingsRequest.SettingValue) -> LogValue | None:
+    kind = setting.WhichOneof("parameter_choice")
+    return getattr(setting, kind) if kind else None
 
 
 def _named(request: Any) -> str:

@@ -23,6 +23,9 @@ from service.settings import Settings
 from service.statistics import Book, Tally
 from service.variants import Opener, check_tensors, choose, session_options
 
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+
 # The only variant of a file that nobody converted here; it may be of any precision.
 AS_IT_IS = "as-is"
 _MAX_BATCH = 16
@@ -132,7 +135,9 @@ def load(
         contract = manifest.load(directory)
         _check_name(contract, place.name, directory)
         # The manifest says what callers send; Triton needs a reshape where rows are single numbers.
-        contract, options = _under(options, contract), replace(options, reshapes={})
+        contract = _under(options, contract)
+        modelconfig.applied(modelconfig.fitted(options, contract), contract)  # or it is refused
+        options = replace(options, reshapes={})
         chosen, session = choose(contract, settings, opener, clock)
         check_tensors(contract, session, directory / str(chosen.variant.file))
         if contract.golden is not None:
@@ -195,32 +200,28 @@ class _Run:
 
     def __call__(self, feeds: Arrays) -> Arrays:
         outputs = self.session.run(self.inwards(feeds))
-        wire = {spec.name: spec.shape for spec in self.contract.outputs}
-        if not self.options.reshapes:
-            return outputs
-        return {
-            name: _reshaped(array, wire[name]) if name in self.options.reshapes else array
-            for name, array in outputs.items()
-            if name in wire
-        }
+        shapes = self.options.reshapes
+        for spec in self.contract.outputs if shapes else ():
+            if spec.name in shapes:
+                outputs[spec.name] = _reshaped(outputs[spec.name], shapes[spec.name], spec.shape)
+        return outputs
 
     def inwards(self, feeds: Arrays) -> Arrays:
         """Feeds as the graph takes them."""
         shapes = self.options.reshapes
         if not shapes:
             return feeds
+        wire = {spec.name: spec.shape for spec in self.contract.inputs}
         return {
-            name: _reshaped(array, shapes[name]) if name in shapes else array
+            name: _reshaped(array, wire[name], shapes[name]) if name in shapes else array
             for name, array in feeds.items()
         }
 
 
-def _reshaped(array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+def _reshaped(array: Array, now: Shape, then: Shape) -> Array:
     """The array in another shape; its free dimensions keep their sizes, in their order."""
-    free = iter(size for size in array.shape)
-    if shape.count(-1) <= 1:
-        return array.reshape(shape)
-    return array.reshape([next(free) if size == -1 else size for size in shape])
+    free = iter(size for size, given in zip(array.shape, now, strict=True) if given == -1)
+    return array.reshape([next(free) if size == -1 else size for size in then])
 
 
 def _bare(path: Path, name: str, session: Session) -> Manifest:

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from grpc.aio import ServicerContext
 
-from service import answers, log, statistics, tensors
+from service import answers, log, parameters, statistics, tensors
 from service.batching import Answer
 from service.errors import (
-    InvalidInput,
     ModelNotFound,
     ModelNotReady,
     ServingError,
     Unsupported,
 )
 from service.index import State
+from service.log import Access
 from service.metrics import Metrics
 from service.model import Model
 from service.modelpages import config_of, metadata_of
+from service.parameters import Limits
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceServicer
 from service.regions import Regions
 from service.repository import Repository
 from service.statistics import Phases
 from service.streams import Streams
-from service.tensors import Limits
-from service.tracing import Traces
+from service.tracing import LogSettings, Traces
 
 Call = ServicerContext[Any, Any]
 
@@ -49,44 +49,46 @@ WITH_CONTROL = {
 }
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What all ports of one server have in common.
+
+    Attributes:
+        repository: the models.
+        metrics: where inferences are counted.
+        version: of this server, for ServerMetadata.
+        limits: how much one request may name.
+        regions: the shared memory that tensors may lie in; None for none.
+        traces: which inferences are traced.
+        log_settings: what is logged.
+        access: which inferences are logged.
+        clock: the batchers'.
+    """
+
+    repository: Repository
+    metrics: Metrics
+    version: str
+    limits: Limits
+    regions: Regions | None = None
+    traces: Traces = field(default_factory=Traces)
+    log_settings: LogSettings = field(default_factory=LogSettings)
+    access: Access = Access(0.0)
+    clock: Callable[[], float] = time.monotonic
+
+
 class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated, untyped
     """inference.GRPCInferenceService on a repository, without the control RPCs."""
 
-    def __init__(
-        self,
-        repository: Repository,
-        metrics: Metrics,
-        version: str,
-        *,
-        limits: Limits,
-        traces: Traces,
-        regions: Regions | None = None,
-        allowed: frozenset[str] = frozenset(),
-        access_log: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Serve these models.
+    def __init__(self, shared: Shared, *, allowed: frozenset[str] = frozenset()) -> None:
+        """Answer on one port.
 
         Args:
-            repository: the models.
-            metrics: where inferences are counted.
-            version: of this server, for ServerMetadata.
-            limits: how much one request may name.
-            traces: which inferences are traced.
-            regions: the shared memory that tensors may lie in; None for none.
+            shared: with the other ports.
             allowed: the groups of control RPCs that this port answers.
-            access_log: the share of inferences that are logged.
-            clock: the batchers' clock.
         """
-        self._repository = repository
-        self._metrics = metrics
-        self._version = version
-        self._limits = limits
-        self._traces = traces
-        self._regions = regions
+        self._shared = shared
+        self._repository = shared.repository
         self._allowed = allowed
-        self._access_log = access_log
-        self._clock = clock
         self._streams = Streams()
 
     async def close_streams(self) -> None:
@@ -113,7 +115,7 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
     ) -> pb.ServerMetadataResponse:
         allowed = [name for word in sorted(self._allowed) for name in WITH_CONTROL[word]]
         return pb.ServerMetadataResponse(
-            name="farthing", version=self._version, extensions=(*EXTENSIONS, *allowed)
+            name="farthing", version=self._shared.version, extensions=(*EXTENSIONS, *allowed)
         )
 
     async def ModelMetadata(
@@ -178,36 +180,39 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         Raises:
             ServingError: what the caller is told.
         """
-        started = self._clock()
-        if len(request.id) > self._limits.max_name:
-            raise InvalidInput(f"the request's id is longer than {self._limits.max_name} letters")
-        log.request_id.set(request.id)
-        try:
-            model = self._model(request.model_name, request.model_version)
-        except ServingError as error:
-            self._metrics.stray(error)
-            raise
-        record = self._metrics.record(model.labels)
-        try:
-            response, phases = await self._run(request, model, started, remaining_s)
-        except BaseException as error:
-            status, reason = statistics.ending(error)
-            record.failed(status, reason, self._clock() - started)
-            if self._sampled():
-                log.access(model.labels, status, reason=reason)
-            raise
-        record.succeeded(phases)
-        if self._sampled():
-            log.access(model.labels, "OK", phases=phases)
-        if self._traces.take(model.manifest.name):
-            log.trace(model.labels, phases)
-        return response
+        started = self._shared.clock()
+        with log.request(request.id):
+            try:
+                self._shared.limits.check_name(request.id, "the request")
+                model = self._model(request.model_name, request.model_version)
+            except ServingError as error:
+                self._shared.metrics.stray(error)
+                raise
+            record = self._shared.metrics.record(model.labels)
+            try:
+                response, phases = await self._run(request, model, started, remaining_s)
+            except BaseException as error:
+                status, reason = statistics.ending(error)
+                record.failed(status, reason, self._shared.clock() - started)
+                if self._shared.access.wanted():
+                    self._shared.access.write(status, **_named(model), reason=reason)
+                raise
+            record.succeeded(phases)
+            if self._shared.access.wanted():
+                self._shared.access.write("OK", **_named(model), **asdict(phases))
+            name, version, _ = model.labels
+            if self._shared.traces.take(name):
+                begun_ns = int(started * 1e9)
+                self._shared.traces.write(
+                    name, version, request.id, started_ns=begun_ns, spans=phases
+                )
+            return response
 
     async def _run(
         self, request: pb.ModelInferRequest, model: Model, started: float, remaining_s: float | None
     ) -> tuple[pb.ModelInferResponse, Phases]:
-        contract, limits, regions = model.manifest, self._limits, self._regions
-        asked = tensors.parameters(request, limits=limits)
+        contract, limits, regions = model.manifest, self._shared.limits, self._shared.regions
+        asked = parameters.parameters(request, limits=limits)
         rows = tensors.decode(
             request,
             contract.inputs,
@@ -216,23 +221,23 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
             limits=limits,
             regions=regions,
         )
-        wanted = tensors.requested_outputs(
+        wanted = answers.requested_outputs(
             request, contract.outputs, limits=limits, regions=regions
         )
         given = [s for s in (remaining_s, asked.timeout_s) if s is not None]
         deadline = started + min(given) if given else None
-        decoded = self._clock()
+        decoded = self._shared.clock()
         answer = await model.batcher.submit(
             rows.feeds, rows.rows, deadline, nbytes=rows.nbytes, priority=asked.priority
         )
-        answered = self._clock()
+        answered = self._shared.clock()
         response = pb.ModelInferResponse(
             model_name=contract.name, model_version=model.version, id=request.id
         )
         answers.encode(
             response, answer.outputs, wanted, labels=model.label_texts, batched=contract.batched
         )
-        ended = self._clock()
+        ended = self._shared.clock()
         return response, _phases(answer, rows.rows, decoded - started, ended - answered,
                                  ended - started)  # fmt: skip
 
@@ -244,19 +249,12 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
             ModelNotFound: there is none.
             ModelNotReady: known, but not loaded.
         """
-        if max(len(name), len(version)) > self._limits.max_name:
-            raise InvalidInput(
-                f"the model's name or version is longer than {self._limits.max_name} letters"
-            )
+        self._shared.limits.check_name(name, "the model")
+        self._shared.limits.check_name(version, "the version")
         return self._repository.model(name, version)
 
-    def _sampled(self) -> bool:
-        return self._access_log > 0 and random.random() < self._access_log
 
-
-def _phases(
-    answer: Answer, rows: int, decode_s: float, encode_s: float, whole_s: float
-) -> Phases:
+def _phases(answer: Answer, rows: int, decode_s: float, encode_s: float, whole_s: float) -> Phases:
     return Phases(
         decode_s=decode_s,
         queued_s=answer.queued_s,
@@ -267,6 +265,10 @@ def _phases(
         rows=rows,
         batch_rows=answer.batch_rows,
     )
+
+
+def _named(model: Model) -> dict[str, str]:
+    return dict(zip(("model", "version", "variant"), model.labels, strict=True))
 
 
 def _key(model: Model) -> tuple[str, str]:

@@ -106,6 +106,8 @@ def session_options(settings: Settings, options: Options, instances: int) -> Ses
     given = dict(options.session)
     if settings.threads:
         given.pop("threads", None)
+    if given.get("inter_op_threads") == 0:  # ONNX Runtime would count the host's cores
+        given["inter_op_threads"] = threads
     return SessionOptions(**{"threads": threads, "spin": settings.spin, **given})
 
 
