@@ -72,7 +72,7 @@ class Shared:
     regions: Regions | None = None
     traces: Traces = field(default_factory=Traces)
     log_settings: LogSettings = field(default_factory=LogSettings)
-    access: Access = Access(0.0)
+    access: Access = field(default_factory=lambda: Access(0.0))
     clock: Callable[[], float] = time.monotonic
 
 
