@@ -1,7 +1,8 @@
-"""Wire to numpy and back, with every shape, size and dtype checked and no copy that can be avoided.
+"""Wire to numpy, with every shape, size and dtype checked and no copy that can be avoided.
 
 The rules are the v2 protocol's: raw contents are little-endian, row-major and unpadded; a BYTES
-element is a 4-byte little-endian length and its data; raw and typed contents may not be mixed.
+element is a 4-byte little-endian length and its data; raw and typed contents may not be mixed; an
+input in shared memory has neither.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from typing import Any
 import numpy as np
 
 from service.datatypes import BY_NAME
-from service.errors import InvalidInput, Unsupported
+from service.errors import InvalidInput
 from service.manifest import TensorSpec
+from service.parameters import DEFAULT, Limits, listed, quoted, slot
 from service.proto import inference_pb2 as pb
+from service.regions import Regions, Slot
 
-_Tensor = pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor
+Array = np.ndarray[Any, Any]
 
 _LENGTH = struct.Struct("<I")
-_QUOTED = 64
 _DIMENSIONS = 32  # numpy's arrays have not many more
 _EMPTY_ELEMENTS = 2**24
+_STRING_BYTES = 57  # of a str of Python beside its characters, with the pointer to it
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,22 @@ class Rows:
         feeds: input name -> array, shape as the model's, the first dimension of length ``rows``
             where the model is batched.
         rows: rows of the batch; 1 for a model without a batch dimension.
+        nbytes: what the arrays hold, roughly for strings.
     """
 
-    feeds: dict[str, np.ndarray[Any, Any]]
+    feeds: dict[str, Array]
     rows: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class _Input:
+    """One input whose name, datatype and shape fit the model."""
+
+    tensor: pb.ModelInferRequest.InferInputTensor
+    spec: TensorSpec
+    shape: list[int]
+    slot: Slot | None
 
 
 def decode(
@@ -47,6 +62,8 @@ def decode(
     *,
     batched: bool,
     max_rows: int | None = None,
+    limits: Limits = DEFAULT,
+    regions: Regions | None = None,
 ) -> Rows:
     """The request's tensors as arrays that match the model's inputs.
 
@@ -58,62 +75,83 @@ def decode(
         inputs: what the model takes.
         batched: whether the first dimension counts rows.
         max_rows: the batch limit; None for no limit.
+        limits: how much the request may hold.
+        regions: the shared memory that tensors may lie in; None where it is switched off.
 
     Raises:
         InvalidInput: a tensor is missing, unknown, given twice, or does not fit in name, datatype,
             shape or size.
-        Unsupported: a tensor asks for an extension that is not there.
+        Unsupported: a tensor lies in shared memory, which is switched off.
     """
+    given = _checked(request, inputs, limits, regions)
+    rows = _row_count([item.shape for item in given], max_rows) if batched else 1
+    contents = iter(request.raw_input_contents)  # of each access protobuf makes a copy
+    raw = bool(request.raw_input_contents)
+    feeds: dict[str, Array] = {}
+    nbytes = 0
+    for item in given:
+        if item.slot is not None:
+            array, size = _from_raw(item.slot.read(), item.spec, item.shape)
+        elif raw:
+            array, size = _from_raw(next(contents), item.spec, item.shape)
+        else:
+            array, size = _from_typed(item.tensor, item.spec, item.shape)
+        feeds[item.spec.name] = array
+        nbytes += size
+    return Rows(feeds, rows, nbytes)
+
+
+def _checked(
+    request: pb.ModelInferRequest,
+    inputs: Sequence[TensorSpec],
+    limits: Limits,
+    regions: Regions | None,
+) -> list[_Input]:
+    """The inputs in the request's order, with all that their contents do not tell."""
+    limits.check_count(len(request.inputs), "inputs")
     specs = {spec.name: spec for spec in inputs}
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
-        raise InvalidInput(
-            f"the request has {len(request.inputs)} inputs but {len(raw)} raw contents; "
-            "send one for each input"
-        )
-    shapes: dict[str, list[int]] = {}
+    raw = len(request.raw_input_contents)
+    given: dict[str, _Input] = {}
     for tensor in request.inputs:
+        limits.check_name(tensor.name, "an input")
         if tensor.name not in specs:
             raise InvalidInput(
-                f"the model has no input {_quoted(tensor.name)}; it takes {_names(specs)}"
+                f"the model has no input {quoted(tensor.name)}; it takes {listed(specs)}"
             )
-        if tensor.name in shapes:
+        if tensor.name in given:
             raise InvalidInput(f"input '{tensor.name}' is given twice")
-        _refuse_extensions(tensor)
-        shapes[tensor.name] = _checked_shape(tensor, specs[tensor.name])
-        if raw and tensor.HasField("contents"):
-            raise InvalidInput(f"input '{tensor.name}' has raw and typed contents; send one")
-    missing = [name for name in specs if name not in shapes]
+        spec, what = specs[tensor.name], f"input '{tensor.name}'"
+        shape = _checked_shape(tensor, spec)
+        place = slot(tensor.parameters, what, limits=limits, regions=regions)
+        if tensor.HasField("contents") and (raw or place):
+            other = "shared memory" if place else "raw"
+            raise InvalidInput(f"{what} has {other} and typed contents; send one")
+        if place is not None:
+            _check_size(place.byte_size, spec, shape)
+        given[spec.name] = _Input(tensor, spec, shape, place)
+    missing = [spec.name for spec in inputs if spec.name not in given and not spec.optional]
     if missing:
-        raise InvalidInput(f"input {_names(missing)} is missing")
-    rows = _row_count(shapes, max_rows) if batched else 1
-    feeds = {
-        tensor.name: _from_raw(raw[index], specs[tensor.name], shapes[tensor.name])
-        if raw
-        else _from_typed(tensor, specs[tensor.name], shapes[tensor.name])
-        for index, tensor in enumerate(request.inputs)
-    }
-    return Rows(feeds, rows)
+        raise InvalidInput(f"input {listed(missing)} is missing")
+    slots = [item.slot.byte_size for item in given.values() if item.slot is not None]
+    if raw and raw != len(given) - len(slots):
+        raise InvalidInput(
+            f"the request has {len(given) - len(slots)} inputs outside of shared memory but {raw} "
+            "raw contents; send one for each"
+            if slots
+            else f"the request has {len(given)} inputs but {raw} raw contents; send one for each"
+        )
+    if sum(slots) > limits.max_bytes:
+        raise InvalidInput(
+            f"the inputs in shared memory have {sum(slots)} bytes; this server takes at most "
+            f"{limits.max_bytes}"
+        )
+    return list(given.values())
 
 
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
-
-
-def _quoted(text: str) -> str:
-    """What a caller sent, at a length that can be sent back."""
-    return f"'{text}'" if len(text) <= _QUOTED else f"'{text[:_QUOTED]}...'"
-
-
-def _refuse_extensions(tensor: _Tensor) -> None:
-    """Silently doing without would have the caller read memory that nobody wrote."""
-    for name in ("shared_memory_region", "classification"):
-        if name in tensor.parameters:
-            raise Unsupported(f"this server does not implement the tensor parameter '{name}'")
-
-
-def _row_count(shapes: dict[str, list[int]], max_rows: int | None) -> int:
-    counts = {shape[0] for shape in shapes.values()}
+def _row_count(shapes: Sequence[list[int]], max_rows: int | None) -> int:
+    counts = {shape[0] for shape in shapes}
+    if not counts:
+        raise InvalidInput("the request has no inputs to count rows by; send one")
     if len(counts) != 1:
         raise InvalidInput(f"the inputs have different numbers of rows: {sorted(counts)}")
     rows = counts.pop()
@@ -129,7 +167,7 @@ def _row_count(shapes: dict[str, list[int]], max_rows: int | None) -> int:
 def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec) -> list[int]:
     if tensor.datatype != spec.datatype:
         raise InvalidInput(
-            f"input '{spec.name}' is {_quoted(tensor.datatype)}; the model takes {spec.datatype}"
+            f"input '{spec.name}' is {quoted(tensor.datatype)}; the model takes {spec.datatype}"
         )
     shape = list(tensor.shape[:_DIMENSIONS])
     fits = len(shape) == len(spec.shape) and all(
@@ -147,17 +185,27 @@ def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSp
     return shape
 
 
-def _from_raw(data: bytes, spec: TensorSpec, shape: list[int]) -> np.ndarray[Any, Any]:
-    elements = math.prod(shape)
-    if spec.datatype == "BYTES":
-        return _objects(_split_bytes(data, elements, spec.name), shape, spec.name)
-    dtype = BY_NAME[spec.datatype].dtype
-    if len(data) != elements * dtype.itemsize:
+def _check_size(nbytes: int, spec: TensorSpec, shape: list[int]) -> None:
+    """Of strings only their lengths tell it."""
+    wanted = math.prod(shape) * BY_NAME[spec.datatype].dtype.itemsize
+    if spec.datatype != "BYTES" and nbytes != wanted:
         raise InvalidInput(
-            f"input '{spec.name}' has {len(data)} bytes; shape {shape} of {spec.datatype} takes "
-            f"{elements * dtype.itemsize}"
+            f"input '{spec.name}' has {nbytes} bytes; shape {shape} of {spec.datatype} takes "
+            f"{wanted}"
         )
-    return _reshaped(np.frombuffer(data, dtype=dtype), shape, spec.name)
+
+
+def _from_raw(data: bytes, spec: TensorSpec, shape: list[int]) -> tuple[Array, int]:
+    """The array, and the bytes it holds."""
+    _check_size(len(data), spec, shape)
+    if spec.datatype == "BYTES":
+        elements = math.prod(shape)
+        array = _objects(_split_bytes(data, elements, spec.name), shape, spec.name)
+        return array, len(data) + elements * _STRING_BYTES
+    if spec.datatype == "BOOL" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
+        raise InvalidInput(f"input '{spec.name}' is BOOL and has a byte that is neither 0 nor 1")
+    array = np.frombuffer(data, dtype=BY_NAME[spec.datatype].dtype)
+    return _reshaped(array, shape, spec.name), len(data)
 
 
 def _split_bytes(data: bytes, elements: int, name: str) -> list[bytes]:
@@ -180,7 +228,7 @@ def _split_bytes(data: bytes, elements: int, name: str) -> list[bytes]:
 
 def _from_typed(
     tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec, shape: list[int]
-) -> np.ndarray[Any, Any]:
+) -> tuple[Array, int]:
     datatype = BY_NAME[spec.datatype]
     if not datatype.contents:
         raise InvalidInput(f"input '{spec.name}' is {spec.datatype}, which is sent as raw contents")
@@ -197,23 +245,25 @@ def _from_typed(
             f"{math.prod(shape)}"
         )
     if spec.datatype == "BYTES":
-        return _objects(values, shape, spec.name)
+        size = sum(map(len, values)) + len(values) * _STRING_BYTES
+        return _objects(values, shape, spec.name), size
     try:
-        return _reshaped(np.array(values, dtype=datatype.dtype), shape, spec.name)
+        array = _reshaped(np.array(values, dtype=datatype.dtype), shape, spec.name)
     except OverflowError:
         raise InvalidInput(
             f"input '{spec.name}' holds a number that {spec.datatype} cannot"
         ) from None
+    return array, array.nbytes
 
 
-def _reshaped(array: np.ndarray[Any, Any], shape: list[int], name: str) -> np.ndarray[Any, Any]:
+def _reshaped(array: Array, shape: list[int], name: str) -> Array:
     try:
         return array.reshape(shape)
     except ValueError:  # no elements, but dimensions that numpy cannot count
         raise InvalidInput(f"input '{name}' has shape {shape}, which is too large") from None
 
 
-def _objects(values: Iterable[bytes], shape: list[int], name: str) -> np.ndarray[Any, Any]:
+def _objects(values: Iterable[bytes], shape: list[int], name: str) -> Array:
     # ONNX Runtime's strings are str; undecodable bytes could not come back unchanged.
     try:
         decoded = [value.decode() for value in values]
@@ -224,43 +274,7 @@ def _objects(values: Iterable[bytes], shape: list[int], name: str) -> np.ndarray
     return _reshaped(np.array(decoded, dtype=np.object_), shape, name)
 
 
-def requested_outputs(
-    request: pb.ModelInferRequest, outputs: Sequence[TensorSpec]
-) -> list[TensorSpec]:
-    """The outputs this request wants, in its order; all of them if it names none.
-
-    Raises:
-        InvalidInput: it names an output twice, or one the model does not have.
-    """
-    if not request.outputs:
-        return list(outputs)
-    specs = {spec.name: spec for spec in outputs}
-    wanted: dict[str, TensorSpec] = {}
-    for output in request.outputs:
-        _refuse_extensions(output)
-        if output.name not in specs:
-            raise InvalidInput(
-                f"the model has no output {_quoted(output.name)}; it gives {_names(specs)}"
-            )
-        if output.name in wanted:
-            raise InvalidInput(f"output '{output.name}' is asked for twice")
-        wanted[output.name] = specs[output.name]
-    return list(wanted.values())
-
-
-def encode(
-    response: pb.ModelInferResponse,
-    outputs: dict[str, np.ndarray[Any, Any]],
-    wanted: Sequence[TensorSpec],
-) -> None:
-    """Append the wanted arrays to the response, as raw contents."""
-    for spec in wanted:
-        array = outputs[spec.name]
-        response.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
-        response.raw_output_contents.append(to_raw(array, spec))
-
-
-def to_raw(array: np.ndarray[Any, Any], spec: TensorSpec) -> bytes:
+def to_raw(array: Array, spec: TensorSpec) -> bytes:
     """An array as raw contents: little-endian, row-major; strings and bytes as BYTES."""
     if spec.datatype != "BYTES":
         return array.astype(BY_NAME[spec.datatype].dtype, copy=False).tobytes()

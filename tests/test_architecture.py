@@ -39,9 +39,15 @@ SERVICE_IMPORTS = {
     "service.scheduler": LEAVES | {"service.batching"},
     "service.batcher": LEAVES | {"service.batching", "service.scheduler"},
     "service.regions": LEAVES,
-    "service.tensors": LEAVES
-    | {"service.classification", "service.manifest", "service.proto", "service.regions"},
     "service.classification": LEAVES,
+    "service.parameters": LEAVES | {"service.proto", "service.regions"},
+    "service.tensors": LEAVES
+    | {"service.manifest", "service.parameters", "service.proto", "service.regions"},
+    "service.answers": LEAVES
+    | {
+        "service.classification", "service.manifest", "service.parameters", "service.proto",
+        "service.regions", "service.tensors",
+    },
     "service.configfields": LEAVES | {"service.proto"},
     "service.policies": LEAVES | {"service.configfields", "service.proto"},
     "service.ortoptions": LEAVES | {"service.configfields", "service.proto"},
@@ -85,9 +91,9 @@ SERVICE_IMPORTS = {
     "service.servicer": LEAVES
     | {
         "service.answers", "service.batching", "service.index", "service.metrics",
-        "service.model", "service.modelpages", "service.proto", "service.regions",
-        "service.repository", "service.statistics", "service.streams", "service.tensors",
-        "service.tracing",
+        "service.model", "service.modelpages", "service.parameters", "service.proto",
+        "service.regions", "service.repository", "service.statistics", "service.streams",
+        "service.tensors", "service.tracing",
     },
     "service.control": LEAVES
     | {
@@ -102,9 +108,9 @@ SERVICE_IMPORTS = {
     "service.server": LEAVES
     | {
         "service.control", "service.health", "service.interceptor", "service.metrics",
-        "service.probes", "service.proto", "service.regions", "service.repository",
-        "service.servicer", "service.settings", "service.statistics", "service.streams",
-        "service.tls", "service.tokens", "service.tracing",
+        "service.parameters", "service.probes", "service.proto", "service.regions",
+        "service.repository", "service.servicer", "service.settings", "service.statistics",
+        "service.streams", "service.tls", "service.tokens", "service.tracing",
     },
     "service.doctor": LEAVES
     | {"service.arguments", "service.choice", "service.hardware", "service.layout",

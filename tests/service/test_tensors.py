@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.utils import serialize_byte_tensor
 
-from service import tensors
+from service import answers, tensors
 from service.datatypes import BY_NAME, DATATYPES
 from service.errors import InvalidInput
 from service.manifest import TensorSpec
+from service.parameters import Limits
 from service.proto import inference_pb2 as pb
 
 Array = np.ndarray[Any, Any]
 NUMERIC = [row.name for row in DATATYPES if row.name != "BYTES"]
+RAW_ONLY = [row.name for row in DATATYPES if not row.contents]
 TYPED = [row.name for row in DATATYPES if row.contents]
 
 
@@ -68,7 +70,7 @@ def refusal(request: pb.ModelInferRequest, *specs: TensorSpec, batched: bool = T
 @pytest.mark.parametrize("datatype", [row.name for row in DATATYPES])
 def test_encoded_answer_sent_back_as_raw_input_is_unchanged(datatype: str) -> None:
     array, response = extremes(datatype), pb.ModelInferResponse()
-    tensors.encode(response, {"x": array}, [spec(datatype)])
+    answers.encode(response, {"x": array}, [answers.Wanted(spec(datatype))])
     (data,), (output,) = response.raw_output_contents, response.outputs
     assert (output.name, output.datatype, list(output.shape)) == ("x", datatype, [2, 3])
     back = decoded(raw(data, datatype, (2, 3)), spec(datatype))
@@ -98,7 +100,7 @@ def test_raw_contents_are_little_endian_and_row_major() -> None:
 
 def test_array_that_is_a_strided_view_is_encoded_row_major() -> None:
     response, array = pb.ModelInferResponse(), np.arange(6, dtype=np.float32).reshape(3, 2).T
-    tensors.encode(response, {"x": array}, [spec()])
+    answers.encode(response, {"x": array}, [answers.Wanted(spec())])
     assert response.raw_output_contents[0] == struct.pack("<6f", 0, 2, 4, 1, 3, 5)
 
 
@@ -109,7 +111,7 @@ def test_strings_of_tritons_client_arrive_and_return_unchanged(strings: list[str
     back = decoded(raw(sent, "BYTES", column.shape), spec("BYTES", -1, 1))
     assert back.tolist() == column.tolist()
     response = pb.ModelInferResponse()
-    tensors.encode(response, {"x": back}, [spec("BYTES", -1, 1)])
+    answers.encode(response, {"x": back}, [answers.Wanted(spec("BYTES", -1, 1))])
     assert response.raw_output_contents[0] == sent
 
 
@@ -130,6 +132,50 @@ def test_several_inputs_get_their_own_contents_in_any_order() -> None:
     request.raw_input_contents.append(b"\x07")
     rows = tensors.decode(request, [spec("INT8", -1, 1, name="z"), spec()], batched=True)
     assert (rows.feeds["z"].tolist(), rows.feeds["x"].tolist()) == ([[7]], [[0, 0, 0]])
+
+
+def test_memory_of_the_arrays_is_counted() -> None:
+    def held(request: pb.ModelInferRequest, *shape: int) -> int:
+        specs = [spec(request.inputs[0].datatype, *shape)]
+        return tensors.decode(request, specs, batched=True).nbytes
+
+    assert held(raw(bytes(24), shape=(2, 3))) == 24
+    assert held(typed([1.0, 2.0, 3.0])) == 12
+    longer, shorter = (held(raw(struct.pack("<I", n) + bytes(n), "BYTES", (1, 1)), -1, 1)
+                       for n in (1000, 0))  # fmt: skip
+    assert longer - shorter == 1000 and shorter > 8
+    assert held(typed([b"x" * 1000], "BYTES", (1, 1)), -1, 1) - shorter >= 990
+
+
+OPTIONAL = TensorSpec("factor", "FP32", (-1, 1), optional=True)
+
+
+def test_optional_input_may_be_left_out_or_sent() -> None:
+    request = raw(bytes(12))
+    assert list(tensors.decode(request, [spec(), OPTIONAL], batched=True).feeds) == ["x"]
+    request.inputs.add(name="factor", datatype="FP32", shape=[1, 1])
+    request.raw_input_contents.append(bytes(4))
+    assert set(tensors.decode(request, [spec(), OPTIONAL], batched=True).feeds) == {"x", "factor"}
+
+
+def test_request_that_leaves_out_all_there_is_to_count_rows_by_is_refused() -> None:
+    assert "no inputs" in refusal(pb.ModelInferRequest(), OPTIONAL)
+    assert tensors.decode(pb.ModelInferRequest(), [OPTIONAL], batched=False).feeds == {}
+
+
+def test_more_inputs_than_the_limit_are_refused_before_their_names_are_read() -> None:
+    request = raw(bytes(12))
+    for _ in range(2):
+        request.inputs.add(name="y" * 10_000)
+    with pytest.raises(InvalidInput, match="has 3 inputs; this server takes at most 2"):
+        tensors.decode(request, [spec()], batched=True, limits=Limits(max_tensors=2))
+
+
+@pytest.mark.parametrize("name", ["y" * 17, "ä" * 9])
+def test_input_with_a_name_over_the_limit_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInput, match="name of an input is longer than the 16 bytes"):
+        tensors.decode(raw(b"", name=name), [spec()], batched=True, limits=Limits(max_name=16))
+    assert "no input 'yyyy" in refusal(raw(b"", name="y" * 16))
 
 
 def test_unknown_input_is_refused_with_the_names_there_are() -> None:
@@ -205,14 +251,19 @@ def test_typed_string_that_is_not_utf8_is_refused() -> None:
     assert "'x'" in refusal(typed([b"\xff"], "BYTES", (1, 1)), spec("BYTES", -1, 1))
 
 
-def test_typed_fp16_is_refused_because_the_protocol_has_none() -> None:
-    text = refusal(typed([1.0], "FP16", field="fp32_contents"), spec("FP16"))
-    assert "'x' is FP16, which is sent as raw" in text
+@pytest.mark.parametrize("datatype", RAW_ONLY)
+def test_typed_half_is_refused_because_the_protocol_has_none(datatype: str) -> None:
+    text = refusal(typed([1.0], datatype, field="fp32_contents"), spec(datatype))
+    assert f"'x' is {datatype}, which is sent as raw" in text
 
 
 def test_typed_contents_in_another_field_are_refused() -> None:
     text = refusal(typed([1, 2, 3], field="int_contents"))
     assert "'x'" in text and "int_contents" in text and "use fp32_contents" in text
+
+
+def test_bool_byte_that_is_neither_is_refused() -> None:
+    assert "neither 0 nor 1" in refusal(raw(b"\0\1\2", "BOOL"), spec("BOOL"))
 
 
 @pytest.mark.parametrize("count", [0, 2, 4])
@@ -238,35 +289,3 @@ def test_inputs_with_different_numbers_of_rows_are_refused() -> None:
 
 def test_request_without_rows_is_refused() -> None:
     assert "no rows" in refusal(raw(b"", shape=(0, 3)))
-
-
-OUTPUTS = [spec(name=name) for name in ("scores", "labels", "boxes")]
-
-
-def asking(*names: str) -> pb.ModelInferRequest:
-    request = pb.ModelInferRequest()
-    for name in names:
-        request.outputs.add(name=name)
-    return request
-
-
-def test_request_that_names_no_output_gets_all() -> None:
-    assert tensors.requested_outputs(asking(), OUTPUTS) == OUTPUTS
-
-
-def test_only_requested_outputs_are_encoded_in_the_requests_order() -> None:
-    wanted = tensors.requested_outputs(asking("boxes", "scores"), OUTPUTS)
-    response, row = pb.ModelInferResponse(), np.zeros((1, 3), np.float32)
-    tensors.encode(response, {"scores": row, "labels": row, "boxes": row + 1}, wanted)
-    assert [output.name for output in response.outputs] == ["boxes", "scores"]
-    assert list(response.raw_output_contents) == [(row + 1).tobytes(), row.tobytes()]
-
-
-@pytest.mark.parametrize(
-    ("names", "sentence"),
-    [(["masks"], "no output 'masks'"), (["boxes", "boxes"], "'boxes' is asked for twice")],
-)
-def test_unknown_or_repeated_output_is_refused(names: list[str], sentence: str) -> None:
-    with pytest.raises(InvalidInput, match=sentence) as refused:
-        tensors.requested_outputs(asking(*names), OUTPUTS)
-    assert refused.value.status == "INVALID_ARGUMENT"
