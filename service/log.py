@@ -86,12 +86,13 @@ def levels() -> Levels:
 
 @contextmanager
 def request(identity: str) -> Iterator[None]:
-    """Put this request's id on all lines that are written within; an empty one on none."""
+    """Put this request's id on all lines that are written within; an empty one on none.
+
+    After an exception it stays on the task's lines, since who catches that logs it further out.
+    """
     token = _REQUEST_ID.set(identity[:_LONGEST_ID])
-    try:
-        yield
-    finally:
-        _REQUEST_ID.reset(token)
+    yield
+    _REQUEST_ID.reset(token)
 
 
 def info(message: str, **fields: Any) -> None:

@@ -121,6 +121,25 @@ async def test_requests_at_the_same_time_keep_their_own_ids(
     ]  # fmt: skip
 
 
+async def test_who_catches_a_requests_exception_logs_it_under_its_id(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log.configure("info")
+
+    async def serve() -> None:
+        try:
+            with log.request("abc"):
+                raise ValueError("the detail")
+        except ValueError:
+            log.exception("failed")
+
+    await asyncio.create_task(serve())
+    log.info("another task")
+    failed, another = lines(capsys)
+    assert (failed["message"], failed["request_id"]) == ("failed", "abc")
+    assert "request_id" not in another
+
+
 def test_request_id_cannot_forge_a_line_nor_fill_the_disk(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
