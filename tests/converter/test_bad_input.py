@@ -92,6 +92,10 @@ def a_crowd(base: Path) -> list[str]:
     return [str(nets.crowd(base / "model.onnx")), "--evaluate", str(base / "rows.npz")]
 
 
+def brain_floats(base: Path) -> list[str]:
+    return [str(models.bf16(base / "model.onnx"))]
+
+
 X = np.random.default_rng(0).random((40, 4), np.float32) + 0.1
 NAN = X.copy()
 NAN[3, 1] = np.nan
@@ -120,6 +124,7 @@ NAN[3, 1] = np.nan
         (no_batch, "has no batch dimension"),
         (a_fixed_batch, "has no batch dimension"),
         (no_repository, "cannot write into"),
+        (brain_floats, "tensor 'x' of .* is BF16"),
         (a_crowd, "depend on which rows share their batch"),
     ],
 )

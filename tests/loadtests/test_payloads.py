@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from loadtests.payloads import DISTINCT, requests_for
-from service.datatypes import BY_NAME, DATATYPES
+from service.datatypes import BY_NAME, DATATYPES, from_bf16
 from service.proto import inference_pb2 as pb
 from service.rows import BadRows
 
@@ -159,6 +159,14 @@ def test_text_of_a_file_is_sent_as_utf_8(tmp_path: Path) -> None:
     requests = requests_for(Stub(text=("BYTES", [-1, 2])), "m", rows_file=path)
     sent = [arrays(request)["text"].tolist() for request in requests]
     assert sent == [[["grün".encode(), b"a"]], [[b"b", b""]]]
+
+
+def test_numbers_of_a_file_are_sent_as_bits_of_bf16(tmp_path: Path) -> None:
+    stub = Stub(half=("BF16", [-1, 2]))
+    requests = requests_for(stub, "m", rows_file=saved(tmp_path, x=ROWS))
+    sent = np.concatenate([from_bf16(arrays(request)["half"]) for request in requests])
+    np.testing.assert_array_equal(sent, ROWS)
+    assert "holds NaN" in refusal(stub, saved(tmp_path, x=ROWS * np.nan))
 
 
 def test_a_missing_array_is_named(tmp_path: Path) -> None:
