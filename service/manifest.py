@@ -211,6 +211,8 @@ def _variant(raw: dict[str, Any]) -> Variant:
     variant = Variant(**raw)
     if not (isinstance(variant.name, str) and isinstance(variant.accepted, bool)):
         raise TypeError("a variant's 'name' must be a text, 'accepted' true or false")
+    if not all(isinstance(figure, int | float) for figure in variant.figures.values()):
+        raise TypeError("a variant's figures must be numbers")
     if variant.accepted and (not variant.file or not variant.sha256):
         raise ModelUnusable(f"the manifest's variant '{variant.name}' has no file or no digest")
     if variant.file is not None and variant.file != Path(variant.file).name.strip("."):

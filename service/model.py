@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from service.variants import Opener, check_tensors, choose, session_options
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
+Clock = Callable[[], float]
 
 # The only variant of a file that nobody converted here; it may be of any precision.
 AS_IT_IS = "as-is"
@@ -120,7 +121,7 @@ def load(
     *,
     settings: Settings,
     book: Book,
-    clock: Callable[[], float],
+    clock: Clock,
 ) -> Model:
     """Load one version, choose its variant, warm it up and check its answers.
 
@@ -132,38 +133,19 @@ def load(
     instances = settings.instances or options.instances or 1
     opener = Opener(directory, session_options(settings, options, instances))
     if (directory / manifest.FILENAME).exists() and not place.single:
-        contract = manifest.load(directory)
-        _check_name(contract, place.name, directory)
-        # The manifest says what callers send; Triton needs a reshape where rows are single numbers.
-        contract = _under(options, contract)
-        modelconfig.applied(modelconfig.fitted(options, contract), contract)  # or it is refused
-        options = replace(options, reshapes={})
-        chosen, session = choose(contract, settings, opener, clock)
-        check_tensors(contract, session, directory / str(chosen.variant.file))
-        if contract.golden is not None:
-            golden.check(session.run, directory, contract.golden, variant=chosen.variant.name)
+        opened = _published(place, options, settings, opener, clock)
     else:
-        path = directory / (place.single or options.filename)
-        if not path.is_file():
-            sentence = f"version {version} has neither {manifest.FILENAME} nor {path.name}"
-            raise ModelUnusable(f"{directory}: {sentence}", told=sentence)
-        session = opener(path)
-        contract = _under(options, _bare(path, place.name, session))
-        options = modelconfig.fitted(options, contract)
-        contract = modelconfig.applied(options, contract, session.optional)
-        if settings.variant != choice.AUTO:
-            contract.variant(settings.variant)  # which it has not
-        chosen = Chosen(contract.variants[0], "only", "served as it is; there is no manifest")
+        opened = _as_it_is(place, options, settings, opener)
+    contract, chosen = opened.contract, opened.chosen
     for warning in options.warnings:
         log.warning(warning, model=place.name)
     max_rows = (settings.max_batch or options.max_batch or _MAX_BATCH) if contract.batched else 1
-    run = _Run(session, options, contract)
-    session.warm_up(*sorted({1, max_rows}), batched=contract.batched)
+    opened.session.warm_up(*sorted({1, max_rows}), batched=contract.batched)
     for sample in options.warmups:
         for feeds in warmup.feeds(sample, contract, place.directory):
-            session.warm_up_with(run.inwards(feeds))
-    labels = {name: modelconfig.read_labels(place.directory / file)
-              for name, file in options.labels.items()}  # fmt: skip
+            opened.session.warm_up_with(opened.inwards(feeds))
+    files = options.labels.items()
+    labels = {name: modelconfig.read_labels(place.directory / file) for name, file in files}
     executor = ThreadPoolExecutor(instances, thread_name_prefix=place.name)
     tally = book.tally((contract.name, str(version), chosen.variant.name))
     limits = _limits(settings, options, max_rows, instances, batched=contract.batched)
@@ -174,48 +156,81 @@ def load(
         options=options,
         max_rows=max_rows,
         instances=instances,
-        batcher=Batcher(run, limits, executor=executor, clock=clock, on_run=tally.executed),
+        batcher=Batcher(opened.run, limits, executor=executor, clock=clock, on_run=tally.executed),
         tally=tally,
         label_texts=labels,
         load_s=clock() - started,
         mark=mark,
-        _session=session,
+        _session=opened.session,
         _executor=executor,
     )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A session behind the shapes that callers see, where config.pbtxt reshapes tensors."""
+
+    contract: Manifest
+    chosen: Chosen
+    session: Session
+    reshapes: Mapping[str, Shape] = field(default_factory=dict)
+
+    def run(self, feeds: Arrays) -> Arrays:
+        outputs = self.session.run(self.inwards(feeds))
+        for spec in self.contract.outputs if self.reshapes else ():
+            if spec.name in self.reshapes:
+                now = self.reshapes[spec.name]
+                outputs[spec.name] = _reshaped(outputs[spec.name], now, spec.shape)
+        return outputs
+
+    def inwards(self, feeds: Arrays) -> Arrays:
+        """Feeds as the graph takes them."""
+        if not self.reshapes:
+            return feeds
+        wire = {spec.name: spec.shape for spec in self.contract.inputs}
+        return {
+            name: _reshaped(array, wire[name], self.reshapes[name])
+            if name in self.reshapes
+            else array
+            for name, array in feeds.items()
+        }
+
+
+def _published(
+    place: Place, options: Options, settings: Settings, opener: Opener, clock: Clock
+) -> _Opened:
+    """By its manifest, which says what callers send whatever config.pbtxt reshapes for Triton."""
+    contract = manifest.load(opener.directory)
+    _check_name(contract, place.name, opener.directory)
+    contract = _under(options, contract)
+    modelconfig.applied(modelconfig.fitted(options, contract), contract)  # or it is refused
+    chosen, session = choose(contract, settings, opener, clock)
+    check_tensors(contract, session, opener.directory / str(chosen.variant.file))
+    if contract.golden is not None:
+        golden.check(session.run, opener.directory, contract.golden, variant=chosen.variant.name)
+    return _Opened(contract, chosen, session)
+
+
+def _as_it_is(place: Place, options: Options, settings: Settings, opener: Opener) -> _Opened:
+    """A file that nobody converted here, with the tensors that config.pbtxt gives it."""
+    path = opener.directory / (place.single or options.filename)
+    if not path.is_file():
+        sentence = f"there is neither {manifest.FILENAME} nor {path.name}"
+        raise ModelUnusable(f"{opener.directory}: {sentence}", told=sentence)
+    session = opener(path)
+    contract = _under(options, _bare(path, place.name, session))
+    options = modelconfig.fitted(options, contract)
+    contract = modelconfig.applied(options, contract, session.optional)
+    if settings.variant != choice.AUTO:
+        contract.variant(settings.variant)  # which it has not
+    chosen = Chosen(contract.variants[0], "only", "served as it is; there is no manifest")
+    return _Opened(contract, chosen, session, options.reshapes)
 
 
 def _check_name(contract: Manifest, name: str, directory: Path) -> None:
     if contract.name != name:
         sentence = f"the manifest describes '{contract.name}'; its directory says '{name}'"
         raise ModelUnusable(f"{directory}: {sentence}", told=sentence)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The session behind the shapes that callers see, where config.pbtxt reshapes tensors."""
-
-    session: Session
-    options: Options
-    contract: Manifest
-
-    def __call__(self, feeds: Arrays) -> Arrays:
-        outputs = self.session.run(self.inwards(feeds))
-        shapes = self.options.reshapes
-        for spec in self.contract.outputs if shapes else ():
-            if spec.name in shapes:
-                outputs[spec.name] = _reshaped(outputs[spec.name], shapes[spec.name], spec.shape)
-        return outputs
-
-    def inwards(self, feeds: Arrays) -> Arrays:
-        """Feeds as the graph takes them."""
-        shapes = self.options.reshapes
-        if not shapes:
-            return feeds
-        wire = {spec.name: spec.shape for spec in self.contract.inputs}
-        return {
-            name: _reshaped(array, wire[name], shapes[name]) if name in shapes else array
-            for name, array in feeds.items()
-        }
 
 
 def _reshaped(array: Array, now: Shape, then: Shape) -> Array:
