@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 from service import arguments, log, repository, server, settings
 
@@ -26,7 +27,17 @@ def serve(argv: Sequence[str]) -> int:
     chosen = arguments.read(argv)
     log.configure(chosen.log_level)
     models = repository.load(chosen)
-    finished = asyncio.run(_run(chosen, models))
+    return asyncio.run(_run(chosen, models))
+
+
+async def _run(chosen: settings.Settings, models: repository.Repository) -> int:
+    stop, hurry = _signals()
+    running = await server.start(chosen, models, version=metadata.version("farthing"))
+    _tell_ready(running, models)
+    await stop.wait()
+    log.info("draining", grace_s=chosen.grace_s, drain_s=chosen.drain_s)
+    finished = await running.drain(chosen.drain_s, grace_s=chosen.grace_s, hurry=hurry)
+    log.info("stopped", finished=finished)
     if not finished:
         # A run that does not end holds its thread, and the interpreter would wait for it.
         logging.shutdown()
@@ -34,34 +45,37 @@ def serve(argv: Sequence[str]) -> int:
     return 0
 
 
-async def _run(chosen: settings.Settings, models: repository.Repository) -> bool:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+def _signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Two events: any signal asks to stop; SIGINT, and every one after the first, to hurry."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def signalled(number: signal.Signals) -> None:
+        if stop.is_set() or number == signal.SIGINT:
+            hurry.set()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    running = await server.start(chosen, models, version=metadata.version("farthing"))
-    ready = {
-        "ready": True,
-        "grpc_port": running.grpc_port,
-        "metrics_port": running.metrics_port,
-        "models": [
-            {
-                "name": model.manifest.name,
-                "version": model.version,
-                "variant": model.variant.name,
-                "sha256": model.variant.sha256,
-                "reason": model.why,
-            }
-            for model in models
-        ],
-    }
+        asyncio.get_running_loop().add_signal_handler(number, signalled, number)
+    return stop, hurry
+
+
+def _tell_ready(running: server.Server, models: repository.Repository) -> None:
+    ready: dict[str, Any] = {"ready": True, "grpc_port": running.grpc_port}
+    if running.control_port is not None:
+        ready["control_port"] = running.control_port
+    ready["metrics_port"] = running.metrics_port
+    ready["models"] = [
+        {
+            "name": model.manifest.name,
+            "version": model.version,
+            "variant": model.variant.name,
+            "sha256": model.variant.sha256,
+            "reason": model.why,
+        }
+        for model in models
+    ]
     log.info("ready", **ready)
     print(json.dumps(ready), flush=True)
-    await stop.wait()
-    log.info("draining", seconds=chosen.drain_s)
-    finished = await running.drain(chosen.drain_s)
-    log.info("stopped", finished=finished)
-    return finished
 
 
 if __name__ == "__main__":

@@ -1,111 +1,64 @@
-"""Composes transport, interceptor, servicer, health, reflection and metrics; drains at the end."""
+"""Composes transport, interceptor, servicer, health, reflection and probes; drains at the end."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection, reflection_pb2
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
-from service import log
-from service.errors import (
-    InferenceFailed,
-    InvalidInput,
-    InvalidSetting,
-    Overloaded,
-    ServingError,
-    Unsupported,
-)
+from service import log, probes, tls
+from service.control import Control
+from service.errors import InvalidSetting
+from service.health import SERVICE, Health
+from service.interceptor import Interceptor
+from service.log import Access
 from service.metrics import Metrics
+from service.parameters import Limits
+from service.probes import Probes
 from service.proto import inference_pb2
 from service.proto.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from service.regions import Regions
 from service.repository import Repository
-from service.servicer import Servicer
+from service.servicer import Shared
 from service.settings import Settings
+from service.tokens import Tokens
 
-SERVICE = "inference.GRPCInferenceService"
-LIVENESS = "liveness"
 # How long calls that were on their way when draining ended are told to go elsewhere.
 _LAME_DUCK_S = 0.5
 _GOODBYE_S = 1.0
-_LONGEST = 1000
+_TOKENS_S = 1.0
 _PENDING = 1_000_000
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
-class Interceptor(grpc.aio.ServerInterceptor):
-    """The one catch-all: our errors become their status, all others a fixed text and a log line."""
+@dataclass(frozen=True)
+class _Door:
+    """A gRPC port that is asked for, by this option, and the control RPCs answered there."""
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Wrap unary methods; streams answer for themselves."""
-        handler = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
-            return handler
-        answer, method = handler.unary_unary, handler_call_details.method
-
-        async def guarded(request: Any, call: Any) -> Any:
-            try:
-                if request is None:
-                    raise InvalidInput("the request's bytes are not a message of this method")
-                return await answer(request, call)
-            except ServingError as error:
-                if error.__cause__ is not None or isinstance(error, InferenceFailed):
-                    log.exception(str(error), method=method)
-                return _refuse(call, error)
-            except NotImplementedError:  # what the generated base class raises
-                return _refuse(call, Unsupported("this server does not implement that method"))
-            except (grpc.aio.AbortError, asyncio.CancelledError):
-                raise
-            except Exception:
-                log.exception("unexpected error", method=method)
-                return _refuse(call, InferenceFailed("internal error; the server's log says more"))
-
-        return grpc.unary_unary_rpc_method_handler(
-            guarded,
-            _lenient(handler.request_deserializer),
-            lambda message: b"" if message is None else handler.response_serializer(message),
-        )
+    option: str
+    host: str
+    port: int
+    allowed: frozenset[str]
 
 
-def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """None for bytes that are no message: gRPC itself would tell the caller the exception."""
+@dataclass(frozen=True)
+class _Port:
+    """One gRPC server with what answers on it."""
 
-    def parsed(data: bytes) -> Any:
-        try:
-            return parse(data)
-        except DecodeError:
-            return None
-
-    return parsed
-
-
-def _refuse(call: Any, error: ServingError) -> None:
-    """End the call with the error's status.
-
-    Not by ``call.abort``: the exception that it raises holds the request, in a cycle that only a
-    full garbage collection finds, and a few large refused requests fill the memory.
-    """
-    call.set_code(grpc.StatusCode[error.status])
-    # Status texts travel as headers, whose size is limited: beyond it the caller loses the status.
-    text = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:_LONGEST])
-    call.set_details(text)
-    if isinstance(error, Overloaded):
-        call.set_trailing_metadata((("grpc-retry-pushback-ms", str(error.retry_after_ms)),))
+    number: int
+    server: grpc.aio.Server
+    interceptor: Interceptor
+    servicer: Control
 
 
 @dataclass(frozen=True)
@@ -114,47 +67,129 @@ class Server:
 
     Attributes:
         grpc_port: the port it really has, also where 0 was asked for.
+        control_port: likewise; None if the control RPCs have no port of their own.
         metrics_port: likewise.
     """
 
     grpc_port: int
+    control_port: int | None
     metrics_port: int
-    _grpc: grpc.aio.Server
-    _http: WSGIServer
-    _health: health.HealthServicer
+    _ports: tuple[_Port, ...]
+    _probes: Probes
+    _health: Health
     _repository: Repository
+    _polling: asyncio.Task[None] | None
+    _refreshing: asyncio.Task[None] | None
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Say NOT_SERVING, take no new calls, finish accepted work, close the ports.
+    async def drain(self, timeout_s: float, *, grace_s: float, hurry: asyncio.Event) -> bool:
+        """Say NOT_SERVING, serve on for a while, finish accepted work, close the ports.
+
+        Args:
+            timeout_s: how long accepted work may take.
+            grace_s: of normal service, so that load balancers leave before anyone is refused.
+            hurry: ends the grace when it is set.
 
         Returns:
             Whether all accepted work was finished in time.
         """
-        await self._health.enter_graceful_shutdown()
-        drains = [model.batcher.drain(timeout_s) for model in self._repository]
-        finished = await asyncio.gather(*drains)
+        self._health.leave()
+        if self._polling:
+            self._polling.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await hurry.wait()
+        finished = await self._repository.drain(timeout_s)
+        for port in self._ports:
+            await port.servicer.close_streams()
         await asyncio.sleep(_LAME_DUCK_S)
         # Answers are on their way by now; what is still open is a health Watch, which never ends.
-        await self._grpc.stop(_GOODBYE_S)
-        self._http.shutdown()
-        self._http.server_close()
-        return all(finished)
+        for port in self._ports:
+            port.interceptor.close()
+        await asyncio.gather(*(port.server.stop(_GOODBYE_S) for port in self._ports))
+        if self._refreshing:
+            self._refreshing.cancel()
+        await asyncio.to_thread(self._probes.close)
+        return finished
 
 
 async def start(settings: Settings, repository: Repository, *, version: str) -> Server:
-    """Compose all layers, bind both ports and answer.
+    """Compose all layers, bind the ports and answer.
 
     Raises:
-        InvalidSetting: a port is in use or may not be bound.
+        InvalidSetting: a port is in use or may not be bound; tokens or TLS files cannot be used.
     """
-    metrics = Metrics(CollectorRegistry())
-    _watch(repository, metrics)
+    tokens = Tokens.read(Path(settings.tokens)) if settings.tokens else None
+    health = Health()
+    repository.on_change(health.set)
+    shared = _shared(settings, repository, ready=lambda: health.ready, version=version)
+    ports = [
+        _port(door, settings, shared=shared, health=health, tokens=tokens)
+        for door in _doors(settings)
+    ]
+    answering = _bind_probes(settings, shared)
+    for port in ports:
+        await port.server.start()
+    health.start()
+    return Server(
+        grpc_port=ports[0].number,
+        control_port=ports[1].number if len(ports) > 1 else None,
+        metrics_port=answering.port,
+        _ports=tuple(ports),
+        _probes=answering,
+        _health=health,
+        _repository=repository,
+        _polling=_every(settings.poll_s, repository.poll) if settings.poll_s else None,
+        _refreshing=(
+            _every(_TOKENS_S, lambda: asyncio.to_thread(tokens.refresh)) if tokens else None
+        ),
+    )
+
+
+def _doors(settings: Settings) -> list[_Door]:
+    """The gRPC port, and the control port if there is to be one."""
+    allowed, apart = settings.allowed, settings.control_port != -1
+    if apart and not allowed:
+        log.warning("--control-port answers no control RPC: name some with --control")
+    here = frozenset[str]() if apart else allowed
+    doors = [_Door("--grpc-port", settings.host, settings.grpc_port, here)]
+    if apart:
+        door = _Door("--control-port", settings.control_host, settings.control_port, allowed)
+        doors.append(door)
+    return doors
+
+
+def _shared(
+    settings: Settings, repository: Repository, *, ready: Callable[[], bool], version: str
+) -> Shared:
+    """What both ports answer with: what is registered on one is used by inferences on the other."""
+    metrics = Metrics(
+        CollectorRegistry(),
+        repository.book,
+        models=lambda: list(repository),
+        target_ms=settings.latency_target_ms,
+    )
+    return Shared(
+        repository=repository,
+        metrics=metrics,
+        version=version,
+        limits=Limits(max_tensors=settings.max_tensors, max_name=settings.max_name),
+        regions=Regions() if "shared-memory" in settings.allowed else None,
+        access=Access(settings.access_log),
+        ready=ready,
+    )
+
+
+def _port(
+    door: _Door, settings: Settings, *, shared: Shared, health: Health, tokens: Tokens | None
+) -> _Port:
     limit = settings.max_message_mib * 2**20
+    interceptor = Interceptor(tokens, limit)
     server = grpc.aio.server(
-        interceptors=[Interceptor()],
+        interceptors=[interceptor],
         options=[
-            ("grpc.max_receive_message_length", limit),
-            ("grpc.max_send_message_length", limit),
+            # A guard for the memory; the limit that callers meet is the interceptor's.
+            ("grpc.max_receive_message_length", 2 * limit),
+            ("grpc.max_send_message_length", 2 * limit),
             # Otherwise two servers share a port without a word, and each gets half of the calls.
             ("grpc.so_reuseport", 0),
             # gRPC's own limits answer CANCELLED; refusing is the batcher's, with a reason.
@@ -162,19 +197,13 @@ async def start(settings: Settings, repository: Repository, *, version: str) -> 
             ("grpc.server.max_pending_requests_hard_limit", _PENDING),
         ],
     )
-    add_GRPCInferenceServiceServicer_to_server(Servicer(repository, metrics, version), server)
-    healths = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
-    names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+    servicer = Control(shared, allowed=door.allowed)
+    add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection(
-        (*names, reflection.SERVICE_NAME), server, pool=_reflected()
+        (SERVICE, _HEALTH, reflection.SERVICE_NAME), server, pool=_reflected()
     )
-    grpc_port = _bind_grpc(server, settings)
-    http, metrics_port = _bind_metrics(settings, metrics.registry)
-    await server.start()
-    for name in ("", LIVENESS, SERVICE, *{model.manifest.name for model in repository}):
-        await healths.set(name, _SERVING)
-    return Server(grpc_port, metrics_port, server, http, healths, repository)
+    return _Port(_bind_grpc(server, door, settings), server, interceptor, servicer)
 
 
 def _reflected() -> DescriptorPool:
@@ -185,36 +214,29 @@ def _reflected() -> DescriptorPool:
     return pool
 
 
-def _watch(repository: Repository, metrics: Metrics) -> None:
-    for model in repository:
-        batcher = model.batcher
-        metrics.load_seconds.labels(*model.labels).set(model.load_s)
-        metrics.waiting_rows.labels(*model.labels).set_function(
-            lambda batcher=batcher: batcher.waiting_rows  # type: ignore[misc]
-        )
-        metrics.running.labels(*model.labels).set_function(
-            lambda batcher=batcher: batcher.running  # type: ignore[misc]
-        )
-
-
-def _bind_grpc(server: grpc.aio.Server, settings: Settings) -> int:
-    taken = _taken(settings.host, settings.grpc_port)
+def _bind_grpc(server: grpc.aio.Server, door: _Door, settings: Settings) -> int:
+    host, port = door.host, door.port
+    taken = _taken(host, port)
     if taken:
         raise InvalidSetting(
-            f"cannot listen on {settings.host}:{settings.grpc_port} for gRPC ({taken}); choose "
-            "another with --grpc-port, or 0 for a free one"
+            f"cannot listen on {host}:{port} for gRPC ({taken}); choose another with "
+            f"{door.option}, or 0 for a free one"
         )
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    # Made for each port: gRPC remembers in them which certificate it has fetched.
+    credentials = tls.credentials(settings)
     try:
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        port = server.add_insecure_port(f"{host}:{settings.grpc_port}")
+        if credentials is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, credentials)
     except RuntimeError:
-        port = 0
-    if not port:
+        bound = 0
+    if not bound:
         raise InvalidSetting(
-            f"gRPC cannot listen on {settings.host}:{settings.grpc_port}; choose another address "
-            "with --host, or another port with --grpc-port"
+            f"gRPC cannot listen on {host}:{port}; choose another with {door.option}"
         )
-    return int(port)
+    return int(bound)
 
 
 def _taken(host: str, port: int) -> str | None:
@@ -227,12 +249,26 @@ def _taken(host: str, port: int) -> str | None:
     return None
 
 
-def _bind_metrics(settings: Settings, registry: CollectorRegistry) -> tuple[WSGIServer, int]:
+def _bind_probes(settings: Settings, shared: Shared) -> Probes:
+    host, port = settings.host, settings.metrics_port
     try:
-        http, _ = start_http_server(settings.metrics_port, settings.host, registry)
+        return probes.start(host, port, metrics=shared.metrics.text, ready=shared.ready)
     except OSError as error:
         raise InvalidSetting(
-            f"cannot listen on {settings.host}:{settings.metrics_port} for metrics "
-            f"({error.strerror}); choose another with --metrics-port, or 0 for a free one"
+            f"cannot listen on {host}:{port} for metrics ({error.strerror}); choose another with "
+            "--metrics-port, or 0 for a free one"
         ) from None
-    return http, http.server_port
+
+
+def _every(seconds: float, work: Callable[[], Awaitable[Any]]) -> asyncio.Task[None]:
+    """Do this again and again; what fails is logged, and tried again."""
+
+    async def repeated() -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except Exception:
+                log.exception("what is done every few seconds failed")
+
+    return asyncio.create_task(repeated())

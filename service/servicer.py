@@ -62,6 +62,7 @@ class Shared:
         traces: which inferences are traced.
         log_settings: what is logged.
         access: which inferences are logged.
+        ready: whether the server takes calls, for ServerReady.
         clock: the batchers'.
     """
 
@@ -73,6 +74,7 @@ class Shared:
     traces: Traces = field(default_factory=Traces)
     log_settings: LogSettings = field(default_factory=LogSettings)
     access: Access = field(default_factory=lambda: Access(0.0))
+    ready: Callable[[], bool] = lambda: True
     clock: Callable[[], float] = time.monotonic
 
 
@@ -101,7 +103,7 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
     async def ServerReady(
         self, request: pb.ServerReadyRequest, call: Call
     ) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=not self._repository.draining)
+        return pb.ServerReadyResponse(ready=self._shared.ready())
 
     async def ModelReady(self, request: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:
         try:

@@ -8,6 +8,8 @@ from typing import Any
 
 from service.errors import InvalidSetting
 
+CONTROLS = ("repository", "settings", "shared-memory")
+
 
 def _knob(default: Any, text: str, *, low: float | None = None, high: float | None = None,
           choices: tuple[str, ...] = ()) -> Any:  # fmt: skip
@@ -203,6 +205,23 @@ class Settings:
                 raise InvalidSetting(
                     f"{flag(knob)} is {value}; it takes {meta['low']} to {meta['high']}"
                 )
+        _groups(self.control)
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        """Groups of control RPCs that are answered: those of ``CONTROLS`` that were named."""
+        return _groups(self.control)
+
+
+def _groups(text: str) -> frozenset[str]:
+    words = [word.strip() for word in text.split(",")]
+    if words in (["none"], ["all"]):
+        return frozenset(CONTROLS if words == ["all"] else ())
+    if not set(words) <= set(CONTROLS):
+        raise InvalidSetting(
+            f"--control is '{text}'; it takes none, all, or a comma list of {', '.join(CONTROLS)}"
+        )
+    return frozenset(words)
 
 
 def flag(knob: Field[Any]) -> str:

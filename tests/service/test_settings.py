@@ -51,6 +51,8 @@ def another(name: str) -> tuple[str, Any]:
         return str(not default).lower(), not default
     if meta["low"] is not None:
         return str(meta["high"]), type(default)(meta["high"])
+    if name == "control":
+        return "settings,repository", "settings,repository"
     text = meta["choices"][-1] if meta["choices"] else "elsewhere"
     return text, Path(text) if isinstance(default, Path) else text
 
@@ -124,6 +126,25 @@ def test_ends_of_the_range_are_taken(name: str, end: str) -> None:
 def test_malformed_value_is_refused_by_its_option(option: str, value: str) -> None:
     assert option in refusal([option, value])
     assert option in refusal([], {environment_name(option[2:].replace("-", "_")): value})
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("none", set()),
+        ("all", {"repository", "settings", "shared-memory"}),
+        ("settings", {"settings"}),
+        ("shared-memory, repository", {"shared-memory", "repository"}),
+    ],
+)
+def test_control_names_groups_of_rpcs(text: str, groups: set[str]) -> None:
+    assert arguments.read(["--control", text], {}).allowed == groups
+
+
+@pytest.mark.parametrize("text", ["", "everything", "all,settings", "none,settings", "settings,"])
+def test_unknown_group_of_control_rpcs_is_refused_with_those_there_are(text: str) -> None:
+    told = refusal([], {"FARTHING_CONTROL": text})
+    assert "--control is" in told and "repository, settings, shared-memory" in told
 
 
 @pytest.mark.parametrize("word", ["maybe", "", "2"])

@@ -31,7 +31,7 @@ class Served:
 def serving(repository: Path, *options: str) -> Iterator[Served]:
     command = [
         sys.executable, "-m", "farthing", "serve", str(repository), "--host", "127.0.0.1",
-        "--grpc-port", "0", "--metrics-port", "0", *options,
+        "--grpc-port", "0", "--metrics-port", "0", "--grace-s", "0", *options,
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
