@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 from functools import cache
@@ -48,14 +47,6 @@ def memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
         except (OSError, ValueError):  # not there, or "max"
             continue
     return total
-
-
-def return_memory() -> None:
-    """Give freed memory back to the system, where the C library can: glibc keeps it otherwise."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):  # musl, macOS: nothing to do
-        return
 
 
 @cache

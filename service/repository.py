@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
-from service import hardware, layout, loading, log
+from service import layout, loading, log
 from service.errors import (
     Draining,
     InvalidInput,
@@ -266,8 +266,7 @@ class Repository:
 
     async def _finish(self, name: str, one: Model) -> None:
         await one.batcher.drain(None)
-        one.close()
-        hardware.return_memory()
+        await asyncio.to_thread(one.close)  # milliseconds, for a large one
         status = self._index.of(name).get(one.version)
         if status and status.state is State.UNLOADING:
             self._index.note(name, one.version, State.UNAVAILABLE, "unloaded")

@@ -83,7 +83,7 @@ SERVICE_IMPORTS = {
     "service.index": set(),
     "service.repository": LEAVES
     | {
-        "service.hardware", "service.index", "service.layout", "service.loading", "service.model", "service.modelconfig",
+        "service.index", "service.layout", "service.loading", "service.model", "service.modelconfig",
         "service.settings", "service.statistics",
     },
     "service.modelpages": LEAVES | {"service.manifest", "service.model", "service.proto"},
