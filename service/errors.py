@@ -93,16 +93,18 @@ class Overloaded(ServingError):
 
     status = "RESOURCE_EXHAUSTED"
 
-    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+    def __init__(self, message: str, *, retry_after_ms: int, reason: str = "") -> None:
         """Refuse with a hint.
 
         Args:
             message: the sentence for the caller.
+            reason: what was full, for metrics: ``queue_rows``, ``queue_bytes``, ``queue_requests``.
             retry_after_ms: sent as ``grpc-retry-pushback-ms`` (gRPC proposal A6), so that
                 well-behaved clients wait that long before they try again.
         """
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
+        self.reason = reason
 
 
 class DeadlineExceeded(ServingError):

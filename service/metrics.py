@@ -47,13 +47,12 @@ _PHASES = {
 # Reasons for which the server refused nothing: the caller left, or the model was tried.
 _NOT_REFUSED = ("cancelled", "inference_failed", "internal")
 # Triton's reasons of nv_inference_request_failure; what is not here is OTHER.
+_REJECTED = (
+    "deadline_exceeded", "draining", "overloaded", "queue_bytes", "queue_requests", "queue_rows",
+)  # fmt: skip
 _TRITON_REASONS = {
-    "cancelled": "CANCELED",
-    "deadline_exceeded": "REJECTED",
-    "draining": "REJECTED",
-    "inference_failed": "BACKEND",
-    "overloaded": "REJECTED",
-}
+    "cancelled": "CANCELED", "inference_failed": "BACKEND", **dict.fromkeys(_REJECTED, "REJECTED"),
+}  # fmt: skip
 # Names and units are Triton's, and so is the missing _total: dashboards ask for them.
 _TRITON: dict[str, tuple[str, Callable[[Figures], float]]] = {
     "nv_inference_request_success": ("Answered requests.", lambda f: f.success.count),

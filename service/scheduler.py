@@ -99,15 +99,20 @@ class Queue(Generic[E]):
         if idle:  # nothing can be waiting then, and an idle server refuses nobody
             return
         if self.rows + entry.rows > limits.max_queue_rows:
-            raise _full(f"{self.rows} rows are waiting and the queue takes {limits.max_queue_rows}")
+            raise _full(
+                f"{self.rows} rows are waiting and the queue takes {limits.max_queue_rows}", "rows"
+            )
         if self.nbytes + entry.nbytes > limits.max_queue_bytes:
             raise _full(
-                f"{self.nbytes} bytes are waiting and the queue takes {limits.max_queue_bytes}"
+                f"{self.nbytes} bytes are waiting and the queue takes {limits.max_queue_bytes}",
+                "bytes",
             )
         most = limits.policy(entry.priority).max_requests
         waiting = len(self._levels.get(entry.priority, ()))
         if most and waiting >= most:
-            raise _full(f"{waiting} requests are waiting and the model's queue takes {most}")
+            raise _full(
+                f"{waiting} requests are waiting and the model's queue takes {most}", "requests"
+            )
 
     def put(self, entry: E) -> None:
         """Let a request wait."""
@@ -155,5 +160,7 @@ class Queue(Generic[E]):
         self.nbytes -= entry.nbytes
 
 
-def _full(sentence: str) -> Overloaded:
-    return Overloaded(f"{sentence}; try again later", retry_after_ms=_RETRY_AFTER_MS)
+def _full(sentence: str, what: str) -> Overloaded:
+    return Overloaded(
+        f"{sentence}; try again later", retry_after_ms=_RETRY_AFTER_MS, reason=f"queue_{what}"
+    )

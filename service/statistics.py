@@ -142,11 +142,11 @@ def epoch_ms() -> int:
 def ending(error: BaseException) -> Ending:
     """The gRPC status and the reason to count an inference under that ended with this.
 
-    A reason is the error class's name, so there are only as many as classes.
+    A reason is the error class's name, or what was full, so there are few.
     """
     if isinstance(error, ServingError):
         reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
-        return error.status, reason
+        return error.status, getattr(error, "reason", "") or reason
     # What is no Exception is a cancellation: the caller left.
     return ("INTERNAL", "internal") if isinstance(error, Exception) else ("CANCELLED", "cancelled")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from service.batcher import Answer, Batcher, Limits
+from service.batcher import Answer, Batcher, Limits, OnRun
 from tests.fakes import Arrays, FakeRun, ManualClock
 
 DOOR = 0.0
@@ -29,9 +29,16 @@ class Stage:
     def __call__(self, feeds: Arrays) -> Arrays:
         return (self.door if feeds["x"].flat[0] == DOOR else self.run)(feeds)
 
-    def batcher(self, run: Callable[[Arrays], Arrays] | None = None, **limits: Any) -> Batcher:
+    def batcher(
+        self,
+        run: Callable[[Arrays], Arrays] | None = None,
+        on_run: OnRun | None = None,
+        **limits: Any,
+    ) -> Batcher:
         given = {"max_rows": 8, "max_queue_rows": 100, **limits}
-        return Batcher(run or self, Limits(**given), executor=self._executor, clock=self.clock)
+        return Batcher(
+            run or self, Limits(**given), executor=self._executor, clock=self.clock, on_run=on_run
+        )
 
     async def occupy(self, batcher: Batcher) -> Caller:
         self.door.hold()

@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from service.batching import QueuePolicy
 from service.errors import (
     DeadlineExceeded,
     Draining,
@@ -15,7 +16,7 @@ from service.errors import (
     Overloaded,
 )
 from tests.fakes import Arrays
-from tests.service.stage import Stage, feeds, is_answer, queue, submit, until
+from tests.service.stage import DOOR, Stage, feeds, is_answer, queue, submit, until
 
 # A caller who is never settled waits for ever.
 pytestmark = pytest.mark.timeout(30)
@@ -214,3 +215,60 @@ async def test_drain_of_an_idle_batcher_is_finished_at_once(stage: Stage) -> Non
     assert await batcher.drain(0) is True
     with pytest.raises(Draining):
         await batcher.submit(feeds(1), 1, None)
+
+
+async def test_models_own_limit_of_waiting_ends_a_request_that_waits(stage: Stage) -> None:
+    batcher = stage.batcher(default_policy=QueuePolicy(timeout_s=0.01))
+    door = await stage.occupy(batcher)
+    with pytest.raises(DeadlineExceeded, match="queue policy"):
+        await submit(batcher, 1)
+    assert batcher.waiting_rows == 0
+    stage.door.release()
+    assert is_answer(await door, DOOR)
+
+
+async def test_request_that_runs_is_not_ended_by_the_limit_of_waiting(stage: Stage) -> None:
+    batcher = stage.batcher(default_policy=QueuePolicy(timeout_s=0.01))
+    stage.run.hold()
+    caller = submit(batcher, 1)
+    await asyncio.sleep(0.05)
+    stage.run.release()
+    assert is_answer(await caller, 1)
+
+
+async def test_first_priority_overtakes_those_who_wait(stage: Stage) -> None:
+    batcher = stage.batcher(max_rows=1, priority_levels=2, default_priority=2)
+    order: list[str] = []
+
+    async def ask(name: str, priority: int) -> None:
+        await batcher.submit(feeds(1), 1, None, priority=priority)
+        order.append(name)
+
+    await stage.occupy(batcher)
+    callers = [asyncio.create_task(ask(*who)) for who in (("last", 0), ("second", 2), ("first", 1))]
+    await until(lambda: batcher.waiting_requests == 3)
+    stage.door.release()
+    await asyncio.gather(*callers)
+    assert order == ["first", "last", "second"]
+
+
+async def test_bytes_of_those_who_wait_are_counted_and_bounded(stage: Stage) -> None:
+    batcher = stage.batcher(max_queue_bytes=100)
+    await stage.occupy(batcher)
+    waiter = asyncio.create_task(batcher.submit(feeds(1), 1, None, nbytes=60))
+    await until(lambda: batcher.waiting_bytes == 60)
+    with pytest.raises(Overloaded, match="60 bytes are waiting"):
+        await batcher.submit(feeds(1), 1, None, nbytes=60)
+    stage.door.release()
+    await waiter
+    assert batcher.waiting_bytes == 0
+
+
+async def test_runs_are_told_once_each_with_their_rows(stage: Stage) -> None:
+    told: list[int] = []
+    batcher = stage.batcher(on_run=lambda rows, assembly_s, run_s: told.append(rows))
+    await stage.occupy(batcher)
+    callers = await queue(batcher, (1,), (2, 3))
+    stage.door.release()
+    await asyncio.gather(*callers)
+    assert told == [1, 3]

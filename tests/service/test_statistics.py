@@ -127,6 +127,10 @@ def test_epoch_is_the_present() -> None:
     [
         (InvalidInput("bad"), ("INVALID_ARGUMENT", "invalid_input")),
         (Overloaded("full", retry_after_ms=1), ("RESOURCE_EXHAUSTED", "overloaded")),
+        (
+            Overloaded("full", retry_after_ms=1, reason="queue_rows"),
+            ("RESOURCE_EXHAUSTED", "queue_rows"),
+        ),
         (DeadlineExceeded("late"), ("DEADLINE_EXCEEDED", "deadline_exceeded")),
         (Draining("going"), ("UNAVAILABLE", "draining")),
         (InferenceFailed("broken"), ("INTERNAL", "inference_failed")),

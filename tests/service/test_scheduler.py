@@ -1,0 +1,126 @@
+"""Who waits, who is refused and who runs next, without a clock or a thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.batching import Limits, QueuePolicy
+from service.errors import InvalidInput, Overloaded
+from service.scheduler import Entry, Queue
+
+
+class Left(Entry):
+    """One whose caller has gone."""
+
+    @property
+    def left(self) -> bool:
+        return True
+
+
+def entry(rows: int = 1, *, priority: int = 0, width: int = 2, kind: type[Entry] = Entry,
+          **times: float) -> Entry:  # fmt: skip
+    feeds = {"x": np.zeros((rows, width), np.float32)}
+    made = kind(feeds, rows, feeds["x"].nbytes, priority, times.pop("arrived", 0.0))
+    for name, value in times.items():
+        setattr(made, name, value)
+    return made
+
+
+def waiting(*entries: Entry, **limits: Any) -> Queue[Entry]:
+    queue: Queue[Entry] = Queue(Limits(**{"max_rows": 8, "max_queue_rows": 100, **limits}))
+    for one in entries:
+        queue.put(one)
+    return queue
+
+
+def test_empty_queue_has_no_run() -> None:
+    assert waiting().take(0.0) == ([], [])
+
+
+def test_higher_priority_runs_first_and_equals_in_their_order() -> None:
+    low, first, second = entry(priority=3), entry(priority=1), entry(priority=1)
+    assert waiting(low, first, second, max_rows=2).take(0.0) == ([first, second], [])
+
+
+def test_lower_priority_fills_what_the_higher_leaves() -> None:
+    low, high = entry(2, priority=2), entry(5, priority=1)
+    assert waiting(low, high).take(0.0) == ([high, low], [])
+
+
+@pytest.mark.parametrize(("asked", "level"), [(0, 2), (1, 1), (3, 3), (4, 2), (2**40, 2)])
+def test_priority_out_of_range_is_the_models_default(asked: int, level: int) -> None:
+    assert waiting(priority_levels=3, default_priority=2).level(asked) == level
+
+
+def test_priority_means_nothing_to_a_model_without_levels() -> None:
+    assert waiting().level(7) == 0
+
+
+def test_departed_leave_the_queue_without_a_word() -> None:
+    gone, stays = entry(kind=Left), entry()
+    queue = waiting(gone, stays)
+    assert queue.take(0.0) == ([stays], [])
+    assert (queue.rows, queue.nbytes, len(queue)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("end", ["deadline", "start_by"])
+def test_late_are_told_and_never_run(end: str) -> None:
+    late, live = entry(**{end: 5.0}), entry(**{end: 5.1})
+    assert waiting(late, live).take(5.0) == ([live], [late])
+
+
+def test_other_shapes_wait_for_a_run_of_their_own() -> None:
+    head, other, mate = entry(width=2), entry(width=3), entry(width=2)
+    queue = waiting(head, other, mate)
+    assert queue.take(0.0) == ([head, mate], [])
+    assert queue.take(0.0) == ([other], [])
+
+
+def test_model_without_a_batch_runs_one_at_a_time() -> None:
+    first, second = entry(), entry()
+    queue = waiting(first, second, batched=False, max_rows=1)
+    assert [queue.take(0.0)[0], queue.take(0.0)[0]] == [[first], [second]]
+
+
+def test_removed_from_the_middle_is_counted_no_more() -> None:
+    first, middle, last = entry(1), entry(2), entry(4)
+    queue = waiting(first, middle, last)
+    queue.remove(middle)
+    queue.remove(middle)
+    assert (queue.rows, queue.nbytes, len(queue)) == (5, 5 * 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_queue_rows": 4}, "queue_rows"),
+        ({"max_queue_bytes": 4 * 8}, "queue_bytes"),
+        ({"default_policy": QueuePolicy(max_requests=2)}, "queue_requests"),
+    ],
+)
+def test_full_queue_refuses_with_what_was_full(limits: dict[str, Any], reason: str) -> None:
+    queue = waiting(entry(2), entry(2), **limits)
+    with pytest.raises(Overloaded, match="try again later") as refused:
+        queue.check(entry(1), idle=False)
+    assert (refused.value.reason, refused.value.retry_after_ms) == (reason, 100)
+
+
+def test_idle_instance_refuses_nobody() -> None:
+    waiting(max_queue_rows=1, max_queue_bytes=1).check(entry(8), idle=True)
+
+
+def test_each_level_has_its_own_bound() -> None:
+    queue = waiting(entry(priority=1), priority_levels=2, default_priority=2,
+                    policies={1: QueuePolicy(max_requests=1)})  # fmt: skip
+    with pytest.raises(Overloaded, match="1 requests are waiting"):
+        queue.check(entry(priority=1), idle=False)
+    queue.check(entry(priority=2), idle=False)
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_more_rows_than_a_run_takes_are_refused(idle: bool) -> None:
+    with pytest.raises(InvalidInput, match="at most 8 at a time"):
+        waiting().check(entry(9), idle=idle)
