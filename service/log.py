@@ -65,6 +65,9 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
     LOGGER.handlers = [handler]
+    for other in ("grpc", "asyncio"):  # what they have to say, in the same form
+        logging.getLogger(other).handlers = [handler]
+        logging.getLogger(other).propagate = False
     LOGGER.filters = [_heard]
     LOGGER.propagate = False
     lowest = logging.getLevelNamesMapping()[level.upper()]

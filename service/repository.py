@@ -179,11 +179,14 @@ class Repository:
         """
         self._draining = True
         models = list(self)
+        changes = list(self._tasks)  # loads under way, and versions that finish their work
         finished = await asyncio.gather(*(m.batcher.drain(timeout_s) for m in models))
-        if all(finished):
-            for one in models:
-                one.close()
-        return all(finished)
+        waited = await asyncio.wait(changes, timeout=timeout_s) if changes else (set(), set())
+        if waited[1] or not all(finished):
+            return False
+        for one in self:  # a load that was under way may have brought more
+            one.close()
+        return True
 
     async def _alone(self, change: Coroutine[Any, Any, None]) -> None:
         """One change at a time, and to its end even if whoever asked for it leaves."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from grpc.aio import ServicerContext
 from service import answers, log, parameters, statistics, tensors
 from service.batching import Answer
 from service.errors import (
+    InvalidInput,
     ModelNotFound,
     ModelNotReady,
     ServingError,
@@ -28,7 +30,7 @@ from service.proto.inference_pb2_grpc import GRPCInferenceServiceServicer
 from service.regions import Regions
 from service.repository import Repository
 from service.statistics import Phases
-from service.streams import Streams
+from service.streams import Streams, refusal
 from service.tracing import LogSettings, Traces
 
 Call = ServicerContext[Any, Any]
@@ -167,8 +169,18 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         async def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
             return await self._infer(request, call.time_remaining())
 
-        async for response in self._streams.serve(request_iterator, answer, strict=_strict(call)):
-            yield response
+        strict = _strict(call)
+        async with aclosing(
+            self._streams.serve(request_iterator, answer, strict=strict)
+        ) as responses:
+            async for response in responses:
+                try:
+                    yield response
+                except InvalidInput as error:  # the interceptor's: an answer that is too large
+                    if strict:
+                        raise
+                    told = response.infer_response
+                    yield refusal(told.id, told.model_name, error)
 
     async def _infer(
         self, request: pb.ModelInferRequest, remaining_s: float | None

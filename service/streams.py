@@ -7,11 +7,13 @@ read from until it does, which gRPC's flow control tells it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from service import log
+from service.datatypes import BY_NAME
 from service.errors import Draining, InferenceFailed, ServingError
 from service.interceptor import Unreadable
 from service.proto import inference_pb2 as pb
@@ -33,7 +35,7 @@ class Streams:
 
     async def serve(
         self, requests: AsyncIterator[Any], answer: Answering, *, strict: bool
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+    ) -> AsyncGenerator[pb.ModelStreamInferResponse, None]:
         """The answers to one stream's requests, in the order of these.
 
         Args:
@@ -54,7 +56,7 @@ class Streams:
                 if isinstance(outcome, ServingError):
                     if strict:
                         raise outcome
-                    yield _refusal(request_id, model_name, outcome)
+                    yield refusal(request_id, model_name, outcome)
                     continue
                 outcome.parameters["triton_final_response"].bool_param = True
                 yield pb.ModelStreamInferResponse(infer_response=outcome)
@@ -70,6 +72,7 @@ class Streams:
 
 
 Outcome = pb.ModelInferResponse | ServingError
+Message = pb.ModelInferRequest | pb.ModelInferResponse
 
 
 class _Stream:
@@ -128,7 +131,7 @@ class _Stream:
             work = _Work("", "", 0, asyncio.create_task(_given(request.error)))
         else:
             task = asyncio.create_task(self._outcome(request))
-            work = _Work(request.id, request.model_name, request.ByteSize(), task)
+            work = _Work(request.id, request.model_name, _nbytes(request, request.inputs), task)
         self._work.append(work)
         self._bytes += work.nbytes
         work.task.add_done_callback(lambda task: self._done(work))
@@ -139,7 +142,7 @@ class _Stream:
         if work.task.cancelled() or work not in self._work:
             return
         outcome = work.task.result()
-        nbytes = 0 if isinstance(outcome, ServingError) else outcome.ByteSize()
+        nbytes = 0 if isinstance(outcome, ServingError) else _nbytes(outcome, outcome.outputs)
         self._bytes += nbytes - work.nbytes
         work.nbytes = nbytes
 
@@ -167,13 +170,23 @@ class _Work:
         self.task = task
 
 
+def _nbytes(message: Message, tensors: Any) -> int:
+    """About as many bytes as a message holds; ``ByteSize`` serializes it, which costs a copy."""
+    total = 0
+    for tensor in tensors:
+        datatype = BY_NAME.get(tensor.datatype)
+        if datatype is None or datatype.name == "BYTES":
+            return message.ByteSize()
+        total += datatype.dtype.itemsize * max(0, math.prod(tensor.shape))
+    return total
+
+
 async def _given(error: ServingError) -> Outcome:
     return error
 
 
-def _refusal(
-    request_id: str, model_name: str, error: ServingError
-) -> pb.ModelStreamInferResponse:
+def refusal(request_id: str, model_name: str, error: ServingError) -> pb.ModelStreamInferResponse:
+    """The answer in a stream to one request that could not be served."""
     response = pb.ModelInferResponse(model_name=model_name, id=request_id)
     response.parameters["triton_final_response"].bool_param = True
     return pb.ModelStreamInferResponse(error_message=str(error), infer_response=response)

@@ -1,0 +1,148 @@
+"""What one version runs with: flags, then config.pbtxt, then defaults; and its shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service import layout, manifest, model
+from service.errors import ModelUnusable
+from service.manifest import Golden, Manifest, TensorSpec, Variant
+from service.model import Model
+from service.settings import Settings
+from service.statistics import Book
+from tests import models
+from tests.fakes import ManualClock
+
+
+def load(root: Path, **settings: Any) -> Model:
+    place = layout.places(root)["m"]
+    return model.load(
+        place, 1, place.options(), settings=Settings(repository=root, threads=1, **settings),
+        book=Book(), clock=ManualClock(),
+    )  # fmt: skip
+
+
+def put(root: Path, config: str = "") -> Path:
+    path = models.double(root / "m" / "1" / "model.onnx")
+    (root / "m" / "config.pbtxt").write_text(config)
+    return path
+
+
+THREE = "instance_group [ { count: 3 } ]"
+TENSORS = """
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 4 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 4 ] } ]
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "flag", "rows"),
+    [("", 0, 16), ("max_batch_size: 32", 0, 32), ("max_batch_size: 32", 8, 8), ("", 3, 3)],
+)
+def test_batch_limit_is_the_flags_then_the_configs(
+    tmp_path: Path, config: str, flag: int, rows: int
+) -> None:
+    put(tmp_path, config)
+    assert load(tmp_path, max_batch=flag).max_rows == rows
+
+
+@pytest.mark.parametrize(
+    ("config", "flag", "instances"),
+    [("", 0, 1), (THREE, 0, 3), (THREE, 2, 2)],
+)
+def test_instances_are_the_flags_then_the_configs(
+    tmp_path: Path, config: str, flag: int, instances: int
+) -> None:
+    put(tmp_path, config)
+    assert load(tmp_path, instances=flag).instances == instances
+
+
+def test_config_without_a_batch_limit_makes_each_request_a_run(tmp_path: Path) -> None:
+    put(tmp_path, TENSORS.replace("[ 4 ]", "[ -1, 4 ]"))
+    loaded = load(tmp_path)
+    assert (loaded.manifest.batched, loaded.max_rows) == (False, 1)
+    assert loaded.manifest.inputs == (TensorSpec("x", "FP32", (-1, 4)),)
+
+
+async def test_reshaped_tensors_are_the_configs_outside_and_the_models_inside(
+    tmp_path: Path,
+) -> None:
+    reshaped = TENSORS.replace("dims: [ 4 ]", "dims: [ 2, 2 ] reshape { shape: [ 4 ] }")
+    put(tmp_path, f"max_batch_size: 4 {reshaped}")
+    loaded = load(tmp_path)
+    assert loaded.manifest.inputs[0].shape == (-1, 2, 2)
+    feeds = {"x": np.arange(8, dtype=np.float32).reshape(2, 2, 2)}
+    answer = await loaded.batcher.submit(feeds, 2, None)
+    assert np.array_equal(answer.outputs["y"], 2 * feeds["x"])
+
+
+def test_free_dimensions_keep_their_sizes_when_reshaped() -> None:
+    array = np.zeros((3, 4, 5), np.float32)
+    assert model._reshaped(array, (-1, 4, -1), (-1, 2, 2, -1)).shape == (3, 2, 2, 5)
+
+
+def test_config_that_contradicts_the_model_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, f"max_batch_size: 4 {TENSORS.replace('[ 4 ]', '[ 5 ]')}")
+    with pytest.raises(ModelUnusable, match="'x'"):
+        load(tmp_path)
+
+
+def test_labels_are_read_with_the_model(tmp_path: Path) -> None:
+    put(tmp_path, "max_batch_size: 4 " + TENSORS.replace(
+        'output [ { name: "y"', 'output [ { label_filename: "names.txt" name: "y"'))  # fmt: skip
+    with pytest.raises(ModelUnusable, match=r"names\.txt"):
+        load(tmp_path)
+    (tmp_path / "m" / "names.txt").write_text("zero\none\n")
+    assert load(tmp_path).label_texts == {"y": ("zero", "one")}
+
+
+def test_warm_up_sample_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    sample = """model_warmup [ { name: "w" batch_size: 1
+      inputs { key: "x" value { data_type: TYPE_FP32 dims: [ %d ] zero_data: true } } } ]"""
+    put(tmp_path, sample % 4)
+    load(tmp_path)
+    put(tmp_path, sample % 5)
+    with pytest.raises(ModelUnusable, match="'x'"):
+        load(tmp_path)
+
+
+def publish(root: Path, tolerance: float, factor: float = 2.0) -> None:
+    """A model that doubles, with golden answers that say ``factor``."""
+    path = models.double(root / "m" / "1" / "model.onnx")
+    x = np.ones((2, 4), np.float32)
+    golden = path.with_name("golden.npz")
+    np.savez(golden, **{"in:x": x, "out:y": factor * x})
+    variant = Variant("fp32", True, "", path.name, manifest.sha256_of(path), path.stat().st_size)
+    contract = Manifest(
+        "m", True, (TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP32", (-1, 4)),),
+        (variant,),
+        golden=Golden(golden.name, manifest.sha256_of(golden), 2, {"fp32": {"y": tolerance}}),
+    )  # fmt: skip
+    path.with_name(manifest.FILENAME).write_text(contract.to_json())
+
+
+def test_model_with_the_golden_answers_is_ready(tmp_path: Path) -> None:
+    publish(tmp_path, tolerance=1e-6)
+    assert load(tmp_path).how == "only"
+
+
+def test_model_with_other_than_the_golden_answers_is_not(tmp_path: Path) -> None:
+    publish(tmp_path, tolerance=0.1, factor=2.5)
+    with pytest.raises(ModelUnusable, match="golden") as refused:
+        load(tmp_path)
+    assert str(tmp_path) not in refused.value.told
+
+
+def test_optional_input_is_the_callers_where_the_config_lists_it(tmp_path: Path) -> None:
+    models.optional_factor(tmp_path / "m" / "1" / "model.onnx")
+    assert [spec.name for spec in load(tmp_path).manifest.inputs] == ["x"]
+    (tmp_path / "m" / "config.pbtxt").write_text("""
+        input [ { name: "x" data_type: TYPE_FP32 dims: [ -1, 4 ] },
+                { name: "factor" data_type: TYPE_FP32 dims: [ -1, 4 ] optional: true } ]
+        output [ { name: "y" data_type: TYPE_FP32 dims: [ -1, 4 ] } ]""")
+    found = {spec.name: spec.optional for spec in load(tmp_path).manifest.inputs}
+    assert found == {"x": False, "factor": True}
