@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, EncodeError
 
-from service import log
+from service import encoded, log
 from service.errors import (
     Draining,
     InferenceFailed,
@@ -34,6 +34,8 @@ _IN_BAND = "/inference.GRPCInferenceService/ModelStreamInfer"
 # Bytes. Status texts travel as headers, three letters for a byte that is not ASCII, and beyond
 # 8 KiB in all the caller loses the status.
 _LONGEST = 1000
+# Tensors, their contents and parameters are fields; so are the files of a load.
+_MOST_FIELDS = 16384
 _HANDLERS: dict[tuple[bool, bool], Callable[..., Any]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
@@ -153,6 +155,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
                     InvalidInput(
                         f"the request has {len(data)} bytes and this server takes {self._limit}; "
                         "send fewer rows at a time"
+                    )
+                )
+            if encoded.has_more_fields(data, _MOST_FIELDS):
+                return Unreadable(
+                    InvalidInput(
+                        f"the request has more than {_MOST_FIELDS} fields; send fewer tensors or "
+                        "parameters"
                     )
                 )
             try:

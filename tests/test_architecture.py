@@ -102,7 +102,8 @@ SERVICE_IMPORTS = {
     },
     "service.tokens": LEAVES,
     "service.tls": LEAVES | {"service.settings"},
-    "service.interceptor": LEAVES | {"service.tokens"},
+    "service.encoded": set(),
+    "service.interceptor": LEAVES | {"service.encoded", "service.tokens"},
     "service.probes": LEAVES,
     "service.health": LEAVES,
     "service.server": LEAVES
