@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from service import layout, modelconfig
+from service import layout, log, modelconfig
 from service.errors import Forbidden, InvalidInput, ModelUnusable, Unsupported
 from service.layout import Place
 from service.manifest import is_version
@@ -33,12 +35,7 @@ class Control(Servicer):
         if not files:
             await self._repository.load(name, options)
             return pb.RepositoryModelLoadResponse()
-        with TemporaryDirectory(prefix="farthing-") as directory:
-            place = Place(name, Path(directory) / name)
-            for (version, file), data in files.items():
-                target = place.version_directory(int(version))
-                target.mkdir(parents=True, exist_ok=True)
-                (target / file).write_bytes(data)
+        with _placed(name, files) as place:
             await self._repository.load(name, options or Options(name=name), place)
         return pb.RepositoryModelLoadResponse()
 
@@ -114,6 +111,29 @@ class Control(Servicer):
         self._require("shared-memory")
         assert self._shared.regions is not None  # given wherever the group is allowed
         return self._shared.regions
+
+
+@contextmanager
+def _placed(name: str, files: Mapping[tuple[str, str], bytes]) -> Iterator[Place]:
+    """Files that came with a request, on disk while the model is loaded.
+
+    Raises:
+        Unsupported: this machine has no place for them.
+    """
+    with ExitStack() as stack:
+        try:
+            directory = stack.enter_context(TemporaryDirectory(prefix="farthing-"))
+            place = Place(name, Path(directory) / name)
+            for (version, file), data in files.items():
+                target = place.version_directory(int(version))
+                target.mkdir(parents=True, exist_ok=True)
+                (target / file).write_bytes(data)
+        except OSError:
+            log.exception("files of a load request cannot be written")
+            raise Unsupported(
+                "this server has no place for files; put them into its repository"
+            ) from None
+        yield place
 
 
 def _value(setting: pb.LogSettingsRequest.SettingValue) -> LogValue | None:

@@ -14,6 +14,7 @@ from io import BytesIO
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
+LIVE, READY = "/v2/health/live", "/v2/health/ready"
 # Of a whole request and a whole answer, not of each byte.
 _PATIENCE_S = 5.0
 _MOST_AT_ONCE = 32
@@ -104,9 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path == "/metrics":
             self._say(200, self.server.metrics(), _PROMETHEUS)
-        elif path == "/v2/health/live":
+        elif path == LIVE:
             self._say(200, b"live\n")
-        elif path == "/v2/health/ready":
+        elif path == READY:
             ready = self.server.ready()
             self._say(200 if ready else 503, b"ready\n" if ready else b"not ready\n")
         else:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from service.arguments import environment_name
-from service.server import LIVENESS, SERVICE
+from service.probes import LIVE, READY
 from service.settings import Settings
 
 BASE = Path(__file__).parent.parent / "k8s" / "base"
@@ -48,16 +48,19 @@ def test_the_ports_are_those_of_the_settings() -> None:
     assert exposed == set(ports)
 
 
-def test_the_probes_ask_for_names_that_the_server_knows() -> None:
-    assert container()["readinessProbe"]["grpc"]["service"] == SERVICE
-    assert container()["livenessProbe"]["grpc"]["service"] == LIVENESS
+def test_the_probes_ask_for_paths_that_the_server_knows() -> None:
+    asked = {
+        probe: container()[probe]["httpGet"]
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe")
+    }
+    ready, live = ({"path": path, "port": "metrics"} for path in (READY, LIVE))
+    assert asked == {"startupProbe": ready, "readinessProbe": ready, "livenessProbe": live}
 
 
-def test_the_pod_gets_the_time_that_draining_takes() -> None:
+def test_the_pod_gets_the_time_that_leaving_takes() -> None:
     pod = document("deployment.yaml")["spec"]["template"]["spec"]
-    pre_stop_s = 10
-    assert f"time.sleep({pre_stop_s})" in container()["lifecycle"]["preStop"]["exec"]["command"][-1]
-    assert pod["terminationGracePeriodSeconds"] > pre_stop_s + float(settings()["FARTHING_DRAIN_S"])
+    leaving_s = sum(float(settings()[f"FARTHING_{part}_S"]) for part in ("GRACE", "DRAIN"))
+    assert pod["terminationGracePeriodSeconds"] > leaving_s
 
 
 def test_the_pod_holds_to_the_restricted_standard() -> None:
