@@ -46,9 +46,9 @@ def config_of(model: Model) -> pb.ModelConfig:
     config.default_model_filename = str(variant.file)
     if not config.HasField("version_policy"):
         config.version_policy.latest.num_versions = 1
-    if not config.instance_group:
-        config.instance_group.add(name=contract.name, kind="KIND_CPU")
-    config.instance_group[0].count = model.instances
+    if sum(group.count for group in config.instance_group) != model.instances:
+        del config.instance_group[:]
+        config.instance_group.add(name=contract.name, kind="KIND_CPU", count=model.instances)
     skip = 1 if contract.batched else 0
     if not config.input:
         config.input.extend(pb.ModelInput(**_tensor(s, skip), optional=s.optional)

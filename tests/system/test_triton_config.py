@@ -121,6 +121,7 @@ def test_the_config_comes_back_as_it_was_written(client: Client) -> None:
         "version_policy",
         "input",
         "output",
+        "instance_group",
         "dynamic_batching",
         "optimization",
         "model_warmup",
@@ -129,6 +130,23 @@ def test_the_config_comes_back_as_it_was_written(client: Client) -> None:
     for key, parameter in written.parameters.items():
         assert told.parameters[key] == parameter
     assert told.parameters["variant"].string_value == "as-is"
+
+
+def test_what_a_config_leaves_open_is_filled_in(client: Client) -> None:
+    told = client.get_model_config("latest-two").config
+    assert (told.name, told.platform, told.backend) == (
+        "latest-two",
+        "onnxruntime_onnx",
+        "onnxruntime",
+    )
+    assert (told.max_batch_size, told.default_model_filename) == (16, "model.onnx")
+    assert [(one.count, one.kind) for one in told.instance_group] == [
+        (1, model_config_pb2.ModelInstanceGroup.KIND_CPU)
+    ]
+    assert [(one.name, list(one.dims)) for one in (*told.input, *told.output)] == [
+        ("x", [4]),
+        ("y", [4]),
+    ]
 
 
 @pytest.mark.parametrize(
