@@ -40,11 +40,8 @@ def specs(kind: str, tensors: Sequence[Tensor], *, batched: bool) -> tuple[Tenso
         if tensor.data_type not in _NAMES:
             raise unusable(f"{where} has no data_type that this server knows")
         _check_dims(where, tensor.dims)
+        # Of a batch too: requests share a run only with those that give the same inputs.
         optional = isinstance(tensor, pb.ModelInput) and tensor.optional
-        if optional and batched:
-            raise unusable(
-                f"{where} is optional, which rows of a batch cannot be; see max_batch_size"
-            )
         if isinstance(tensor, pb.ModelInput) and tensor.format and len(tensor.dims) != 3:
             raise unusable(
                 f"{where} has a format for images and {len(tensor.dims)} dims; it needs 3"

@@ -195,7 +195,6 @@ WRONG = {
     INPUT.format("dims: 4 format: FORMAT_NHWC"): "format",
     INPUT.format("dims: 4 allow_ragged_batch: true"): "allow_ragged_batch",
     INPUT.format("dims: 4 is_shape_tensor: true"): "is_shape_tensor",
-    "max_batch_size: 2 " + INPUT.format("dims: 4 optional: true"): "optional",
     INPUT.format("dims: 1") + INPUT.format("dims: 2"): "twice",
     'output { name: "y" data_type: TYPE_FP32 dims: 2 label_filename: "../l" }': "label_filename",
     parameter("intra_op_thread_count", "many"): "intra_op_thread_count",

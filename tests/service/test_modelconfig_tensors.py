@@ -91,6 +91,14 @@ def test_an_input_with_a_value_in_the_graph_may_be_optional() -> None:
         modelconfig.applied(options(text), SINGLE)
 
 
+def test_rows_too_may_have_an_optional_input_that_follows_the_batch() -> None:
+    text = BATCH + X + N + 'input { name: "gain" data_type: TYPE_FP32 dims: 1 optional: true }'
+    rows = TensorSpec("gain", "FP32", (-1, 1), optional=True)
+    assert modelconfig.applied(options(text), BATCHED, (rows,)).inputs[-1] == rows
+    with pytest.raises(ModelUnusable, match="'gain' is said to have shape"):
+        modelconfig.applied(options(text), BATCHED, (GAIN,))
+
+
 WRONG = [
     (BATCH + X, BATCHED, "input 'n' is left out"),
     (BATCH + X + N + 'input { name: "w" data_type: TYPE_FP32 dims: 1 }', BATCHED, "no input 'w'"),

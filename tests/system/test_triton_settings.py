@@ -101,6 +101,21 @@ def test_the_extensions_are_those_that_work(repository: Path, control: str) -> N
         )
 
 
+def test_a_control_port_alone_names_and_answers_the_control_rpcs(repository: Path) -> None:
+    with (
+        serving(repository, "--control", "all", "--control-port", "0") as server,
+        Client(server.grpc) as client,
+        Client(f"127.0.0.1:{server.ready['control_port']}") as operator,
+    ):
+        assert sorted(client.get_server_metadata().extensions) == sorted(EXTENSIONS["none"])
+        assert sorted(operator.get_server_metadata().extensions) == sorted(EXTENSIONS["all"])
+        for _, calls in GROUPS.values():
+            for call in calls:
+                with refused("PERMISSION_DENIED"):
+                    call(client)
+                call(operator)
+
+
 def trace(client: Client, model: str | None = None) -> dict[str, list[str]]:
     told = client.get_trace_settings(model).settings
     return {key: list(setting.value) for key, setting in told.items()}

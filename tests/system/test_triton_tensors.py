@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,24 @@ def graph(
     onnx.save(helper.make_model(made, opset_imports=opset, ir_version=8), path)
 
 
+BATCHED = """
+max_batch_size: 8
+input [
+  { name: "x", data_type: TYPE_FP32, dims: [ 4 ] },
+  { name: "factor", data_type: TYPE_FP32, dims: [ 4 ], optional: true }
+]
+output [ { name: "y", data_type: TYPE_FP32, dims: [ 4 ] } ]
+"""
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("models")
     models.double(root / "double" / "1" / "model.onnx")
     models.not_batched(root / "sum" / "1" / "model.onnx")
-    models.optional_factor(root / "optional" / "1" / "model.onnx")
-    (root / "optional" / "config.pbtxt").write_text(OPTIONAL)
+    for name, config in (("optional", OPTIONAL), ("optional-rows", BATCHED)):
+        models.optional_factor(root / name / "1" / "model.onnx")
+        (root / name / "config.pbtxt").write_text(config)
     graph(
         root / "scalar" / "1" / "model.onnx",
         [helper.make_node("Add", ["x", "x"], ["y"])],
@@ -163,6 +175,20 @@ def test_an_optional_input_may_be_left_out(client: triton.InferenceServerClient)
     np.testing.assert_array_equal(answer.as_numpy("y"), ROWS * 5)
     told = client.get_model_config("optional").config.input
     assert [(one.name, one.optional) for one in told] == [("x", False), ("factor", True)]
+
+
+def test_rows_with_and_without_an_optional_input_do_not_mix(
+    client: triton.InferenceServerClient,
+) -> None:
+    def call(number: int) -> tuple[int, np.ndarray[Any, Any]]:
+        given = [tensor("x", ROWS)]
+        if number % 2:
+            given.append(tensor("factor", np.full((2, 4), number, np.float32)))
+        return number, client.infer("optional-rows", given).as_numpy("y")
+
+    with ThreadPoolExecutor(8) as pool:
+        for number, got in pool.map(call, range(64)):
+            np.testing.assert_array_equal(got, ROWS * (number if number % 2 else 2))
 
 
 def test_what_is_not_optional_may_not_be_left_out(client: triton.InferenceServerClient) -> None:
