@@ -30,6 +30,8 @@ Clock = Callable[[], float]
 # The only variant of a file that nobody converted here; it may be of any precision.
 AS_IT_IS = "as-is"
 _MAX_BATCH = 16
+# Of a config that has no effect; one from a client may have thousands of such fields.
+_WARNINGS, _LONGEST = 20, 500
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,7 @@ def load(
     else:
         opened = _as_it_is(place, options, settings, opener)
     contract, chosen = opened.contract, opened.chosen
-    for warning in options.warnings:
-        log.warning(warning, model=place.name)
+    _warn(place.name, options.warnings)
     max_rows = (settings.max_batch or options.max_batch or _MAX_BATCH) if contract.batched else 1
     opened.session.warm_up(*sorted({1, max_rows}), batched=contract.batched)
     for sample in options.warmups:
@@ -225,6 +226,14 @@ def _as_it_is(place: Place, options: Options, settings: Settings, opener: Opener
         contract.variant(settings.variant)  # which it has not
     chosen = Chosen(contract.variants[0], "only", "served as it is; there is no manifest")
     return _Opened(contract, chosen, session, options.reshapes)
+
+
+def _warn(name: str, warnings: tuple[str, ...]) -> None:
+    for warning in warnings[:_WARNINGS]:
+        log.warning(warning[:_LONGEST], model=name)
+    if len(warnings) > _WARNINGS:
+        log.warning("its config has further parts without effect", model=name,
+                    parts=len(warnings) - _WARNINGS)  # fmt: skip
 
 
 def _check_name(contract: Manifest, name: str, directory: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +28,22 @@ class Served:
 
 
 @contextmanager
-def serving(repository: Path, *options: str) -> Iterator[Served]:
+def serving(repository: Path, *options: str, log: Path | None = None) -> Iterator[Served]:
+    """A server until the end of the block.
+
+    Args:
+        repository: what it serves.
+        options: of the command line.
+        log: takes the log; needed where it grows beyond what a pipe holds, which would stop it.
+    """
     command = [
         sys.executable, "-m", "farthing", "serve", str(repository), "--host", "127.0.0.1",
         "--grpc-port", "0", "--metrics-port", "0", "--grace-s", "0", *options,
     ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
-    )
+    with log.open("w") if log else nullcontext(subprocess.PIPE) as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, stdin=subprocess.DEVNULL
+        )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
