@@ -27,6 +27,10 @@ from service.manifest import TensorSpec
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
+# ONNX Runtime's lines are no JSON, and a caller's bad rows would write some; what they say is in
+# the exceptions too.
+_SILENT = 4
+
 _BF16 = "BF16"
 _BF16_IN_ONNX = 16  # TensorProto.BFLOAT16
 
@@ -76,20 +80,26 @@ class Session:
                 datatype the wire does not have, or the options are none of ONNX Runtime's.
         """
         try:
+            # It would say on standard output that it tries again, which is in vain.
             self._ort: Any = ort.InferenceSession(
-                str(path), _ort_options(options), providers=["CPUExecutionProvider"]
-            )
+                str(path), _ort_options(options), providers=["CPUExecutionProvider"],
+                enable_fallback=0,
+            )  # fmt: skip
             self._run_options = _run_options(options)
+            # Names that are not UTF-8 show here.
+            self.inputs = tuple(_spec(node, path) for node in self._ort.get_inputs())
+            self.outputs = tuple(_spec(node, path) for node in self._ort.get_outputs())
+            self.optional = tuple(
+                _spec(node, path, optional=True)
+                for node in self._ort.get_overridable_initializers()
+            )
+        except ModelUnusable:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise ModelUnusable(
                 f"ONNX Runtime cannot load {path}: {_first_line(error)}",
                 told="ONNX Runtime cannot load the model's file; the server's log says why",
             ) from error
-        self.inputs = tuple(_spec(node, path) for node in self._ort.get_inputs())
-        self.outputs = tuple(_spec(node, path) for node in self._ort.get_outputs())
-        self.optional = tuple(
-            _spec(node, path, optional=True) for node in self._ort.get_overridable_initializers()
-        )
         self._output_names = [spec.name for spec in self.outputs]
         fed = (*self.inputs, *self.optional)
         self._bf16_inputs = frozenset(spec.name for spec in fed if spec.datatype == _BF16)
@@ -200,7 +210,7 @@ def _ort_options(options: SessionOptions) -> ort.SessionOptions:
     result.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     for name, value in options.config:
         result.add_session_config_entry(name, value)
-    result.log_severity_level = 3
+    result.log_severity_level = _SILENT
     return result
 
 

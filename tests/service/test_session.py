@@ -114,6 +114,25 @@ def test_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> Non
     assert "cannot load" in refusal(path)
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = models.double(tmp_path / "m.onnx", batch="Batch")
+    path.write_bytes(path.read_bytes().replace(b"Batch", b"B\xfftch"))
+    assert "cannot load" in refusal(path)
+
+
+def test_onnx_runtime_writes_no_lines_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = models.double(tmp_path / "m.onnx", batch="Batch")
+    for old, new in ((b"Batch", b"B\xfftch"), (b"J\x04", b"J\x05"), (b"Mul", b"Nul")):
+        (tmp_path / "bad.onnx").write_bytes(path.read_bytes().replace(old, new))
+        refusal(tmp_path / "bad.onnx")
+    session = Session(path, ONE_THREAD)
+    with pytest.raises(Exception, match="x"):
+        session.run({"x": np.zeros((2, 5), np.float32)})
+    assert capfd.readouterr() == ("", "")
+
+
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     assert "cannot load" in refusal(tmp_path / "absent.onnx")
 
