@@ -239,11 +239,16 @@ def _refuse(call: Any, error: ServingError) -> bytes:
     full garbage collection finds, and a few large refused requests fill the memory.
     """
     call.set_code(grpc.StatusCode[error.status])
-    text = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:_LONGEST])
-    call.set_details(text.encode()[:_LONGEST].decode(errors="ignore"))
+    call.set_details(told(error))
     if isinstance(error, Overloaded):
         call.set_trailing_metadata((("grpc-retry-pushback-ms", str(error.retry_after_ms)),))
     return b""
+
+
+def told(error: ServingError) -> str:
+    """The error's sentence as callers get it: printable and not endless, whatever it quotes."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:_LONGEST])
+    return text.encode()[:_LONGEST].decode(errors="ignore")
 
 
 def _going() -> Draining:

@@ -15,7 +15,7 @@ from typing import Any
 from service import log
 from service.datatypes import BY_NAME
 from service.errors import Draining, InferenceFailed, ServingError
-from service.interceptor import Unreadable
+from service.interceptor import Unreadable, told
 from service.proto import inference_pb2 as pb
 
 Answering = Callable[[pb.ModelInferRequest], Awaitable[pb.ModelInferResponse]]
@@ -23,6 +23,9 @@ Answering = Callable[[pb.ModelInferRequest], Awaitable[pb.ModelInferResponse]]
 # Requests, and bytes of them or of their answers, that one stream holds.
 _MOST = 64
 _MOST_BYTES = 2**27
+_DIMENSIONS = 32
+# Letters of a name that is sent back; all that ``--max-name`` can let in.
+_ECHOED = 65536
 
 
 class Streams:
@@ -175,7 +178,8 @@ def _nbytes(message: Message, tensors: Any) -> int:
     total = 0
     for tensor in tensors:
         datatype = BY_NAME.get(tensor.datatype)
-        if datatype is None or datatype.name == "BYTES":
+        # The product of a million dimensions would take hours.
+        if datatype is None or datatype.name == "BYTES" or len(tensor.shape) > _DIMENSIONS:
             return message.ByteSize()
         total += datatype.dtype.itemsize * max(0, math.prod(tensor.shape))
     return total
@@ -187,6 +191,6 @@ async def _given(error: ServingError) -> Outcome:
 
 def refusal(request_id: str, model_name: str, error: ServingError) -> pb.ModelStreamInferResponse:
     """The answer in a stream to one request that could not be served."""
-    response = pb.ModelInferResponse(model_name=model_name, id=request_id)
+    response = pb.ModelInferResponse(model_name=model_name[:_ECHOED], id=request_id[:_ECHOED])
     response.parameters["triton_final_response"].bool_param = True
-    return pb.ModelStreamInferResponse(error_message=str(error), infer_response=response)
+    return pb.ModelStreamInferResponse(error_message=told(error), infer_response=response)

@@ -34,6 +34,7 @@ def repository(root: Path) -> Path:
     models.every_datatype(root / "kinds" / "1" / "model.onnx")
     picky(root / "picky" / "1" / "model.onnx")
     slow(root / "slow" / "1" / "model.onnx")
+    wide(root / "wide" / "1" / "model.onnx")
     (root / "broken" / "1").mkdir(parents=True)
     (root / "broken" / "1" / "model.onnx").write_bytes(b"no graph")
     return root
@@ -48,6 +49,18 @@ def picky(path: Path) -> Path:
         [value("x", TensorProto.INT64, ["batch"])],
         [value("y", TensorProto.FLOAT, ["batch"])],
         [numpy_helper.from_array(np.arange(3, dtype=np.float32), "table")],
+    )
+
+
+def wide(path: Path) -> Path:
+    """Rows of any length, returned unchanged."""
+    value = helper.make_tensor_value_info
+    return save(
+        path,
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [value("x", TensorProto.UINT8, ["batch", "length"])],
+        [value("y", TensorProto.UINT8, ["batch", "length"])],
+        [],
     )
 
 
@@ -105,6 +118,14 @@ def numbers(model: str, *values: int) -> pb.ModelInferRequest:
     raw = np.array(values, "<i8").tobytes()
     request = pb.ModelInferRequest(model_name=model, raw_input_contents=[raw])
     request.inputs.add(name="x", datatype="INT64", shape=[len(values)])
+    return request
+
+
+def block(size: int, identity: str = "") -> pb.ModelInferRequest:
+    """One row of so many bytes for ``wide``."""
+    request = pb.ModelInferRequest(model_name="wide", id=identity)
+    request.inputs.add(name="x", datatype="UINT8", shape=[1, size])
+    request.raw_input_contents.append(bytes(size))
     return request
 
 

@@ -70,7 +70,7 @@ def test_only_names_are_loaded_and_unloaded(channel: grpc.Channel, name: str) ->
     unload = pb.RepositoryModelUnloadRequest(model_name=name)
     refusal(channel, stub.RepositoryModelUnload, unload, status)
     known = {model.name for model in stub.RepositoryIndex(pb.RepositoryIndexRequest()).models}
-    assert known == {"broken", "double", "kinds", "picky", "slow"}
+    assert known == {"broken", "double", "kinds", "picky", "slow", "wide"}
 
 
 @pytest.mark.parametrize(
