@@ -125,7 +125,7 @@ def test_one_slow_reader_does_not_slow_another(served: Served, channel: grpc.Cha
             (block(MIB) for _ in range(200)), timeout=120
         )
         stub = GRPCInferenceServiceStub(channel)
-        told = [a.error_message for a in stub.ModelStreamInfer((good() for _ in range(300)))]
+        told = [a.error_message for a in stub.ModelStreamInfer(good() for _ in range(300))]
         assert told == [""] * 300
         unread.cancel()
 
