@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from socketserver import TCPServer, ThreadingMixIn
@@ -74,10 +75,12 @@ class _Server(ThreadingMixIn, TCPServer):
         self.address_family = family
         self.metrics, self.ready = metrics, ready
         self._slots = threading.Semaphore(_MOST_AT_ONCE)
+        # Connections that have not asked for anything yet, the oldest first.
+        self.silent: dict[socket.socket, None] = {}
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._slots.acquire(blocking=False):
+        if self._slots.acquire(blocking=False) or self._hung_up_on_the_oldest():
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -87,6 +90,17 @@ class _Server(ThreadingMixIn, TCPServer):
             super().process_request_thread(request, client_address)
         finally:
             self._slots.release()
+
+    def _hung_up_on_the_oldest(self) -> bool:
+        """Whether a slot was had by closing the connection that has been silent the longest.
+
+        Those who open connections and send nothing crowd out each other, and no probe.
+        """
+        for silent in list(self.silent)[:1]:
+            with suppress(OSError):
+                silent.shutdown(socket.SHUT_RDWR)
+            return self._slots.acquire(timeout=_POLL_S)
+        return False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing: a scraper that left is no event."""
@@ -98,7 +112,11 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         # The head is read here, since the base class waits anew for each of its lines.
-        self.rfile = BytesIO(_head(self.connection))
+        self.server.silent[self.connection] = None
+        try:
+            self.rfile = BytesIO(_head(self.connection))
+        finally:
+            del self.server.silent[self.connection]
         self.connection.settimeout(_PATIENCE_S)
 
     def do_GET(self) -> None:

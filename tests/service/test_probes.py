@@ -5,8 +5,9 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -131,6 +132,18 @@ def test_there_are_never_more_threads_than_places(port: Probes, facts: Facts) ->
     for one in busy:
         with one:
             assert one.recv(65536).startswith(b"HTTP/1.0 200")
+
+
+def test_who_connects_and_says_nothing_keeps_no_probe_out(port: Probes) -> None:
+    for _ in range(3):
+        with ExitStack() as stack:
+            for _ in range(100):
+                address = ("127.0.0.1", port.port)
+                silent = stack.enter_context(socket.create_connection(address, timeout=20))
+                silent.sendall(b"GET /metrics")
+            begun = time.monotonic()
+            assert get(port, "/v2/health/live")[0] == 200
+            assert time.monotonic() - begun < 2  # and not after the patience with the silent
 
 
 def test_a_scraper_who_leaves_is_no_event(
