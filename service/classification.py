@@ -13,8 +13,13 @@ from typing import Any
 import numpy as np
 
 from service.datatypes import from_bf16
+from service.errors import InvalidInput
 
 Array = np.ndarray[Any, Any]
+
+# Texts are made one by one while all other callers wait: these take about a tenth of a second.
+_MOST_TEXTS = 2**17
+_MOST_NUMBERS = 2**23
 
 
 def classified(
@@ -31,12 +36,20 @@ def classified(
 
     Returns:
         An object array of ``str``, shape [rows, classes] where batched, else [classes].
+
+    Raises:
+        InvalidInput: there are too many numbers, or too many are to be named.
     """
     numbers = from_bf16(array) if datatype == "BF16" else array
     # Not -1, which numpy cannot work out where there are no rows.
     width = int(np.prod(array.shape[1:] if batched else array.shape))
     rows = numbers.reshape(-1 if width else len(array) if batched else 1, width)
     count = min(classes, width)
+    if count * len(rows) > _MOST_TEXTS or rows.size > _MOST_NUMBERS:
+        raise InvalidInput(
+            f"{count} classes of {len(rows)} rows of {width} numbers are too many to be named; ask "
+            "for fewer, or for the output without 'classification'"
+        )
     texts = [[_text(row, index, labels) for index in _largest(row, count)] for row in rows]
     found = np.array(texts, dtype=np.object_).reshape(len(rows), count)
     return found if batched else found[0]

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hn
 
 from service.classification import classified
 from service.datatypes import to_bf16
+from service.errors import InvalidInput
 
 LABELS = ("cat", "dog", "", "bird")
 
@@ -28,6 +29,12 @@ def test_largest_numbers_of_each_row_come_first() -> None:
     assert texts([[0.1, 0.7, 0.2], [3, 1, 2]], 2) == [
         ["0.700000:1", "0.200000:2"], ["3.000000:0", "2.000000:2"],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "classes"), [((1, 2**20), 2**40), ((64, 2**18), 1)])
+def test_more_than_can_be_named_quickly_is_refused(shape: tuple[int, int], classes: int) -> None:
+    with pytest.raises(InvalidInput, match="ask for fewer"):
+        classified(np.zeros(shape, np.uint8), "UINT8", classes, batched=True)
 
 
 def test_labels_stand_behind_the_index_where_there_are_any() -> None:

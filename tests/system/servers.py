@@ -47,7 +47,8 @@ def serving(repository: Path, *options: str, log: Path | None = None) -> Iterato
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, f"the server did not start: {process.communicate()[1]}"
+        told = "" if line else log.read_text() if log else process.communicate()[1]
+        assert line, f"the server did not start: {told}"
         ready = json.loads(line)
         yield Served(
             process,
@@ -58,7 +59,8 @@ def serving(repository: Path, *options: str, log: Path | None = None) -> Iterato
     finally:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        with process:
+            pass  # its pipes are closed, and it is waited for
 
 
 def farthing(*arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
