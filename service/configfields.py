@@ -17,6 +17,9 @@ from service.proto import inference_pb2 as pb
 # Field -> what is done instead.
 IGNORED = {
     "cc_model_filenames": "GPUs do not run it, so default_model_filename is taken",
+    "dynamic_batching.default_queue_policy.allow_timeout_override": (
+        "a request may always bring a shorter timeout, and never a longer one"
+    ),
     "dynamic_batching.default_queue_policy.timeout_action": (
         "a request that has waited too long is refused, not put off"
     ),
@@ -27,6 +30,9 @@ IGNORED = {
         "a run takes as many rows as wait, up to max_batch_size"
     ),
     "dynamic_batching.preserve_ordering": "each answer is sent as soon as it is there",
+    "dynamic_batching.priority_queue_policy.allow_timeout_override": (
+        "a request may always bring a shorter timeout, and never a longer one"
+    ),
     "dynamic_batching.priority_queue_policy.timeout_action": (
         "a request that has waited too long is refused, not put off"
     ),

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from service import layout, log, modelconfig
+from service import layout, modelconfig
 from service.errors import Forbidden, InvalidInput, ModelUnusable, Unsupported
-from service.layout import Place
 from service.manifest import is_version
 from service.modelconfig import Options
 from service.proto import inference_pb2 as pb
@@ -30,13 +25,9 @@ class Control(Servicer):
         self, request: pb.RepositoryModelLoadRequest, call: Call
     ) -> pb.RepositoryModelLoadResponse:
         self._require("repository")
-        name = _named(request)
+        name = _model_name(request)
         options, files = _overrides(name, request)
-        if not files:
-            await self._repository.load(name, options)
-            return pb.RepositoryModelLoadResponse()
-        with _placed(name, files) as place:
-            await self._repository.load(name, options or Options(name=name), place)
+        await self._repository.load(name, options, files)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
@@ -44,7 +35,7 @@ class Control(Servicer):
     ) -> pb.RepositoryModelUnloadResponse:
         self._require("repository")
         # The parameter unload_dependents asks for what always holds: no model here needs another.
-        await self._repository.unload(_named(request))
+        await self._repository.unload(_model_name(request))
         return pb.RepositoryModelUnloadResponse()
 
     async def SystemSharedMemoryStatus(
@@ -113,35 +104,12 @@ class Control(Servicer):
         return self._shared.regions
 
 
-@contextmanager
-def _placed(name: str, files: Mapping[tuple[str, str], bytes]) -> Iterator[Place]:
-    """Files that came with a request, on disk while the model is loaded.
-
-    Raises:
-        Unsupported: this machine has no place for them.
-    """
-    with ExitStack() as stack:
-        try:
-            directory = stack.enter_context(TemporaryDirectory(prefix="farthing-"))
-            place = Place(name, Path(directory) / name)
-            for (version, file), data in files.items():
-                target = place.version_directory(int(version))
-                target.mkdir(parents=True, exist_ok=True)
-                (target / file).write_bytes(data)
-        except OSError:
-            log.exception("files of a load request cannot be written")
-            raise Unsupported(
-                "this server has no place for files; put them into its repository"
-            ) from None
-        yield place
-
-
 def _value(setting: pb.LogSettingsRequest.SettingValue) -> LogValue | None:
     kind = setting.WhichOneof("parameter_choice")
     return getattr(setting, kind) if kind else None
 
 
-def _named(request: Any) -> str:
+def _model_name(request: Any) -> str:
     if request.repository_name:
         raise Unsupported("this server has one repository; leave 'repository_name' empty")
     if not layout.inside(request.model_name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -46,8 +47,16 @@ class Index:
             self._statuses.values(), key=lambda status: (status.name, int(status.version))
         )
 
-    def forget(self, name: str, state: State | None = None) -> None:
-        """Drop a model's versions, or those of them that are in one state."""
+    def forget(self, name: str) -> None:
+        """Drop all versions of a model."""
+        for version in self.of(name):
+            del self._statuses[name, version]
+
+    def settle(self, name: str, before: Mapping[str, Status]) -> None:
+        """What is still loading becomes what it was before, now that nothing is loaded any more."""
         for version, status in self.of(name).items():
-            if state is None or status.state is state:
-                del self._statuses[name, version]
+            if status.state is not State.LOADING:
+                continue
+            del self._statuses[name, version]
+            if version in before:
+                self._statuses[name, version] = before[version]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from service import manifest, modelconfig
 from service.errors import ModelUnusable
@@ -100,6 +103,33 @@ def places(root: Path) -> dict[str, Place]:
 def latest_versions(root: Path) -> list[Path]:
     """The newest version's directory of each model."""
     return [place.version_directory(place.available()[-1]) for place in places(root).values()]
+
+
+@contextmanager
+def placed(name: str, files: Mapping[tuple[str, str], bytes]) -> Iterator[Place]:
+    """Files that came with a request, on disk for as long as the model is being loaded.
+
+    Args:
+        name: the model's.
+        files: (version, file name) -> content; both have been checked.
+
+    Raises:
+        ModelUnusable: this machine has no place for them.
+    """
+    with ExitStack() as stack:
+        try:
+            directory = stack.enter_context(TemporaryDirectory(prefix="farthing-"))
+            place = Place(name, Path(directory) / name)
+            for (version, file), data in files.items():
+                target = place.version_directory(int(version))
+                target.mkdir(parents=True, exist_ok=True)
+                (target / file).write_bytes(data)
+        except OSError as error:
+            raise ModelUnusable(
+                f"files of a load request cannot be written: {error}",
+                told="this server has no place for files; put them into its repository",
+            ) from error
+        yield place
 
 
 def inside(name: str) -> bool:

@@ -1,17 +1,22 @@
-"""One model from disk: the versions that its policy asks for, or why they cannot be had."""
+"""Models from disk: what is there, and the versions that a policy asks for, or why they fail."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from service import model
+from service import layout, log, model
 from service.errors import ModelUnusable
 from service.layout import Mark, Place
 from service.model import Model
 from service.modelconfig import Options
 from service.settings import Settings
 from service.statistics import Book
+
+# version -> what changes when its files do
+Marks = Mapping[str, Mark]
+# (version, file name) -> content
+Files = Mapping[tuple[str, str], bytes]
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,10 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Loader:
-    """Loads models with one server's settings; may be called on any thread.
+    """All that reads the repository; may be called on any thread.
 
     Attributes:
-        settings: how models run.
+        settings: where the models lie, and how they run.
         book: where their doings are counted.
         clock: the batchers'.
     """
@@ -41,46 +46,83 @@ class Loader:
     book: Book
     clock: Callable[[], float]
 
+    def look(self) -> dict[str, Marks]:
+        """The models on disk, and what changes when they do.
+
+        Raises:
+            ModelUnusable: the repository is no repository.
+            OSError: it cannot be read.
+        """
+        places = layout.places(self.settings.repository)
+        return {name: _marks(place) for name, place in places.items()}
+
+    def look_at(self, name: str) -> Marks:
+        """One model on disk; empty if there is none. Raises as ``look`` does."""
+        place = layout.places(self.settings.repository).get(name)
+        return _marks(place) if place and place.exists() else {}
+
     def load(
-        self, place: Place, serving: Mapping[str, Model], given: Options | None = None
+        self,
+        name: str,
+        serving: Mapping[str, Model],
+        given: Options | None = None,
+        files: Files | None = None,
     ) -> Loaded:
         """The versions that the policy asks for; those that did not change stay as they are.
 
         Args:
-            place: where the model lies.
+            name: the model's.
             serving: version -> what serves now.
             given: options instead of those in its config.pbtxt.
+            files: instead of those on disk.
+
+        Raises:
+            ModelUnusable: there is nothing to be loaded, or no place for the files.
         """
-        result = Loaded()
+        if files:
+            with layout.placed(name, files) as place:
+                return self._load(place, serving, given or Options(name=name))
+        try:
+            found = layout.places(self.settings.repository).get(name)
+        except OSError as error:
+            raise ModelUnusable(str(error), told="the repository cannot be read") from error
+        if found is None or not found.exists():
+            raise ModelUnusable(f"model '{name}' is gone", told="it is not there any more")
+        return self._load(found, serving, given)
+
+    def _load(self, place: Place, serving: Mapping[str, Model], given: Options | None) -> Loaded:
+        available = place.available()
         try:
             options = given or place.options()
-            wanted = options.versions.pick(place.available())
+            wanted = options.versions.pick(available)
             if not wanted:
                 sentence = f"model '{place.name}' has none of the versions that its policy asks for"
                 raise ModelUnusable(sentence, told=sentence)
         except ModelUnusable as error:
-            result.failures.update({str(version): error for version in place.available()[-1:]})
-            return result
+            return Loaded(failures={str(version): error for version in available[-1:]})
+        result = Loaded()
         for version in wanted:
-            old = serving.get(str(version))
-            if old and old.mark == place.mark(version) and old.options == options:
-                result.models[str(version)] = old
-                continue
             try:
-                result.models[str(version)] = self._one(place, version, options)
+                one = self._one(place, version, options, serving.get(str(version)))
+                result.models[str(version)] = one
             except ModelUnusable as error:
                 result.failures[str(version)] = error
         return result
 
-    def _one(self, place: Place, version: int, options: Options) -> Model:
+    def _one(self, place: Place, version: int, options: Options, old: Model | None) -> Model:
+        settings, book, clock = self.settings, self.book, self.clock
         try:
-            return model.load(
-                place, version, options, settings=self.settings, book=self.book, clock=self.clock
-            )
+            if old and old.mark == place.mark(version) and old.options == options:
+                return old
+            return model.load(place, version, options, settings=settings, book=book, clock=clock)
+        except ModelUnusable:
+            raise
         except OSError as error:
             raise ModelUnusable(str(error), told="its files cannot be read") from error
+        except Exception as error:  # a mistake of ours must not take the other models along
+            log.exception("unexpected error while loading", model=place.name, version=version)
+            raise ModelUnusable("unexpected error while loading") from error
 
 
-def marks(place: Place) -> tuple[Mark, ...]:
-    """What changes when anything of a model changes on disk."""
-    return tuple(place.mark(version) for version in place.available())
+def _marks(place: Place) -> Marks:
+    return {str(version): place.mark(version) for version in place.available()}

@@ -191,10 +191,17 @@ def _from_json(raw: dict[str, Any]) -> Manifest:
     raw["outputs"] = tuple(_tensor(item) for item in raw["outputs"])
     raw["variants"] = tuple(_variant(item) for item in raw["variants"])
     raw["chosen"] = {mark: Choice(**choice) for mark, choice in raw["chosen"].items()}
+    if not all(isinstance(choice.reason, str) for choice in raw["chosen"].values()):
+        raise TypeError("the reason of a choice must be a text")
     if raw.get("golden") is not None:
         raw["golden"] = Golden(**raw["golden"])
+        for bounds in raw["golden"].tolerance.values():
+            if not all(isinstance(bound, int | float) for bound in bounds.values()):
+                raise TypeError("golden tolerances must be numbers")
         if raw["golden"].file != Path(raw["golden"].file).name.strip("."):
             raise ModelUnusable("the manifest's golden samples lie elsewhere")
+    if not any(variant.accepted for variant in raw["variants"]):
+        raise ModelUnusable("the manifest publishes no variant; convert the model again")
     if not (isinstance(raw["name"], str) and isinstance(raw["batched"], bool)):
         raise TypeError("'name' must be a text, 'batched' true or false")
     return Manifest(**raw)

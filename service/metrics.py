@@ -260,7 +260,7 @@ def _gauges(models: Mapping[Labels, Same]) -> Iterator[Metric]:
     )
     for labels, same in models.items():
         chosen.add_metric((*labels, same[-1].chosen.how), 1)
-        for figure, number in same[-1].variant.figures.items():
+        for figure, number in {**same[-1].variant.figures, **same[-1].chosen.figures}.items():
             measured.add_metric((*labels, figure), number)
     yield from (chosen, measured)
 

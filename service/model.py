@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from service import choice, golden, log, manifest, modelconfig, warmup
+from service import choice, golden, log, manifest, modelconfig
 from service.batcher import Batcher
-from service.batching import Arrays, Limits, QueuePolicy
+from service.batching import Limits
 from service.choice import Chosen
 from service.errors import ModelUnusable
 from service.layout import Mark, Place
 from service.manifest import Manifest, Variant
 from service.modelconfig import Options
+from service.opened import Opened
 from service.session import Session, SessionOptions
 from service.settings import Settings
 from service.statistics import Book, Tally
-from service.variants import Opener, check_tensors, choose, session_options
+from service.variants import Opener, Timing, check_tensors, choose, session_options
 
-Array = np.ndarray[Any, Any]
-Shape = tuple[int, ...]
 Clock = Callable[[], float]
 
 # The only variant of a file that nobody converted here; it may be of any precision.
@@ -133,18 +129,16 @@ def load(
     started, mark = clock(), place.mark(version)
     directory = place.version_directory(version)
     instances = settings.instances or options.instances or 1
+    full = settings.max_batch or options.max_batch or _MAX_BATCH
     opener = Opener(directory, session_options(settings, options, instances))
     if (directory / manifest.FILENAME).exists() and not place.single:
-        opened = _published(place, options, settings, opener, clock)
+        opened = _published(place, options, settings.variant, opener, Timing(full, clock))
     else:
-        opened = _as_it_is(place, options, settings, opener)
+        opened = _as_it_is(place, options, settings.variant, opener)
     contract, chosen = opened.contract, opened.chosen
     _warn(place.name, options.warnings)
-    max_rows = (settings.max_batch or options.max_batch or _MAX_BATCH) if contract.batched else 1
-    opened.session.warm_up(*sorted({1, max_rows}), batched=contract.batched)
-    for sample in options.warmups:
-        for feeds in warmup.feeds(sample, contract, place.directory):
-            opened.session.warm_up_with(opened.inwards(feeds))
+    max_rows = full if contract.batched else 1
+    opened.warm_up(max_rows, options.warmups, place.directory)
     files = options.labels.items()
     labels = {name: modelconfig.read_labels(place.directory / file) for name, file in files}
     executor = ThreadPoolExecutor(instances, thread_name_prefix=place.name)
@@ -167,52 +161,22 @@ def load(
     )
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A session behind the shapes that callers see, where config.pbtxt reshapes tensors."""
-
-    contract: Manifest
-    chosen: Chosen
-    session: Session
-    reshapes: Mapping[str, Shape] = field(default_factory=dict)
-
-    def run(self, feeds: Arrays) -> Arrays:
-        outputs = self.session.run(self.inwards(feeds))
-        for spec in self.contract.outputs if self.reshapes else ():
-            if spec.name in self.reshapes:
-                now = self.reshapes[spec.name]
-                outputs[spec.name] = _reshaped(outputs[spec.name], now, spec.shape)
-        return outputs
-
-    def inwards(self, feeds: Arrays) -> Arrays:
-        """Feeds as the graph takes them."""
-        if not self.reshapes:
-            return feeds
-        wire = {spec.name: spec.shape for spec in self.contract.inputs}
-        return {
-            name: _reshaped(array, wire[name], self.reshapes[name])
-            if name in self.reshapes
-            else array
-            for name, array in feeds.items()
-        }
-
-
 def _published(
-    place: Place, options: Options, settings: Settings, opener: Opener, clock: Clock
-) -> _Opened:
+    place: Place, options: Options, wanted: str, opener: Opener, timing: Timing
+) -> Opened:
     """By its manifest, which says what callers send whatever config.pbtxt reshapes for Triton."""
     contract = manifest.load(opener.directory)
     _check_name(contract, place.name, opener.directory)
     contract = _under(options, contract)
     modelconfig.applied(modelconfig.fitted(options, contract), contract)  # or it is refused
-    chosen, session = choose(contract, settings, opener, clock)
+    chosen, session = choose(contract, wanted, opener, timing)
     check_tensors(contract, session, opener.directory / str(chosen.variant.file))
     if contract.golden is not None:
         golden.check(session.run, opener.directory, contract.golden, variant=chosen.variant.name)
-    return _Opened(contract, chosen, session)
+    return Opened(contract, chosen, session)
 
 
-def _as_it_is(place: Place, options: Options, settings: Settings, opener: Opener) -> _Opened:
+def _as_it_is(place: Place, options: Options, wanted: str, opener: Opener) -> Opened:
     """A file that nobody converted here, with the tensors that config.pbtxt gives it."""
     path = opener.directory / (place.single or options.filename)
     if not path.is_file():
@@ -222,10 +186,10 @@ def _as_it_is(place: Place, options: Options, settings: Settings, opener: Opener
     contract = _under(options, _bare(path, place.name, session))
     options = modelconfig.fitted(options, contract)
     contract = modelconfig.applied(options, contract, session.optional)
-    if settings.variant != choice.AUTO:
-        contract.variant(settings.variant)  # which it has not
+    if wanted != choice.AUTO:
+        contract.variant(wanted)  # which it has not
     chosen = Chosen(contract.variants[0], "only", "served as it is; there is no manifest")
-    return _Opened(contract, chosen, session, options.reshapes)
+    return Opened(contract, chosen, session, options.reshapes)
 
 
 def _warn(name: str, warnings: tuple[str, ...]) -> None:
@@ -240,12 +204,6 @@ def _check_name(contract: Manifest, name: str, directory: Path) -> None:
     if contract.name != name:
         sentence = f"the manifest describes '{contract.name}'; its directory says '{name}'"
         raise ModelUnusable(f"{directory}: {sentence}", told=sentence)
-
-
-def _reshaped(array: Array, now: Shape, then: Shape) -> Array:
-    """The array in another shape; its free dimensions keep their sizes, in their order."""
-    free = iter(size for size, given in zip(array.shape, now, strict=True) if given == -1)
-    return array.reshape([next(free) if size == -1 else size for size in then])
 
 
 def _bare(path: Path, name: str, session: Session) -> Manifest:
@@ -279,9 +237,6 @@ def _limits(
         batched=batched,
         priority_levels=options.priority_levels,
         default_priority=options.default_priority,
-        default_policy=QueuePolicy(options.queue.timeout_s, options.queue.max_size),
-        policies={
-            level: QueuePolicy(policy.timeout_s, policy.max_size)
-            for level, policy in options.queues.items()
-        },
+        default_policy=options.queue,
+        policies=options.queues,
     )

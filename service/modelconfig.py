@@ -15,10 +15,11 @@ from typing import Any
 from google.protobuf import text_format
 
 from service import configfields, modeltensors, ortoptions, policies, warmup
+from service.batching import QueuePolicy
 from service.configfields import no_effect, unusable
 from service.errors import InvalidInput, ModelUnusable
 from service.manifest import MODEL_FILE, Manifest, TensorSpec
-from service.policies import QueuePolicy, VersionPolicy
+from service.policies import VersionPolicy
 from service.proto import inference_pb2 as pb
 from service.warmup import Warmup
 

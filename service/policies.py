@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from service.batching import QueuePolicy
 from service.configfields import unusable
 from service.proto import inference_pb2 as pb
 
@@ -34,21 +35,6 @@ class VersionPolicy:
 
 
 @dataclass(frozen=True)
-class QueuePolicy:
-    """How requests may wait.
-
-    Attributes:
-        timeout_s: seconds after which a waiting request is refused; None for never.
-        allow_override: whether a request may bring a shorter timeout of its own.
-        max_size: requests that may wait; 0 for no bound of the model's own.
-    """
-
-    timeout_s: float | None = None
-    allow_override: bool = False
-    max_size: int = 0
-
-
-@dataclass(frozen=True)
 class Queueing:
     """The queue of a model.
 
@@ -61,7 +47,7 @@ class Queueing:
 
     levels: int = 0
     default_level: int = 0
-    policy: QueuePolicy = QueuePolicy()
+    policy: QueuePolicy = field(default_factory=QueuePolicy)
     policies: Mapping[int, QueuePolicy] = field(default_factory=dict)
 
 
@@ -144,6 +130,5 @@ def _policy(policy: pb.ModelQueuePolicy) -> QueuePolicy:
     timeout_us = policy.default_timeout_microseconds
     return QueuePolicy(
         timeout_s=timeout_us / 1e6 if timeout_us else None,
-        allow_override=policy.allow_timeout_override,
-        max_size=policy.max_queue_size,
+        max_requests=policy.max_queue_size,
     )

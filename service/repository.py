@@ -13,17 +13,17 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
-from service import layout, loading, log
+from service import layout, log
 from service.errors import (
     Draining,
     InvalidInput,
     ModelNotFound,
     ModelNotReady,
     ModelUnusable,
+    ServingError,
 )
 from service.index import Index, State, Status
-from service.layout import Mark, Place
-from service.loading import Loaded, Loader
+from service.loading import Files, Loaded, Loader, Marks
 from service.model import Model
 from service.modelconfig import Options
 from service.settings import Settings
@@ -56,34 +56,23 @@ class Repository:
         # Replaced as a whole, never changed: other threads read it (metrics).
         self._live: Mapping[str, Versions] = {}
         self._index = Index()
-        self._seen: dict[str, tuple[Mark, ...]] = {}
+        self._seen: dict[str, Marks] = {}
         self._listeners: list[OnChange] = []
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
 
     def load_all(self) -> None:
-        """Load what is there, before anyone asks for it.
-
-        Raises:
-            ModelUnusable: there is no model, or one of them cannot be served and
-                ``exit_on_error`` is set.
-        """
+        """Load what is there, before anyone asks for it; ``load`` says what may be raised."""
         settings = self._settings
-        places = layout.places(settings.repository)
-        if not places and not (settings.poll_s or settings.control != "none"):
+        self._seen = self._loader.look()
+        if not self._seen and not (settings.poll_s or settings.control != "none"):
             raise layout.no_model(settings.repository)
-        for name, place in places.items():
-            self._seen[name] = loading.marks(place)
-            loaded = self._loader.load(place, {})
-            if loaded.failures and settings.exit_on_error:
-                raise next(iter(loaded.failures.values()))
+        for name in self._seen:
+            loaded = self._loader.load(name, {})
+            for failure in loaded.failures.values() if settings.exit_on_error else ():
+                raise failure
             self._swap(name, loaded)
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server is going away."""
-        return self._draining
 
     def model(self, name: str, version: str = "") -> Model:
         """The model to answer with; without a version, the latest that is ready.
@@ -126,21 +115,22 @@ class Repository:
         for name in {status.name for status in self._index.all()}:
             listener(name, name in self._live)
 
-    async def load(self, name: str, options: Options | None = None, place: Place | None = None
-                   ) -> None:  # fmt: skip
+    async def load(
+        self, name: str, options: Options | None = None, files: Files | None = None
+    ) -> None:
         """Load a model, or what changed in it; callers notice nothing but the new answers.
 
         Args:
             name: of a model on disk.
             options: instead of those in its config.pbtxt.
-            place: instead of the repository's.
+            files: instead of those on disk, by version and name.
 
         Raises:
             ModelNotFound: there is no such model on disk.
             InvalidInput: it cannot be loaded; what was serving still is.
             Draining: the server is going away.
         """
-        await self._alone(self._change(name, options, place))
+        await self._alone(self._change(name, options, files))
 
     async def unload(self, name: str) -> None:
         """Stop serving a model; accepted work is finished.
@@ -155,21 +145,20 @@ class Repository:
     async def poll(self) -> None:
         """Look at the repository once: load what is new or changed, unload what is gone."""
         try:
-            places = await asyncio.to_thread(layout.places, self._settings.repository)
+            found = await asyncio.to_thread(self._loader.look)
         except (ModelUnusable, OSError):
             log.exception("the repository cannot be read; what is served stays")
             return
-        for name, place in places.items():
-            if await asyncio.to_thread(loading.marks, place) == self._seen.get(name):
+        gone = set(self._seen) - set(found)  # before anything is loaded by request meanwhile
+        for name, seen in found.items():
+            if seen == self._seen.get(name):
                 continue
             try:
                 await self.load(name)
-            except (InvalidInput, ModelNotFound, Draining) as error:
+            except ServingError as error:
                 log.warning("a changed model was refused", model=name, reason=str(error))
-        for name in set(self._seen) - set(places):
-            await self._alone(self._remove(name))
-            self._seen.pop(name, None)
-            self._index.forget(name)
+        for name in gone:
+            await self._alone(self._remove_if_gone(name))
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new work, finish what was accepted, then close the models.
@@ -178,14 +167,13 @@ class Repository:
             Whether all of it was finished in time.
         """
         self._draining = True
-        models = list(self)
         changes = list(self._tasks)  # loads under way, and versions that finish their work
-        finished = await asyncio.gather(*(m.batcher.drain(timeout_s) for m in models))
-        waited = await asyncio.wait(changes, timeout=timeout_s) if changes else (set(), set())
-        if waited[1] or not all(finished):
+        drains = [asyncio.create_task(model.batcher.drain(timeout_s)) for model in self]
+        _, late = await asyncio.wait(changes, timeout=timeout_s) if changes else (set(), set())
+        if not all([await drain for drain in drains]) or late:
             return False
-        for one in self:  # a load that was under way may have brought more
-            one.close()
+        for model in self:
+            model.close()
         return True
 
     async def _alone(self, change: Coroutine[Any, Any, None]) -> None:
@@ -196,53 +184,61 @@ class Repository:
                 await change
 
         task = asyncio.create_task(locked())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keep(task)
         await asyncio.shield(task)
 
-    async def _change(self, name: str, options: Options | None, place: Place | None) -> None:
-        if self._draining:
-            raise Draining("the server is shutting down and loads no more models")
-        found = place or self._place(name)
-        serving = self._live.get(name, {})
-        for available in map(str, found.available()):
-            if available not in serving:
-                self._index.note(name, available, State.LOADING)
-        if place is None:
-            self._seen[name] = await asyncio.to_thread(loading.marks, found)
-        loaded = await asyncio.to_thread(self._loader.load, found, serving, options)
-        self._swap(name, loaded)
-        if loaded.failures:
-            version, error = next(iter(loaded.failures.items()))
-            raise InvalidInput(f"version {version} cannot be loaded: {error.told}")
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        """The loop itself keeps only weak references, and complains of errors that nobody reads."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    def _place(self, name: str) -> Place:
-        place = None
-        if layout.inside(name):
-            place = layout.places(self._settings.repository).get(name)
-        if place is None or not place.exists():
+    async def _change(self, name: str, options: Options | None, files: Files | None) -> None:
+        if self._draining:
+            raise _going()
+        serving, before = self._live.get(name, {}), self._index.of(name)
+        try:
+            if files:
+                versions = {version for version, _ in files}
+            else:
+                self._seen[name] = await self._look_at(name)
+                versions = set(self._seen[name])
+            for version in versions - set(serving):
+                self._index.note(name, version, State.LOADING)
+            loaded = await asyncio.to_thread(self._loader.load, name, serving, options, files)
+            if self._draining:
+                for one in set(loaded.models.values()) - set(serving.values()):
+                    one.close()
+                raise _going()
+            self._swap(name, loaded)
+        except (ModelUnusable, OSError) as error:
+            log.warning("a model cannot be loaded", model=name, reason=str(error))
+            told = error.told if isinstance(error, ModelUnusable) else "its files cannot be read"
+            raise InvalidInput(f"the model cannot be loaded: {told}") from None
+        finally:
+            self._index.settle(name, before)
+        for version, failure in loaded.failures.items():
+            raise InvalidInput(f"version {version} cannot be loaded: {failure.told}")
+
+    async def _look_at(self, name: str) -> Marks:
+        found = await asyncio.to_thread(self._loader.look_at, name)
+        if not found:
             raise ModelNotFound("the repository has no model of that name")
-        return place
+        return found
 
     def _swap(self, name: str, loaded: Loaded) -> None:
         """Make new versions live, in one step; what failed leaves the old ones serving."""
         old = self._live.get(name, {})
         kept = {v: m for v, m in old.items() if v not in loaded.models} if loaded.failures else {}
         new = {**kept, **loaded.models}
-        live = {**self._live, name: new}
-        if not new:
-            del live[name]
-        self._live = live
-        self._index.forget(name, State.LOADING)
+        self._live = {n: found for n, found in {**self._live, name: new}.items() if found}
         for version, error in loaded.failures.items():
             log.warning("a model cannot be loaded", model=name, version=version, reason=str(error))
             self._index.note(name, version, State.UNAVAILABLE, error.told)
         for version in new:
             failed = loaded.failures.get(version)
-            reason = (
-                f"still the one before; its successor was refused: {failed.told}" if failed else ""
-            )
-            self._index.note(name, version, State.READY, reason)
+            why = f"the one before; its successor was refused: {failed.told}" if failed else ""
+            self._index.note(name, version, State.READY, why)
         for version, one in loaded.models.items():
             if old.get(version) is not one:
                 log.info("loaded", model=name, version=version, variant=one.variant.name,
@@ -250,6 +246,16 @@ class Repository:
                          seconds=round(one.load_s, 3))  # fmt: skip
         self._retire(name, [m for v, m in old.items() if new.get(v) is not m])
         self._tell(name)
+
+    async def _remove_if_gone(self, name: str) -> None:
+        try:
+            if await asyncio.to_thread(self._loader.look_at, name):
+                return
+        except (ModelUnusable, OSError):  # the repository itself is gone: that is no reason
+            return
+        await self._remove(name)
+        self._seen.pop(name, None)
+        self._index.forget(name)
 
     async def _remove(self, name: str) -> None:
         old = self._live.get(name, {})
@@ -263,9 +269,7 @@ class Repository:
         for one in models:
             if one.version not in self._live.get(name, {}):
                 self._index.note(name, one.version, State.UNLOADING)
-            task = asyncio.get_running_loop().create_task(self._finish(name, one))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._keep(asyncio.get_running_loop().create_task(self._finish(name, one)))
 
     async def _finish(self, name: str, one: Model) -> None:
         await one.batcher.drain(None)
@@ -279,13 +283,17 @@ class Repository:
             listener(name, name in self._live)
 
 
+def _going() -> Draining:
+    return Draining("the server is shutting down and loads no more models")
+
+
 def load(
     settings: Settings, *, book: Book | None = None, clock: Callable[[], float] = time.monotonic
 ) -> Repository:
     """A repository with everything under ``settings.repository`` loaded, warmed up and checked.
 
     Raises:
-        ModelUnusable: there is no model, or one of them cannot be served as it is.
+        ModelUnusable: there is no model, or one cannot be served and ``exit_on_error`` is set.
     """
     repository = Repository(settings, book=book, clock=clock)
     repository.load_all()

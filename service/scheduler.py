@@ -65,13 +65,14 @@ class Queue(Generic[E]):
     def __init__(self, limits: Limits) -> None:
         """Start empty; ``limits`` say how much may wait."""
         self._limits = limits
-        self._levels: dict[int, deque[E]] = {0: deque()}
+        self._levels: dict[int, deque[E]] = {}
+        self.requests = 0
         self.rows = 0
         self.nbytes = 0
 
     def __len__(self) -> int:
         """Requests that wait now."""
-        return sum(map(len, self._levels.values()))
+        return self.requests
 
     def __iter__(self) -> Iterator[E]:
         """The waiting, first to run first."""
@@ -118,14 +119,21 @@ class Queue(Generic[E]):
         """Let a request wait."""
         self._levels.setdefault(entry.priority, deque()).append(entry)
         entry.waiting = True
+        self.requests += 1
         self.rows += entry.rows
         self.nbytes += entry.nbytes
 
     def remove(self, entry: E) -> None:
         """Take a request out, wherever it stands; nothing happens if it waits no longer."""
         if entry.waiting:
-            self._levels[entry.priority].remove(entry)
-            self._took_out(entry)
+            level = self._levels[entry.priority]
+            level.remove(entry)
+            if not level:
+                del self._levels[entry.priority]
+            entry.waiting = False
+            self.requests -= 1
+            self.rows -= entry.rows
+            self.nbytes -= entry.nbytes
 
     def take(self, now: float) -> tuple[list[E], list[E]]:
         """The next run, and those who are late; both leave the queue, and so do the departed.
@@ -153,11 +161,6 @@ class Queue(Generic[E]):
     def _joins(self, entry: E, head: E, rows: int) -> bool:
         fits = rows + entry.rows <= self._limits.max_rows
         return self._limits.batched and fits and entry.shapes == head.shapes
-
-    def _took_out(self, entry: E) -> None:
-        entry.waiting = False
-        self.rows -= entry.rows
-        self.nbytes -= entry.nbytes
 
 
 def _full(sentence: str, what: str) -> Overloaded:

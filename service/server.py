@@ -172,8 +172,10 @@ def _shared(
         repository=repository,
         metrics=metrics,
         version=version,
-        limits=Limits(max_tensors=settings.max_tensors, max_name=settings.max_name),
-        regions=Regions() if "shared-memory" in settings.allowed else None,
+        limits=Limits(settings.max_tensors, settings.max_name, settings.max_message_mib * 2**20),
+        regions=Regions(max_name=settings.max_name)
+        if "shared-memory" in settings.allowed
+        else None,
         access=Access(settings.access_log),
         ready=ready,
     )

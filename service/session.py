@@ -63,6 +63,10 @@ class SessionOptions:
     run_config: tuple[tuple[str, str], ...] = ()
 
 
+class RunFailed(ModelUnusable):
+    """The graph was loaded, and failed on what it was tried with."""
+
+
 class Session:
     """One loaded graph; ``run`` may be called from several threads at once.
 
@@ -170,30 +174,35 @@ class Session:
         follow = self.batched if batched is None else batched
         for count in rows:
             feeds = {spec.name: _zeros(spec, count) for spec in self.inputs}
-            outputs = self._tried(feeds, f"{count} rows of zeros")
-            for name, array in outputs.items():
-                if follow and array.shape[:1] != (count,):
-                    sentence = (
-                        f"the model answers {count} rows with an output '{name}' of shape "
-                        f"{list(array.shape)}, so its rows cannot be told apart; export it with a "
-                        "fixed first dimension, or with outputs that follow the batch"
-                    )
-                    raise ModelUnusable(sentence, told=sentence)
+            self.warm_up_with(feeds, f"{count} rows of zeros", rows=count if follow else None)
 
-    def warm_up_with(self, feeds: Arrays) -> None:
+    def warm_up_with(
+        self, feeds: Arrays, what: str = "its warm-up sample", *, rows: int | None = None
+    ) -> None:
         """Run once on these feeds, as ``run`` takes them.
 
-        Raises:
-            ModelUnusable: the graph loads but fails to run on them.
-        """
-        self._tried(feeds, "its warm-up sample")
+        Args:
+            feeds: one array for each input.
+            what: they are, for messages.
+            rows: that each output must have; None where rows are not to be told apart.
 
-    def _tried(self, feeds: Arrays, what: str) -> dict[str, np.ndarray[Any, Any]]:
+        Raises:
+            RunFailed: the graph loads but fails to run on them.
+            ModelUnusable: its outputs do not follow the batch.
+        """
         try:
-            return self.run(feeds)
+            outputs = self.run(feeds)
         except Exception as error:  # as above
             sentence = f"the model loads but fails to run on {what}"
-            raise ModelUnusable(f"{sentence}: {_first_line(error)}", told=sentence) from error
+            raise RunFailed(f"{sentence}: {_first_line(error)}", told=sentence) from error
+        for name, array in outputs.items():
+            if rows is not None and array.shape[:1] != (rows,):
+                sentence = (
+                    f"the model answers {rows} rows with an output '{name}' of shape "
+                    f"{list(array.shape)}, so its rows cannot be told apart; export it with a "
+                    "fixed first dimension, or with outputs that follow the batch"
+                )
+                raise ModelUnusable(sentence, told=sentence)
 
 
 def _ort_options(options: SessionOptions) -> ort.SessionOptions:

@@ -17,8 +17,18 @@ from service.modelconfig import Options
 from service.session import Session, SessionOptions
 from service.settings import Settings
 
-# Rows of the larger run that variants are timed on, unless the settings say otherwise.
-_ROWS = 16
+
+@dataclass(frozen=True)
+class Timing:
+    """How variants are timed where nothing is recorded.
+
+    Attributes:
+        max_rows: of a full run; the other size is one row.
+        clock: seconds.
+    """
+
+    max_rows: int
+    clock: Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -44,27 +54,39 @@ class Opener:
 
 
 def choose(
-    contract: Manifest, settings: Settings, opener: Opener, clock: Callable[[], float]
+    contract: Manifest, wanted: str, opener: Opener, timing: Timing
 ) -> tuple[Chosen, Session]:
     """The variant to serve and its session.
 
     Args:
         contract: the model's.
-        settings: ``variant`` pins one; ``max_batch`` is the larger of the two sizes timed.
+        wanted: ``auto``, or the name of the variant.
         opener: of its files.
-        clock: seconds, for timing.
+        timing: used where nothing is recorded for this hardware.
 
     Raises:
-        ModelUnusable: what was pinned was not published, or a file cannot be used.
+        ModelUnusable: what was pinned was not published, or no file can be used.
     """
-    chosen = choice.known(contract, settings.variant, hardware.fingerprint())
+    chosen = choice.known(contract, wanted, hardware.fingerprint())
     if chosen is not None:
         return chosen, opener.variant(chosen.variant)
-    candidates = choice.for_cpu(contract)
-    sessions = {variant.name: opener.variant(variant) for variant in candidates}
-    rows = settings.max_batch or _ROWS
-    runs = {n: list(_runs(contract, one, opener.directory, rows)) for n, one in sessions.items()}
-    chosen = choice.timed(candidates, runs, clock)
+    sessions: dict[str, Session] = {}
+    runs: dict[str, list[Callable[[], None]]] = {}
+    refused: list[ModelUnusable] = []
+    for variant in choice.for_cpu(contract):
+        try:
+            session = opener.variant(variant)
+            tries = list(_runs(contract, session, opener.directory, timing.max_rows))
+            for run in tries:
+                run()
+        except ModelUnusable as error:
+            log.warning("a variant is left out", model=contract.name, reason=str(error))
+            refused.append(error)
+            continue
+        sessions[variant.name], runs[variant.name] = session, tries
+    if not sessions:
+        raise refused[0]
+    chosen = choice.timed([contract.variant(name) for name in sessions], runs, timing.clock)
     log.warning(
         "nothing is recorded for this hardware, so the variants were timed; convert or tune here, "
         "and all replicas serve the same one",
@@ -101,7 +123,7 @@ def _runs(
 
 
 def session_options(settings: Settings, options: Options, instances: int) -> SessionOptions:
-    """How sessions of a model are made: flags first, then config.pbtxt, then the CPU quota."""
+    """How sessions of a model are made: by flags, by config.pbtxt, by the CPU quota."""
     threads = settings.threads or max(1, hardware.cpus() // instances)
     given = dict(options.session)
     if settings.threads:

@@ -96,6 +96,21 @@ def _tensor(where: str, tensor: pb.ModelWarmup.Input) -> Tensor:
     return Tensor(_NAMES[tensor.data_type], tuple(tensor.dims), source, file)
 
 
+def zeros(contract: Manifest, rows: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Zeros (empty texts) for each input that must be there; free dimensions are 1."""
+    made = {}
+    for spec in contract.inputs:
+        if spec.optional:
+            continue
+        shape = [1 if size == -1 else size for size in spec.shape]
+        if contract.batched:
+            shape[0] = rows
+        empty = spec.datatype == "BYTES"
+        dtype = BY_NAME[spec.datatype].dtype
+        made[spec.name] = np.full(shape, "", np.object_) if empty else np.zeros(shape, dtype)
+    return made
+
+
 def feeds(
     sample: Warmup, contract: Manifest, directory: Path
 ) -> Iterator[dict[str, np.ndarray[Any, Any]]]:

@@ -49,15 +49,15 @@ SERVICE_IMPORTS = {
         "service.regions", "service.tensors",
     },
     "service.configfields": LEAVES | {"service.proto"},
-    "service.policies": LEAVES | {"service.configfields", "service.proto"},
+    "service.policies": LEAVES | {"service.batching", "service.configfields", "service.proto"},
     "service.ortoptions": LEAVES | {"service.configfields", "service.proto"},
     "service.modeltensors": LEAVES
     | {"service.configfields", "service.manifest", "service.proto"},
     "service.warmup": LEAVES | {"service.configfields", "service.manifest", "service.proto"},
     "service.modelconfig": LEAVES
     | {
-        "service.configfields", "service.manifest", "service.modeltensors", "service.ortoptions",
-        "service.policies", "service.proto", "service.warmup",
+        "service.batching", "service.configfields", "service.manifest", "service.modeltensors",
+        "service.ortoptions", "service.policies", "service.proto", "service.warmup",
     },
     "service.statistics": LEAVES | {"service.proto"},
     "service.metrics": LEAVES | {"service.statistics", "service.model", "service.repository"},
@@ -69,8 +69,14 @@ SERVICE_IMPORTS = {
         "service.batching", "service.choice", "service.golden", "service.hardware",
         "service.manifest", "service.modelconfig", "service.session", "service.settings",
     },
+    "service.opened": LEAVES
+    | {
+        "service.batching", "service.choice", "service.manifest", "service.session",
+        "service.warmup",
+    },
     "service.model": LEAVES
     | {
+        "service.opened",
         "service.batcher", "service.batching", "service.choice", "service.golden",
         "service.layout", "service.manifest", "service.modelconfig", "service.session",
         "service.settings", "service.statistics", "service.variants", "service.warmup",
@@ -83,8 +89,8 @@ SERVICE_IMPORTS = {
     "service.index": set(),
     "service.repository": LEAVES
     | {
-        "service.index", "service.layout", "service.loading", "service.model", "service.modelconfig",
-        "service.settings", "service.statistics",
+        "service.index", "service.layout", "service.loading", "service.model",
+        "service.modelconfig", "service.settings", "service.statistics",
     },
     "service.modelpages": LEAVES | {"service.manifest", "service.model", "service.proto"},
     "service.streams": LEAVES | {"service.interceptor", "service.proto"},

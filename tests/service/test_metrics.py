@@ -47,7 +47,7 @@ class LiveModel:
             waiting_rows=7, waiting_bytes=700, waiting_requests=3, running=1
         )
     )
-    chosen: Any = field(default_factory=lambda: SimpleNamespace(how="timed"))
+    chosen: Any = field(default_factory=lambda: SimpleNamespace(how="timed", figures={}))
     variant: Any = field(default_factory=lambda: SimpleNamespace(figures={"agreement": 0.99}))
 
 

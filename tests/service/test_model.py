@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import layout, manifest, model
+from service import layout, manifest, model, opened
 from service.errors import ModelUnusable
 from service.manifest import Golden, Manifest, TensorSpec, Variant
 from service.model import Model
@@ -82,7 +82,7 @@ async def test_reshaped_tensors_are_the_configs_outside_and_the_models_inside(
 
 def test_free_dimensions_keep_their_sizes_when_reshaped() -> None:
     array = np.zeros((3, 4, 5), np.float32)
-    assert model._reshaped(array, (-1, 4, -1), (-1, 2, 2, -1)).shape == (3, 2, 2, 5)
+    assert opened.reshaped(array, (-1, 4, -1), (-1, 2, 2, -1)).shape == (3, 2, 2, 5)
 
 
 def test_config_that_contradicts_the_model_is_refused(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import pytest
 from google.protobuf import text_format
 
 from service import modelconfig
+from service.batching import QueuePolicy
 from service.errors import ModelUnusable
 from service.manifest import TensorSpec
 from service.modelconfig import Options
-from service.policies import QueuePolicy, VersionPolicy
+from service.policies import VersionPolicy
 from service.proto import inference_pb2 as pb
 
 WHOLE = """
@@ -29,7 +30,7 @@ dynamic_batching {
   priority_levels: 3
   default_priority_level: 2
   default_queue_policy { default_timeout_microseconds: 2500 max_queue_size: 7 }
-  priority_queue_policy [ { key: 1 value { allow_timeout_override: true } } ]
+  priority_queue_policy [ { key: 1 value { max_queue_size: 3 } } ]
 }
 optimization { graph { level: 1 } }
 parameters { key: "intra_op_thread_count" value { string_value: "3" } }
@@ -70,8 +71,8 @@ def test_everything_that_is_heeded_arrives_without_a_warning() -> None:
         labels={"scores": "digits.txt"},
         priority_levels=3,
         default_priority=2,
-        queue=QueuePolicy(timeout_s=0.0025, max_size=7),
-        queues={1: QueuePolicy(allow_override=True)},
+        queue=QueuePolicy(timeout_s=0.0025, max_requests=7),
+        queues={1: QueuePolicy(max_requests=3)},
         session={
             "threads": 3,
             "inter_op_threads": 2,

@@ -1,0 +1,100 @@
+"""A session behind the shapes that callers see, where config.pbtxt reshapes tensors; warm-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service import log, warmup
+from service.batching import Arrays
+from service.choice import Chosen
+from service.manifest import Manifest
+from service.session import RunFailed, Session
+from service.warmup import Warmup
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is loaded of one version.
+
+    Attributes:
+        contract: tensors as callers send them.
+        chosen: the variant.
+        session: of that variant.
+        reshapes: tensor -> the graph's own shape, where that differs from the contract's.
+    """
+
+    contract: Manifest
+    chosen: Chosen
+    session: Session
+    reshapes: Mapping[str, Shape] = field(default_factory=dict)
+
+    def run(self, feeds: Arrays) -> Arrays:
+        """Run once on feeds as callers send them."""
+        outputs = self.session.run(self.inwards(feeds))
+        for spec in self.contract.outputs if self.reshapes else ():
+            if spec.name in self.reshapes:
+                now = self.reshapes[spec.name]
+                outputs[spec.name] = reshaped(outputs[spec.name], now, spec.shape)
+        return outputs
+
+    def inwards(self, feeds: Arrays) -> Arrays:
+        """Feeds as the graph takes them."""
+        if not self.reshapes:
+            return feeds
+        wire = {spec.name: spec.shape for spec in self.contract.inputs}
+        return {
+            name: reshaped(array, wire[name], self.reshapes[name])
+            if name in self.reshapes
+            else array
+            for name, array in feeds.items()
+        }
+
+    def warm_up(self, max_rows: int, samples: Sequence[Warmup], directory: Path) -> None:
+        """Run everything once that a caller would otherwise wait for.
+
+        Zeros are no proof where sizes or contents decide whether a run succeeds (a detector needs
+        an image of some size, a cast a number); there a failure is only a warning.
+
+        Args:
+            max_rows: of a full run.
+            samples: of config.pbtxt.
+            directory: the model's.
+
+        Raises:
+            ModelUnusable: it cannot be run, or its outputs do not follow the batch.
+        """
+        contract = self.contract
+        first = 1 if contract.batched else 0
+        doubtful = any(s.datatype == "BYTES" or -1 in s.shape[first:] for s in contract.inputs)
+        for rows in sorted({1, max_rows}):
+            feeds = self.inwards(warmup.zeros(contract, rows))
+            follow = rows if contract.batched else None
+            try:
+                self.session.warm_up_with(feeds, f"{rows} rows of zeros", rows=follow)
+            except RunFailed as error:
+                if not (doubtful or samples or contract.golden):
+                    raise
+                log.warning("not warmed up", model=contract.name, reason=str(error))
+        for sample in samples:
+            for feeds in warmup.feeds(sample, contract, directory):
+                self.session.warm_up_with(self.inwards(feeds))
+
+
+def reshaped(array: Array, now: Shape, then: Shape) -> Array:
+    """The array in another shape; its free dimensions keep their sizes, in their order.
+
+    Args:
+        array: of the shape ``now``.
+        now: -1 where a dimension is free.
+        then: likewise.
+    """
+    free = iter(size for size, given in zip(array.shape, now, strict=True) if given == -1)
+    return array.reshape([next(free) if size == -1 else size for size in then])
