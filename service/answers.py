@@ -83,6 +83,7 @@ def encode(
     *,
     labels: Mapping[str, Sequence[str]] | None = None,
     batched: bool = True,
+    limits: Limits = DEFAULT,
 ) -> None:
     """Append the wanted arrays to the response, as raw contents, or write them to shared memory.
 
@@ -93,10 +94,13 @@ def encode(
         wanted: from ``requested_outputs``.
         labels: output name -> a text for each class.
         batched: whether the first dimension counts rows.
+        limits: how large the answer may be.
 
     Raises:
-        InvalidInput: an output is larger than the shared memory that was set aside for it.
+        InvalidInput: an output is larger than the shared memory that was set aside for it, or the
+            answer than a message may be.
     """
+    nbytes = 0
     for item in wanted:
         array, spec = outputs[item.spec.name], item.spec
         if item.classes:
@@ -111,4 +115,6 @@ def encode(
             told.parameters["shared_memory_offset"].int64_param = item.slot.offset
             told.parameters["shared_memory_byte_size"].int64_param = len(data)
             data = b""
+        nbytes += len(data)
+        limits.check_answer(nbytes)
         response.raw_output_contents.append(data)

@@ -26,7 +26,7 @@ class Limits:
     Attributes:
         max_tensors: inputs, and outputs, and parameters.
         max_name: bytes of a name.
-        max_bytes: of its inputs in shared memory, all together.
+        max_bytes: of its inputs in shared memory, all together; and of an answer.
     """
 
     max_tensors: int = 64
@@ -55,6 +55,18 @@ class Limits:
             raise InvalidInput(
                 f"the name of {what} is longer than the {self.max_name} bytes that this server "
                 "takes; shorten it"
+            )
+
+    def check_answer(self, nbytes: int) -> None:
+        """Refuse an answer of more than ``max_bytes``, before it counts as one.
+
+        Raises:
+            InvalidInput: saying how large it may be.
+        """
+        if nbytes > self.max_bytes:
+            raise InvalidInput(
+                f"the answer has more than the {self.max_bytes} bytes that this server sends; ask "
+                "for fewer outputs or rows"
             )
 
 

@@ -207,7 +207,7 @@ class Repository:
                 self._index.note(name, version, State.LOADING)
             loaded = await asyncio.to_thread(self._loader.load, name, serving, options, files)
             if self._draining:
-                for one in set(loaded.models.values()) - set(serving.values()):
+                for one in (m for v, m in loaded.models.items() if serving.get(v) is not m):
                     one.close()
                 raise _going()
             self._swap(name, loaded)

@@ -249,7 +249,12 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
             model_name=contract.name, model_version=model.version, id=request.id
         )
         answers.encode(
-            response, answer.outputs, wanted, labels=model.label_texts, batched=contract.batched
+            response,
+            answer.outputs,
+            wanted,
+            labels=model.label_texts,
+            batched=contract.batched,
+            limits=limits,
         )
         ended = self._shared.clock()
         return response, _phases(answer, rows.rows, decoded - started, ended - answered,

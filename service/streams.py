@@ -1,7 +1,8 @@
 """ModelStreamInfer: many requests on one call, run beside each other, answered in their order.
 
 A stream holds a bounded number of requests and bytes: a client that sends without reading is not
-read from until it does, which gRPC's flow control tells it.
+read from until it does, which gRPC's flow control tells it. What is still running counts with the
+largest answer so far; before the first one is there, few are begun.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from service.proto import inference_pb2 as pb
 Answering = Callable[[pb.ModelInferRequest], Awaitable[pb.ModelInferResponse]]
 
 # Requests, and bytes of them or of their answers, that one stream holds.
-_MOST = 64
+_MOST, _FIRST = 64, 4
 _MOST_BYTES = 2**27
 _DIMENSIONS = 32
 # Letters of a name that is sent back; all that ``--max-name`` can let in.
@@ -86,6 +87,7 @@ class _Stream:
         self._answer = answer
         self._work: deque[_Work] = deque()
         self._bytes = 0
+        self._largest: int | None = None
         self._changed = asyncio.Event()
         self._read_all = self._closing = False
         self._reader = asyncio.create_task(self._read())
@@ -122,12 +124,19 @@ class _Stream:
                 if self._closing:
                     return
                 self._start(request)
-                while len(self._work) >= _MOST or self._bytes > _MOST_BYTES:
+                while self._full():
                     self._changed.clear()
                     await self._changed.wait()
         finally:
             self._read_all = True
             self._changed.set()
+
+    def _full(self) -> bool:
+        running = sum(not work.task.done() for work in self._work)
+        if self._largest is None and running >= _FIRST:
+            return True
+        expected = self._bytes + running * (self._largest or 0)
+        return len(self._work) >= _MOST or (bool(self._work) and expected > _MOST_BYTES)
 
     def _start(self, request: Any) -> None:
         if isinstance(request, Unreadable):
@@ -144,10 +153,13 @@ class _Stream:
         """The answer takes the request's place in the account of bytes."""
         if work.task.cancelled() or work not in self._work:
             return
-        outcome = work.task.result()
-        nbytes = 0 if isinstance(outcome, ServingError) else _nbytes(outcome, outcome.outputs)
+        outcome, nbytes = work.task.result(), 0
+        if not isinstance(outcome, ServingError):
+            nbytes = _nbytes(outcome, outcome.outputs)
+            self._largest = max(self._largest or 0, nbytes)
         self._bytes += nbytes - work.nbytes
         work.nbytes = nbytes
+        self._changed.set()
 
     async def _outcome(self, request: pb.ModelInferRequest) -> Outcome:
         try:

@@ -27,6 +27,8 @@ Array = np.ndarray[Any, Any]
 _LENGTH = struct.Struct("<I")
 _DIMENSIONS = 32  # numpy's arrays have not many more
 _EMPTY_ELEMENTS = 2**24
+# Elements that become objects of Python, one by one while all others wait: less than a second's.
+_MOST_STRINGS, _MOST_TYPED = 2**20, 2**23
 _STRING_BYTES = 57  # of a str of Python beside its characters, with the pointer to it
 
 
@@ -132,6 +134,7 @@ def _checked(
     missing = [spec.name for spec in inputs if spec.name not in given and not spec.optional]
     if missing:
         raise InvalidInput(f"input {listed(missing)} is missing")
+    _check_elements(list(given.values()))
     slots = [item.slot.byte_size for item in given.values() if item.slot is not None]
     if raw and raw != len(given) - len(slots):
         raise InvalidInput(
@@ -146,6 +149,21 @@ def _checked(
             f"{limits.max_bytes}"
         )
     return list(given.values())
+
+
+def _check_elements(given: Sequence[_Input]) -> None:
+    """Refuse what would keep the event loop for seconds."""
+    strings = sum(math.prod(i.shape) for i in given if i.spec.datatype == "BYTES")
+    if strings > _MOST_STRINGS:
+        raise InvalidInput(
+            f"the request has {strings} BYTES elements; this server takes at most {_MOST_STRINGS}"
+        )
+    typed = sum(math.prod(i.shape) for i in given if i.tensor.HasField("contents"))
+    if typed > _MOST_TYPED:
+        raise InvalidInput(
+            f"the request has {typed} elements in typed contents; send more than {_MOST_TYPED} as "
+            "raw contents"
+        )
 
 
 def _row_count(shapes: Sequence[list[int]], max_rows: int | None) -> int:

@@ -107,6 +107,17 @@ def classifier(path: Path, *, seed: int = 0, channels: int = 64, classes: int = 
     )
 
 
+def valid_convolution(path: Path) -> Path:
+    """A convolution without padding, on images of any size from 3 x 3."""
+    return _write(
+        path,
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        [_value("x", TensorProto.FLOAT, ["batch", 1, "h", "w"])],
+        [_value("y", TensorProto.FLOAT, ["batch", 1, "h_out", "w_out"])],
+        [numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "w")],
+    )
+
+
 def always(path: Path, label: int) -> Path:
     """A stand-in for the digits net that decides the same for every row."""
     weights = np.zeros((10, 1024), np.float32)

@@ -120,3 +120,23 @@ def test_published_variants_are_the_accepted_ones() -> None:
 def test_digest_is_the_files_sha256(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"farthing")
     assert manifest.sha256_of(tmp_path / "file") == hashlib.sha256(b"farthing").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"variants": []},
+        {"golden": {"file": "g.npz", "sha256": "", "rows": 1, "tolerance": {"fp32": [1]}}},
+        {"golden": {"file": "g.npz", "sha256": "", "rows": 1, "tolerance": {"fp32": {"y": "1"}}}},
+        {"chosen": {"here": {"variant": "fp32", "reason": 7}}},
+    ],
+    ids=["nothing published", "tolerances no mapping", "tolerance no number", "reason no text"],
+)
+def test_manifest_that_would_stumble_later_is_refused_at_once(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    variant = Variant("fp32", True, "", "model.onnx", "digest")
+    raw = json.loads(Manifest("m", True, (), (), (variant,)).to_json()) | change
+    (tmp_path / manifest.FILENAME).write_text(json.dumps(raw))
+    with pytest.raises(ModelUnusable, match="convert the model again"):
+        manifest.load(tmp_path)

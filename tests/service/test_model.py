@@ -146,3 +146,8 @@ def test_optional_input_is_the_callers_where_the_config_lists_it(tmp_path: Path)
         output [ { name: "y" data_type: TYPE_FP32 dims: [ -1, 4 ] } ]""")
     found = {spec.name: spec.optional for spec in load(tmp_path).manifest.inputs}
     assert found == {"x": False, "factor": True}
+
+
+def test_model_that_needs_a_larger_image_than_zeros_of_one_pixel_is_served(tmp_path: Path) -> None:
+    models.valid_convolution(tmp_path / "m" / "1" / "model.onnx")
+    assert load(tmp_path).manifest.inputs == (TensorSpec("x", "FP32", (-1, 1, -1, -1)),)

@@ -241,3 +241,55 @@ async def test_draining_repository_answers_what_it_accepted_and_loads_nothing(ro
     assert float((await caller).outputs["y"][0, 0]) == 1.0
     with pytest.raises(Draining):
         await served.load("m")
+
+
+async def test_files_of_a_caller_who_left_are_loaded_or_not_but_never_half(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    served = load(root, control="repository")
+    path = models.double(tmp_path_factory.mktemp("sent") / "model.onnx", factor=5.0)
+    files = {("5", "model.onnx"): path.read_bytes()}
+    first = asyncio.create_task(served.load("m"))
+    second = asyncio.create_task(served.load("m", files=files))
+    await asyncio.sleep(0)
+    second.cancel()
+    await first
+    await until(lambda: not served._tasks)
+    assert await factor(served) == 5.0
+
+
+async def test_model_loaded_by_request_while_polling_stays(root: Path) -> None:
+    served = load(root, poll_s=1, control="repository")
+    for name in ("a", "z"):
+        put(root, 1, 3.0, name)
+    polling = asyncio.create_task(served.poll())
+    await until(lambda: any(s.name == "a" for s in served.index()))
+    put(root, 1, 4.0, "b")
+    await served.load("b")
+    await polling
+    assert await factor(served, "b") == 4.0
+
+
+async def test_model_that_was_loading_when_the_drain_began_is_not_served(root: Path) -> None:
+    served = load(root)
+    put(root, 2, 2.0)
+    loading = asyncio.create_task(served.load("m"))
+    await until(lambda: any(s.state is State.LOADING for s in served.index()))
+    assert await served.drain(20)
+    with pytest.raises(Draining):
+        await loading
+    assert served.versions("m") == ["1"]
+
+
+async def test_unexpected_error_in_one_load_leaves_the_others_to_load(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = load(root)
+    put(root, 2, 2.0)
+    with monkeypatch.context() as broken:
+        broken.setattr("service.model.load", lambda *_, **__: next(iter(())))
+        with pytest.raises(InvalidInput, match="the server's log says why"):
+            await served.load("m")
+    assert states(served)["m/2"][0] == "UNAVAILABLE"
+    await served.load("m")
+    assert await factor(served) == 2.0
