@@ -280,6 +280,13 @@ def test_typed_number_that_the_datatype_cannot_hold_is_refused(datatype: str, va
     assert f"'x' holds a number that {datatype} cannot" in text
 
 
+def test_strings_and_typed_numbers_that_would_keep_everybody_waiting_are_refused() -> None:
+    request = raw(bytes(4 * (2**20 + 1)), "BYTES", (1, 2**20 + 1))
+    assert "at most 1048576" in refusal(request, spec("BYTES", -1, -1))
+    request = typed([0] * (2**23 + 1), "INT32", (1, 2**23 + 1))
+    assert "as raw contents" in refusal(request, spec("INT32", -1, -1))
+
+
 def test_inputs_with_different_numbers_of_rows_are_refused() -> None:
     request = raw(bytes(12))
     request.inputs.add(name="mask", datatype="FP32", shape=[2, 3])
