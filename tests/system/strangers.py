@@ -64,8 +64,13 @@ def wide(path: Path) -> Path:
     )
 
 
-def slow(path: Path) -> Path:
-    """Multiplies matrices as often as its input says: 2000 times take about a tenth of a second."""
+def slow(path: Path, *, always: int = 0) -> Path:
+    """Multiplies matrices as often as its input says: 2000 times take about a tenth of a second.
+
+    Args:
+        path: of the file.
+        always: how many times more, so also while it is warmed up.
+    """
     value = helper.make_tensor_value_info
     body = helper.make_graph(
         [
@@ -80,13 +85,17 @@ def slow(path: Path) -> Path:
     return save(
         path,
         [
-            helper.make_node("ReduceSum", ["x"], ["n"], keepdims=0),
+            helper.make_node("ReduceSum", ["x"], ["said"], keepdims=0),
+            helper.make_node("Add", ["said", "always"], ["n"]),
             helper.make_node("Loop", ["n", "", "start"], ["end"], body=body),
             helper.make_node("ReduceMax", ["end"], ["y"], keepdims=0),
         ],
         [value("x", TensorProto.INT64, [1])],
         [value("y", TensorProto.FLOAT, [])],
-        [numpy_helper.from_array(np.zeros((128, 128), np.float32), "start")],
+        [
+            numpy_helper.from_array(np.zeros((128, 128), np.float32), "start"),
+            numpy_helper.from_array(np.array(always, np.int64), "always"),
+        ],
     )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import socket
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import grpc
 import pytest
 
+from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.system import http2, strangers
 from tests.system.servers import Served, serving
@@ -24,7 +27,8 @@ INFER = SERVICE + "ModelInfer"
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     base = tmp_path_factory.mktemp("clients")
     root = strangers.repository(base / "models")
-    with serving(root, "--no-exit-on-error", log=base / "log") as server:
+    options = ("--no-exit-on-error", "--control", "repository")
+    with serving(root, *options, log=base / "log") as server:
         yield server
 
 
@@ -35,6 +39,12 @@ def channel(served: Served) -> Iterator[grpc.Channel]:
         answers(connected)
         live = served.metrics.replace("/metrics", "/v2/health/live")
         assert urllib.request.urlopen(live, timeout=20).status == 200
+
+
+def states(stub: GRPCInferenceServiceStub) -> dict[str, str]:
+    """Model -> state, of all that are known."""
+    index = stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=20)
+    return {model.name: model.state for model in index.models}
 
 
 def waiting(served: Served) -> float:
@@ -51,6 +61,29 @@ def test_who_leaves_while_waiting_is_not_run(served: Served, channel: grpc.Chann
     # Thirty of them would take half a minute.
     stub.ModelInfer(numbers("slow", 1), timeout=10)
     assert waiting(served) == 0
+
+
+def test_a_load_goes_on_when_its_caller_left(
+    served: Served, channel: grpc.Channel, tmp_path: Path
+) -> None:
+    stub = GRPCInferenceServiceStub(channel)
+    first = pb.RepositoryModelLoadRequest(model_name="first")
+    # Its warm-up takes a while, and one load waits for another.
+    path = strangers.slow(tmp_path / "slow.onnx", always=5000)
+    first.parameters["file:1/model.onnx"].bytes_param = path.read_bytes()
+    second = pb.RepositoryModelLoadRequest(model_name="second")
+    path = strangers.wide(tmp_path / "wide.onnx")
+    second.parameters["file:1/model.onnx"].bytes_param = path.read_bytes()
+    loading = stub.RepositoryModelLoad.future(first, timeout=60)
+    while "first" not in states(stub):
+        pass
+    left = stub.RepositoryModelLoad.future(second, timeout=60)
+    answers(channel)
+    left.cancel()
+    loading.result()
+    ends = time.monotonic() + 20
+    while states(stub).get("second") != "READY":
+        assert time.monotonic() < ends, states(stub)
 
 
 @pytest.mark.parametrize("sent", [0, 1, 100_000])
