@@ -170,7 +170,7 @@ class Batcher:
     def _admit(self, caller: _Caller) -> asyncio.TimerHandle | None:
         """Queue a request; the timer, if any, ends its waiting by the model's queue policy."""
         if self._draining:
-            raise Draining("the server is shutting down; ask another")
+            raise Draining()
         remaining = self._remaining(caller.deadline)
         if remaining is not None and remaining <= 0:
             raise _too_late()

@@ -11,6 +11,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from service.datatypes import DATATYPES
 from service.errors import ModelUnusable
 from service.proto import inference_pb2 as pb
 
@@ -94,6 +95,10 @@ def warnings(config: pb.ModelConfig) -> tuple[str, ...]:
         if path in REFUSED:
             raise unusable(f"{path} {REFUSED[path]}")
     return tuple(no_effect(path, IGNORED[path]) for path in found if path in IGNORED)
+
+
+# The enum's number -> the wire's name.
+DATATYPE_NAMES = {pb.DataType.Value(row.config_name): row.name for row in DATATYPES}
 
 
 def no_effect(path: str, instead: str) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from service import layout, modelconfig
 from service.errors import Forbidden, InvalidInput, ModelUnusable, Unsupported
-from service.manifest import is_version
+from service.manifest import NAME, is_version
 from service.modelconfig import Options
 from service.proto import inference_pb2 as pb
 from service.regions import Regions
@@ -15,7 +14,6 @@ from service.servicer import Call, Servicer
 from service.tracing import LogValue
 
 _FILE = "file:"
-_FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 class Control(Servicer):
@@ -139,7 +137,7 @@ def _overrides(
                 raise InvalidInput(f"the parameter 'config': {error.told}") from None
         elif key.startswith(_FILE) and kind == "bytes_param":
             version, _, file = key.removeprefix(_FILE).partition("/")
-            if not is_version(version) or not _FILENAME.fullmatch(file) or len(version) > 18:
+            if not is_version(version) or not NAME.fullmatch(file) or len(version) > 18:
                 raise InvalidInput(
                     "a 'file:' parameter is named file:VERSION/NAME, with a positive number and a "
                     "bare file name"

@@ -87,6 +87,10 @@ class Draining(ServingError):
 
     status = "UNAVAILABLE"
 
+    def __init__(self, message: str = "the server is shutting down; ask another") -> None:
+        """Send the caller elsewhere."""
+        super().__init__(message)
+
 
 class Overloaded(ServingError):
     """Refused at once, because the queue is full."""

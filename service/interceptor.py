@@ -252,4 +252,4 @@ def told(error: ServingError) -> str:
 
 
 def _going() -> Draining:
-    return Draining("the server is shutting down; ask another")
+    return Draining()

@@ -13,6 +13,7 @@ from service import manifest, modelconfig
 from service.errors import ModelUnusable
 from service.manifest import MODEL_FILE, NAME
 from service.modelconfig import Options
+from service.warmup import DIRECTORY as WARMUP_DIRECTORY
 
 CONFIG_FILE = "config.pbtxt"
 # The version under which a single file is served.
@@ -67,7 +68,7 @@ class Place:
             return _stamps(self.directory, [self.directory / self.single])
         own = [path for path in self.version_directory(version).rglob("*") if path.is_file()]
         shared = [path for path in self.directory.iterdir() if path.is_file()]
-        warmup = self.directory / "warmup"
+        warmup = self.directory / WARMUP_DIRECTORY
         shared += warmup.iterdir() if warmup.is_dir() else []
         return _stamps(self.directory, own + shared)
 

@@ -68,11 +68,6 @@ class Model:
         return self.chosen.variant
 
     @property
-    def how(self) -> str:
-        """How it was chosen: ``pinned``, ``recorded``, ``timed`` or ``only``."""
-        return self.chosen.how
-
-    @property
     def why(self) -> str:
         """Why it serves that variant."""
         return self.chosen.why

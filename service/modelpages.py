@@ -8,9 +8,8 @@ from typing import Any
 from service.datatypes import BY_NAME
 from service.manifest import TensorSpec
 from service.model import Model
+from service.modelconfig import BACKEND, PLATFORM
 from service.proto import inference_pb2 as pb
-
-_PLATFORM = "onnxruntime_onnx"
 
 
 def metadata_of(model: Model, versions: Sequence[str]) -> pb.ModelMetadataResponse:
@@ -18,7 +17,7 @@ def metadata_of(model: Model, versions: Sequence[str]) -> pb.ModelMetadataRespon
     return pb.ModelMetadataResponse(
         name=model.manifest.name,
         versions=versions,
-        platform=_PLATFORM,
+        platform=PLATFORM,
         inputs=[_metadata(spec) for spec in model.manifest.inputs],
         outputs=[_metadata(spec) for spec in model.manifest.outputs],
     )
@@ -40,8 +39,8 @@ def config_of(model: Model) -> pb.ModelConfig:
     if model.options.config is not None:
         config.CopyFrom(model.options.config)
     config.name = contract.name
-    config.platform = _PLATFORM
-    config.backend = "onnxruntime"
+    config.platform = PLATFORM
+    config.backend = BACKEND
     config.max_batch_size = model.max_rows if contract.batched else 0
     config.default_model_filename = str(variant.file)
     if not config.HasField("version_policy"):

@@ -7,15 +7,13 @@ from dataclasses import replace
 from math import prod
 from typing import TypeVar
 
-from service.configfields import unusable
-from service.datatypes import DATATYPES
+from service.configfields import DATATYPE_NAMES, unusable
 from service.manifest import TensorSpec
 from service.proto import inference_pb2 as pb
 
 Shapes = Mapping[str, tuple[int, ...]]
 Tensor = TypeVar("Tensor", pb.ModelInput, pb.ModelOutput)
 
-_NAMES = {pb.DataType.Value(row.config_name): row.name for row in DATATYPES}
 _MOST_ELEMENTS = 2**63 - 1
 
 
@@ -37,7 +35,7 @@ def specs(kind: str, tensors: Sequence[Tensor], *, batched: bool) -> tuple[Tenso
         where = f"{kind} '{tensor.name}'"
         if tensor.name in found:
             raise unusable(f"{where} is there twice")
-        if tensor.data_type not in _NAMES:
+        if tensor.data_type not in DATATYPE_NAMES:
             raise unusable(f"{where} has no data_type that this server knows")
         _check_dims(where, tensor.dims)
         # Of a batch too: requests share a run only with those that give the same inputs.
@@ -47,7 +45,9 @@ def specs(kind: str, tensors: Sequence[Tensor], *, batched: bool) -> tuple[Tenso
                 f"{where} has a format for images and {len(tensor.dims)} dims; it needs 3"
             )
         shape = ((-1,) if batched else ()) + tuple(tensor.dims)
-        found[tensor.name] = TensorSpec(tensor.name, _NAMES[tensor.data_type], shape, optional)
+        found[tensor.name] = TensorSpec(
+            tensor.name, DATATYPE_NAMES[tensor.data_type], shape, optional
+        )
     return tuple(found.values()) or None
 
 

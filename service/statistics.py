@@ -254,10 +254,8 @@ def by_version(figures: Mapping[Labels, Figures]) -> dict[tuple[str, str], Figur
     return totals
 
 
-def to_proto(
-    name: str, version: str, figures: Figures, memory_bytes: int | None = None
-) -> pb.ModelStatistics:
-    """One model's part of the answer to ModelStatistics; its memory only where that is known."""
+def to_proto(name: str, version: str, figures: Figures) -> pb.ModelStatistics:
+    """One model's part of the answer to ModelStatistics."""
     answer = pb.ModelStatistics(
         name=name,
         version=version,
@@ -275,8 +273,6 @@ def to_proto(
             for rows, compute in sorted(figures.batches.items())
         ],
     )
-    if memory_bytes is not None:
-        answer.memory_usage.add(type="CPU", id=0, byte_size=memory_bytes)
     return answer
 
 

@@ -96,7 +96,7 @@ class _Stream:
         while True:
             while not self._work:
                 if self._closing:
-                    raise Draining("the server is shutting down; ask another")
+                    raise Draining()
                 if self._read_all:
                     await self._reader  # raises what ended it
                     return

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from service.configfields import unusable
-from service.datatypes import BY_NAME, DATATYPES
+from service.configfields import DATATYPE_NAMES, unusable
+from service.datatypes import BY_NAME
 from service.errors import ModelUnusable
 from service.manifest import Manifest, TensorSpec
 from service.proto import inference_pb2 as pb
@@ -19,7 +19,6 @@ from service.proto import inference_pb2 as pb
 DIRECTORY = "warmup"
 ZERO, RANDOM, FILE = "zero_data", "random_data", "input_data_file"
 
-_NAMES = {pb.DataType.Value(row.config_name): row.name for row in DATATYPES}
 _MAX_RUNS = 10_000
 _MAX_BYTES = 2**30
 _LENGTH_BYTES = 4
@@ -82,7 +81,7 @@ def _tensor(where: str, tensor: pb.ModelWarmup.Input) -> Tensor:
     source = tensor.WhichOneof("input_data_type")
     if source is None:
         raise unusable(f"{where} has none of {ZERO}, {RANDOM} and {FILE}")
-    if tensor.data_type not in _NAMES:
+    if tensor.data_type not in DATATYPE_NAMES:
         raise unusable(f"{where} has no data_type that this server knows")
     if any(size < 1 for size in tensor.dims):
         raise unusable(f"{where} has dims {list(tensor.dims)}; each takes 1 or more")
@@ -93,7 +92,7 @@ def _tensor(where: str, tensor: pb.ModelWarmup.Input) -> Tensor:
         raise unusable(
             f"{where} has {FILE} {file!r}; give the name of a file in the directory {DIRECTORY}"
         )
-    return Tensor(_NAMES[tensor.data_type], tuple(tensor.dims), source, file)
+    return Tensor(DATATYPE_NAMES[tensor.data_type], tuple(tensor.dims), source, file)
 
 
 def zeros(contract: Manifest, rows: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -62,7 +62,7 @@ SERVICE_IMPORTS = {
     "service.statistics": LEAVES | {"service.proto"},
     "service.metrics": LEAVES | {"service.statistics", "service.model", "service.repository"},
     "service.tracing": LEAVES,
-    "service.layout": LEAVES | {"service.manifest", "service.modelconfig"},
+    "service.layout": LEAVES | {"service.manifest", "service.modelconfig", "service.warmup"},
     "service.choice": LEAVES | {"service.manifest"},
     "service.variants": LEAVES
     | {
@@ -92,7 +92,8 @@ SERVICE_IMPORTS = {
         "service.index", "service.layout", "service.loading", "service.model",
         "service.modelconfig", "service.settings", "service.statistics",
     },
-    "service.modelpages": LEAVES | {"service.manifest", "service.model", "service.proto"},
+    "service.modelpages": LEAVES
+    | {"service.manifest", "service.model", "service.modelconfig", "service.proto"},
     "service.streams": LEAVES | {"service.interceptor", "service.proto"},
     "service.servicer": LEAVES
     | {

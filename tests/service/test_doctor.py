@@ -10,7 +10,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from service import hardware, manifest, repository
+from service import hardware, manifest, model
 from service.doctor import doctor
 from service.errors import InvalidSetting
 from tests import models
@@ -28,7 +28,7 @@ def texts(findings: list[dict[str, Any]], area: str, state: str) -> list[str]:
 def published(root: Path) -> Path:
     """A bare model with the manifest that a converter would have written for it."""
     path = models.double(root / "double" / "1" / "model.onnx")
-    contract = repository.plain(path, name="double")
+    contract = model.contract_of_file(path, "double")
     (path.parent / manifest.FILENAME).write_text(contract.to_json())
     return path
 

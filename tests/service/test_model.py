@@ -127,7 +127,7 @@ def publish(root: Path, tolerance: float, factor: float = 2.0) -> None:
 
 def test_model_with_the_golden_answers_is_ready(tmp_path: Path) -> None:
     publish(tmp_path, tolerance=1e-6)
-    assert load(tmp_path).how == "only"
+    assert load(tmp_path).chosen.how == "only"
 
 
 def test_model_with_other_than_the_golden_answers_is_not(tmp_path: Path) -> None:

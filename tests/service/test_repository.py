@@ -60,7 +60,7 @@ def publish(directory: Path, **changes: Any) -> Manifest:
 async def test_bare_model_directory_is_served_as_it_is(double_repository: Path) -> None:
     (served,) = load(double_repository)
     assert served.labels == ("double", "1", "as-is")
-    assert (served.how, served.why) == ("only", "served as it is; there is no manifest")
+    assert (served.chosen.how, served.why) == ("only", "served as it is; there is no manifest")
     assert (served.manifest.batched, served.max_rows) == (True, 16)
     assert served.variant.sha256 == manifest.sha256_of(
         double_repository / "double" / "1" / "model.onnx"

@@ -222,12 +222,6 @@ def test_version_is_the_sum_of_the_variants_it_was_served_in() -> None:
     }  # fmt: skip
 
 
-def test_memory_is_told_only_where_it_is_known() -> None:
-    assert not statistics.to_proto("digits", "1", Figures()).memory_usage
-    (memory,) = statistics.to_proto("digits", "1", Figures(), memory_bytes=2**33).memory_usage
-    assert (memory.type, memory.byte_size) == ("CPU", 2**33)
-
-
 def test_nothing_done_yet_is_an_answer_too() -> None:
     stats = statistics.to_proto("digits", "3", Figures())
     assert (stats.name, stats.version, stats.inference_count) == ("digits", "3", 0)
