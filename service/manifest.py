@@ -22,6 +22,7 @@ MODEL_FILE = "model.onnx"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 SCHEMA = 1
 REFERENCE = "fp32"
+_MAX_BYTES = 16 * 2**20
 
 # name -> what was measured; units are in the names
 Figures = Mapping[str, float]
@@ -168,6 +169,9 @@ def load(directory: Path) -> Manifest:
     """
     path = directory / FILENAME
     try:
+        # A pipe would keep every other load waiting, too.
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it is no file of at most {_MAX_BYTES} bytes")
         return _from_json(json.loads(path.read_text(encoding="utf-8")))
     except ModelUnusable:
         raise

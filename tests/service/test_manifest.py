@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,17 @@ def test_garbage_is_refused(tmp_path: Path, text: str) -> None:
 def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(b"\xff\xfe\x00")
     assert "is not a manifest" in refusal(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for_and_a_giant_not_read(tmp_path: Path) -> None:
+    for name in ("pipe", "giant"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "pipe" / "manifest.json")
+    with (tmp_path / "giant" / "manifest.json").open("wb") as file:
+        file.truncate(2**33)
+    for name in ("pipe", "giant"):
+        with pytest.raises(ModelUnusable, match="is not a manifest"):
+            manifest.load(tmp_path / name)
 
 
 def test_missing_manifest_is_refused_by_its_path(tmp_path: Path) -> None:
