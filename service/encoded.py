@@ -7,11 +7,15 @@ first, which costs nothing for a message that is too short to hold many.
 
 from __future__ import annotations
 
+from google.protobuf.descriptor import Descriptor
+
 _VARINT, _FIXED64, _BYTES, _START, _END, _FIXED32 = range(6)
 _LEAST = 2  # bytes of a field, with its tag
+# Its elements are data, of which a tensor may have many; they have a limit of their own.
+_DATA = "InferTensorContents"
 
 
-def has_more_fields(data: bytes, most: int) -> bool:
+def has_more_fields(data: bytes, most: int, message: Descriptor | None = None) -> bool:
     """Whether a message has more fields than this, each element of a repeated one counted.
 
     Numbers that are packed into one field count as one. Of bytes that are no message the part
@@ -19,33 +23,40 @@ def has_more_fields(data: bytes, most: int) -> bool:
 
     Args:
         data: the message.
-        most: how many it may have.
+        most: how many it may have, those of its submessages included.
+        message: its type, by which submessages are known; None counts its own fields alone.
     """
-    if len(data) <= most * _LEAST:
-        return False
+    return len(data) > most * _LEAST and _counted(memoryview(data), most, message) > most
+
+
+def _counted(data: memoryview, most: int, message: Descriptor | None) -> int:
+    """Fields of a message and those in it; counting ends beyond ``most``."""
+    parts = message.fields_by_number if message else {}
     at, found = 0, 0
     try:
-        while at < len(data):
+        while at < len(data) and found <= most:
             found += 1
-            if found > most:
-                return True
             tag, at = _number(data, at)
             kind = tag & 7
             if kind == _BYTES:
                 length, at = _number(data, at)
+                field = parts.get(tag >> 3)
+                within = field.message_type if field is not None else None
+                if within is not None and within.name != _DATA:
+                    found += _counted(data[at : at + length], most - found, within)
                 at += length
             elif kind == _VARINT:
                 _, at = _number(data, at)
             elif kind in (_FIXED64, _FIXED32):
                 at += 8 if kind == _FIXED64 else 4
             elif kind not in (_START, _END):  # a group's fields are counted as the message's own
-                return False
-    except IndexError:
-        return False
-    return False
+                break
+    except IndexError:  # cut off; the parser says so
+        pass
+    return found
 
 
-def _number(data: bytes, at: int) -> tuple[int, int]:
+def _number(data: memoryview, at: int) -> tuple[int, int]:
     """The varint at this place, and the place behind it; of its ten bytes the last are cut off."""
     number = 0
     for shift in range(0, 70, 7):

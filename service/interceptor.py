@@ -149,6 +149,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
             self._open.discard(task)
 
     def _parse(self, handler: Any) -> Callable[[bytes], Any]:
+        # Generated parsers are methods of their message's class.
+        message = getattr(
+            getattr(handler.request_deserializer, "__self__", None), "DESCRIPTOR", None
+        )
+
         def parse(data: bytes) -> Any:
             if len(data) > self._limit:
                 return Unreadable(
@@ -157,7 +162,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                         "send fewer rows at a time"
                     )
                 )
-            if encoded.has_more_fields(data, _MOST_FIELDS):
+            if encoded.has_more_fields(data, _MOST_FIELDS, message):
                 return Unreadable(
                     InvalidInput(
                         f"the request has more than {_MOST_FIELDS} fields; send fewer tensors or "

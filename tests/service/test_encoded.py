@@ -45,3 +45,26 @@ def test_bytes_that_are_no_message_are_left_to_the_parser(data: bytes) -> None:
 @given(st.binary(max_size=200), st.integers(0, 50))
 def test_no_bytes_raise(data: bytes, most: int) -> None:
     assert has_more_fields(data, most) in (True, False)
+
+
+def test_fields_of_submessages_count_where_the_type_is_known() -> None:
+    request = pb.ModelInferRequest()
+    tensor = request.inputs.add(name="x")
+    for number in range(30):
+        tensor.parameters[str(number)].bool_param = True
+    data, message = request.SerializeToString(), pb.ModelInferRequest.DESCRIPTOR
+    everything = 1 + 1 + 30 * 4  # the input, its name, and for each an entry, key, value and choice
+    assert not has_more_fields(data, everything, message)
+    assert has_more_fields(data, everything - 1, message)
+    assert not has_more_fields(data, 1)
+
+
+def test_elements_of_a_tensor_are_no_fields() -> None:
+    request = pb.ModelInferRequest()
+    request.inputs.add().contents.bytes_contents.extend([b""] * 1000)
+    assert not has_more_fields(request.SerializeToString(), 2, pb.ModelInferRequest.DESCRIPTOR)
+
+
+@given(st.binary(max_size=200), st.integers(0, 50))
+def test_no_bytes_raise_where_the_type_is_known(data: bytes, most: int) -> None:
+    assert has_more_fields(data, most, pb.ModelInferRequest.DESCRIPTOR) in (True, False)
