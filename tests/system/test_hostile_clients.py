@@ -151,7 +151,8 @@ def test_headers_without_end(served: Served, channel: grpc.Channel) -> None:
     assert strangers.resident_mb(served) < before + 50
 
 
-@pytest.mark.parametrize("size", [15_000, 60_000, 1_000_000])
+# Between 8 and 16 KiB gRPC refuses at random.
+@pytest.mark.parametrize("size", [17_000, 60_000, 1_000_000])
 def test_metadata_that_is_too_large(channel: grpc.Channel, size: int) -> None:
     with pytest.raises(grpc.RpcError) as error:
         GRPCInferenceServiceStub(channel).ModelInfer(
