@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-from service import arguments, log, repository, server, settings
+from service import arguments, layout, log, repository, server, settings
 
 
 def serve(argv: Sequence[str]) -> int:
@@ -26,6 +26,8 @@ def serve(argv: Sequence[str]) -> int:
     """
     chosen = arguments.read(argv)
     log.configure(chosen.log_level)
+    layout.places(chosen.repository)  # what is wrong at first sight is said at once
+    server.check(chosen)
     models = repository.load(chosen)
     return asyncio.run(_run(chosen, models))
 

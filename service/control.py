@@ -91,10 +91,12 @@ class Control(Servicer):
 
     def _require(self, group: str) -> None:
         if group not in self._allowed:
-            raise Forbidden(
-                f"control RPCs of the group '{group}' are not answered here; the server's operator "
-                f"allows them with --control {group}"
+            refused = Forbidden(
+                f"control RPCs of the group '{group}' are not answered on this port; the server's "
+                f"operator allows them with --control {group}, here or on the --control-port"
             )
+            self._shared.metrics.stray(refused)
+            raise refused
 
     def _memory(self) -> Regions:
         self._require("shared-memory")

@@ -56,15 +56,23 @@ class Unreadable:
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps each method of one server once."""
 
-    def __init__(self, tokens: Tokens | None, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        tokens: Tokens | None,
+        max_message_bytes: int,
+        *,
+        refused: Callable[[ServingError], None] = lambda error: None,
+    ) -> None:
         """Guard one server; a second one needs an interceptor of its own.
 
         Args:
             tokens: what every call must show one of; None asks for nothing.
             max_message_bytes: of a request or an answer; gRPC's own limits must lie above it.
+            refused: told of every call that is refused before a method sees it.
         """
         self._tokens = tokens
         self._limit = max_message_bytes
+        self._refused = refused
         self._wrapped: dict[str, Any] = {}
         self._open: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -79,6 +87,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             try:
                 self._tokens.check(handler_call_details.invocation_metadata or ())
             except Unauthenticated as error:
+                self._refused(error)
                 return _refusing(error)
         method = handler_call_details.method
         handler = self._wrapped.get(method)
@@ -118,6 +127,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
         async def guarded(request: Any, call: Any) -> Any:
             if isinstance(request, Unreadable):
+                self._refused(request.error)
                 return _refuse(call, request.error)
             return await self._guard(
                 work(_readable(request) if readable else request, call), call, method

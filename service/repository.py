@@ -64,8 +64,7 @@ class Repository:
 
     def load_all(self) -> None:
         """Load what is there, before anyone asks for it; ``load`` says what may be raised."""
-        settings = self._settings
-        self._seen = self._loader.look()
+        settings, self._seen = self._settings, self._loader.look()
         if not self._seen and not (settings.poll_s or settings.control != "none"):
             raise layout.no_model(settings.repository)
         for name in self._seen:
@@ -88,7 +87,7 @@ class Repository:
             return versions[version]
         known = self._index.of(name)
         if not known:
-            raise ModelNotFound("this server has no model of that name")
+            raise ModelNotFound("this server has no model of that name; see RepositoryIndex")
         if version and version not in known:
             there = ", ".join(sorted(known))
             raise ModelNotFound(f"that model has no such version here; it has {there}")
@@ -268,12 +267,13 @@ class Repository:
     def _retire(self, name: str, models: list[Model]) -> None:
         for one in models:
             if one.version not in self._live.get(name, {}):
-                self._index.note(name, one.version, State.UNLOADING)
+                self._index.note(name, one.version, State.UNLOADING, "unloaded")
             self._keep(asyncio.get_running_loop().create_task(self._finish(name, one)))
 
     async def _finish(self, name: str, one: Model) -> None:
         await one.batcher.drain(None)
         await asyncio.to_thread(one.close)  # milliseconds, for a large one
+        log.info("unloaded", model=name, version=one.version, variant=one.variant.name)
         status = self._index.of(name).get(one.version)
         if status and status.state is State.UNLOADING:
             self._index.note(name, one.version, State.UNAVAILABLE, "unloaded")

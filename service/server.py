@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before the import: gRPC's core would write lines of its own to standard error, such as one for
+# each failed handshake, which any stranger can cause.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
@@ -112,6 +118,17 @@ class Server:
         return finished
 
 
+def check(settings: Settings) -> None:
+    """Look at the files of tokens and TLS before models are loaded, which may take minutes.
+
+    Raises:
+        InvalidSetting: they cannot be used.
+    """
+    if settings.tokens:
+        Tokens.read(Path(settings.tokens))
+    tls.credentials(settings)
+
+
 async def start(settings: Settings, repository: Repository, *, version: str) -> Server:
     """Compose all layers, bind the ports and answer.
 
@@ -185,7 +202,7 @@ def _port(
     door: _Door, settings: Settings, *, shared: Shared, health: Health, tokens: Tokens | None
 ) -> _Port:
     limit = settings.max_message_mib * 2**20
-    interceptor = Interceptor(tokens, limit)
+    interceptor = Interceptor(tokens, limit, refused=shared.metrics.stray)
     server = grpc.aio.server(
         interceptors=[interceptor],
         options=[

@@ -55,7 +55,7 @@ def test_a_models_name_that_leads_elsewhere(channel: grpc.Channel, name: str) ->
     stub = GRPCInferenceServiceStub(channel)
     for method, request in by_model(name):
         told = refusal(channel, getattr(stub, method), request, "NOT_FOUND")
-        assert told == "this server has no model of that name"
+        assert told == "this server has no model of that name; see RepositoryIndex"
     assert not stub.ModelReady(pb.ModelReadyRequest(name=name), timeout=20).ready
     trace = pb.TraceSettingRequest(model_name=name)
     refusal(channel, stub.TraceSetting, trace, "NOT_FOUND")
