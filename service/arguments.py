@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from service.errors import InvalidSetting
-from service.settings import Settings, flag
+from service.settings import Settings, check, flag
 
 _PREFIX = "FARTHING_"
 # Kubernetes puts these into every pod beside a Service whose name starts with "farthing".
@@ -79,11 +79,16 @@ def read(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> S
                 f"environment variable {name} is no setting; `farthing serve --help` lists them"
             )
         raw[key.lower()] = text
-    raw.update(vars(parser().parse_args(argv)))
-    return Settings(**{name: _cast(knobs[name], value) for name, value in raw.items()})
+    given = vars(parser().parse_args(argv))
+    values = {}
+    for name, text in {**raw, **given}.items():
+        said = flag(knobs[name]) if name in given else environment_name(name)
+        values[name] = _cast(knobs[name], text, said)
+        check(knobs[name], values[name], said)
+    return Settings(**values)
 
 
-def _cast(knob: Field[Any], value: Any) -> Any:
+def _cast(knob: Field[Any], value: Any, said: str) -> Any:
     kind: Any = type(knob.default)
     if isinstance(value, bool):
         return value
@@ -91,9 +96,9 @@ def _cast(knob: Field[Any], value: Any) -> Any:
         words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
         if value.lower() in words:
             return words[value.lower()]
-        raise InvalidSetting(f"{flag(knob)} is '{value}'; it takes true or false")
+        raise InvalidSetting(f"{said} is '{value}'; it takes true or false")
     try:
         return Path(value) if isinstance(knob.default, Path) else kind(value)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
-        raise InvalidSetting(f"{flag(knob)} is '{value}'; it takes {wanted}") from None
+        raise InvalidSetting(f"{said} is '{value}'; it takes {wanted}") from None

@@ -53,7 +53,6 @@ IGNORED = {
     "optimization.priority": "models share the CPUs as the system schedules their threads",
     "response_cache.enable": "every request is computed",
     "runtime": "the ONNX Runtime of this process runs the model",
-    "sequence_batching": "requests of one sequence run like all others, on any instance",
 }
 
 # Field -> why the model cannot be served with it.
@@ -72,9 +71,7 @@ REFUSED = {
     "model_transaction_policy.decoupled": "asks for any number of answers; here there is one",
     "output.is_non_linear_format_io": "is for TensorRT, and this server runs ONNX",
     "output.is_shape_tensor": "is for TensorRT, and this server runs ONNX",
-    "sequence_batching.control_input": "asks for tensors that this server does not make",
-    "sequence_batching.iterative_sequence": "asks for any number of runs; here there is one",
-    "sequence_batching.state": "asks for state between requests, which this server does not keep",
+    "sequence_batching": "asks for state between requests, which this server does not keep",
 }
 
 

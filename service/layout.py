@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,11 @@ from service.warmup import DIRECTORY as WARMUP_DIRECTORY
 CONFIG_FILE = "config.pbtxt"
 # The version under which a single file is served.
 _SINGLE = 1
+_LISTED = 10
+_NAMING = (
+    "callers could not say it: a name has 1 to 128 letters, digits, '_', '-' or '.', and starts "
+    "with a letter, a digit or '_'"
+)
 
 # Of every file: path, bytes, time of change and inode.
 Mark = tuple[tuple[str, int, int, int], ...]
@@ -54,7 +59,40 @@ class Place:
         path = self.directory / CONFIG_FILE
         if self.single or not path.is_file():
             return Options(name=self.name)
-        return modelconfig.options(modelconfig.read(path), self.name)
+        with self.named():
+            return modelconfig.options(modelconfig.read(path), self.name)
+
+    def picked(self, options: Options) -> list[int]:
+        """The versions on disk that the policy has served, oldest first; at least one.
+
+        Raises:
+            ModelUnusable: it asks for others.
+        """
+        available = self.available()
+        wanted = options.versions.pick(available)
+        if not wanted:
+            asked = _listed(options.versions.versions)
+            sentence = (
+                f"model '{self.name}' has none of the versions that its version_policy asks for, "
+                f"{asked}; it has {_listed(available)}"
+            )
+            raise ModelUnusable(sentence, told=sentence)
+        return wanted
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """What is raised inside names the model's place to the operator, and not to callers.
+
+        Raises:
+            ModelUnusable: as raised inside.
+        """
+        try:
+            yield
+        except ModelUnusable as error:
+            if str(self.directory) in str(error):
+                raise
+            path = self.directory / self.single
+            raise ModelUnusable(f"{path}: {error}", told=error.told) from error
 
     def exists(self) -> bool:
         """Whether there still is something to load."""
@@ -76,7 +114,8 @@ class Place:
 def places(root: Path) -> dict[str, Place]:
     """The models of a repository by name; a single .onnx file is one model of the file's name.
 
-    Names that start with a dot, or that no caller could say, are no models.
+    Names that start with a dot, or that no caller could say, are no models; ``skipped`` tells of
+    the latter.
 
     Raises:
         ModelUnusable: there is nothing that could be served.
@@ -84,6 +123,8 @@ def places(root: Path) -> dict[str, Place]:
     if root.is_file():
         if root.suffix != ".onnx":
             raise ModelUnusable(f"{root} is no .onnx file; `farthing convert` makes one of it")
+        if not inside(root.stem):
+            raise ModelUnusable(f"{root} has no model's name; {_NAMING}")
         return {root.stem: Place(root.stem, root.parent, root.name)}
     if not root.is_dir():
         raise ModelUnusable(
@@ -101,9 +142,42 @@ def places(root: Path) -> dict[str, Place]:
     return found
 
 
-def latest_versions(root: Path) -> list[Path]:
-    """The newest version's directory of each model."""
-    return [place.version_directory(place.available()[-1]) for place in places(root).values()]
+def skipped(root: Path) -> list[str]:
+    """A sentence for each entry of a repository that looks like a model and is none.
+
+    Names that start with a dot are passed over: they are there to be.
+    """
+    if not root.is_dir():
+        return []
+    return [
+        f"{path} is skipped: {why}"
+        for path in sorted(root.iterdir())
+        if not path.name.startswith(".") and (why := _no_model(path))
+    ]
+
+
+def _no_model(path: Path) -> str:
+    """Why something that looks like a model is none; empty for what does not, and for models."""
+    try:
+        if path.suffix == ".onnx" and path.is_file():
+            return f"a model is a directory; expected {path.stem}/{_SINGLE}/{MODEL_FILE}"
+        if manifest.versions_in(path):
+            return "" if inside(path.name) else _NAMING
+        if not path.is_dir():
+            return ""
+        if holders := [child.name for child in sorted(path.iterdir()) if _holds_model(child)]:
+            return f"'{holders[0]}' is no version; a version is a whole number from 1 on, e.g. 1"
+        if _holds_model(path) or (path / CONFIG_FILE).is_file():
+            return f"it has no version; expected {path.name}/{_SINGLE}/{MODEL_FILE}"
+    except OSError:  # what we may not read, or what went meanwhile
+        return ""
+    return ""
+
+
+def _holds_model(path: Path) -> bool:
+    return (path / manifest.FILENAME).is_file() or any(
+        child.suffix == ".onnx" for child in (path.iterdir() if path.is_dir() else ())
+    )
 
 
 @contextmanager
@@ -141,6 +215,12 @@ def inside(name: str) -> bool:
 def no_model(root: Path) -> ModelUnusable:
     """What to say of an empty repository."""
     return ModelUnusable(f"{root} holds no model; expected {root}/NAME/VERSION/{MODEL_FILE}")
+
+
+def _listed(versions: Sequence[int]) -> str:
+    """The versions, or the first of many."""
+    more = ", ..." if len(versions) > _LISTED else ""
+    return ", ".join(map(str, sorted(versions)[:_LISTED])) + more
 
 
 def _stamps(base: Path, files: list[Path]) -> Mark:

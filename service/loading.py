@@ -45,15 +45,22 @@ class Loader:
     settings: Settings
     book: Book
     clock: Callable[[], float]
+    _skipped: set[str] = field(default_factory=set)  # what the log has been told of
 
     def look(self) -> dict[str, Marks]:
-        """The models on disk, and what changes when they do.
+        """The models on disk, and what changes when they do; what is newly skipped is logged.
 
         Raises:
             ModelUnusable: the repository is no repository.
             OSError: it cannot be read.
         """
         places = layout.places(self.settings.repository)
+        skipped = layout.skipped(self.settings.repository)
+        for sentence in skipped:
+            if sentence not in self._skipped:
+                log.warning(sentence)
+        self._skipped.clear()
+        self._skipped.update(skipped)
         return {name: _marks(place) for name, place in places.items()}
 
     def look_at(self, name: str) -> Marks:
@@ -94,10 +101,7 @@ class Loader:
         available = place.available()
         try:
             options = given or place.options()
-            wanted = options.versions.pick(available)
-            if not wanted:
-                sentence = f"model '{place.name}' has none of the versions that its policy asks for"
-                raise ModelUnusable(sentence, told=sentence)
+            wanted = place.picked(options)
         except ModelUnusable as error:
             return Loaded(failures={str(version): error for version in available[-1:]})
         result = Loaded()

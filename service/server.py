@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import asyncio
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -49,9 +50,10 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 @dataclass(frozen=True)
 class _Door:
-    """A gRPC port that is asked for, by this option, and the control RPCs answered there."""
+    """A gRPC port that is asked for, by these options, and the control RPCs answered there."""
 
     option: str
+    host_option: str
     host: str
     port: int
     allowed: frozenset[str]
@@ -168,10 +170,10 @@ def _doors(settings: Settings) -> list[_Door]:
     if apart and not allowed:
         log.warning("--control-port answers no control RPC: name some with --control")
     here = frozenset[str]() if apart else allowed
-    doors = [_Door("--grpc-port", settings.host, settings.grpc_port, here)]
+    doors = [_Door("--grpc-port", "--host", settings.host, settings.grpc_port, here)]
     if apart:
-        door = _Door("--control-port", settings.control_host, settings.control_port, allowed)
-        doors.append(door)
+        host, port = settings.control_host, settings.control_port
+        doors.append(_Door("--control-port", "--control-host", host, port, allowed))
     return doors
 
 
@@ -237,10 +239,7 @@ def _bind_grpc(server: grpc.aio.Server, door: _Door, settings: Settings) -> int:
     host, port = door.host, door.port
     taken = _taken(host, port)
     if taken:
-        raise InvalidSetting(
-            f"cannot listen on {host}:{port} for gRPC ({taken}); choose another with "
-            f"{door.option}, or 0 for a free one"
-        )
+        raise _cannot_listen(f"{host}:{port} for gRPC", taken, door.host_option, door.option)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     # Made for each port: gRPC remembers in them which certificate it has fetched.
     credentials = tls.credentials(settings)
@@ -258,14 +257,22 @@ def _bind_grpc(server: grpc.aio.Server, door: _Door, settings: Settings) -> int:
     return int(bound)
 
 
-def _taken(host: str, port: int) -> str | None:
+def _taken(host: str, port: int) -> OSError | None:
     """Why a port cannot be had, or None; asked first, since gRPC says it in lines of its own."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        return error.strerror or "not possible"
+        return error
     return None
+
+
+def _cannot_listen(where: str, why: OSError, host_option: str, port_option: str) -> InvalidSetting:
+    """Points at the address if this machine has no such one, else at the port."""
+    told = f"cannot listen on {where} ({why.strerror or 'not possible'})"
+    if isinstance(why, socket.gaierror) or why.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return InvalidSetting(f"{told}; give an address of this machine with {host_option}")
+    return InvalidSetting(f"{told}; choose another with {port_option}, or 0 for a free one")
 
 
 def _bind_probes(settings: Settings, shared: Shared) -> Probes:
@@ -273,10 +280,8 @@ def _bind_probes(settings: Settings, shared: Shared) -> Probes:
     try:
         return probes.start(host, port, metrics=shared.metrics.text, ready=shared.ready)
     except OSError as error:
-        raise InvalidSetting(
-            f"cannot listen on {host}:{port} for metrics ({error.strerror}); choose another with "
-            "--metrics-port, or 0 for a free one"
-        ) from None
+        where = f"{host}:{port} for metrics"
+        raise _cannot_listen(where, error, "--host", "--metrics-port") from None
 
 
 def _every(seconds: float, work: Callable[[], Awaitable[Any]]) -> asyncio.Task[None]:

@@ -196,30 +196,41 @@ class Settings:
             InvalidSetting: naming the knob, the value and the range.
         """
         for knob in fields(self):
-            value, meta = getattr(self, knob.name), knob.metadata
-            if meta["choices"] and value not in meta["choices"]:
-                raise InvalidSetting(
-                    f"{flag(knob)} is '{value}'; it takes one of {', '.join(meta['choices'])}"
-                )
-            if meta["low"] is not None and not meta["low"] <= value <= meta["high"]:
-                raise InvalidSetting(
-                    f"{flag(knob)} is {value}; it takes {meta['low']} to {meta['high']}"
-                )
-        _groups(self.control)
+            check(knob, getattr(self, knob.name), flag(knob))
 
     @property
     def allowed(self) -> frozenset[str]:
         """Groups of control RPCs that are answered: those of ``CONTROLS`` that were named."""
-        return _groups(self.control)
+        return _groups(self.control, "--control")
 
 
-def _groups(text: str) -> frozenset[str]:
+def check(knob: Field[Any], value: Any, said: str) -> None:
+    """Make sure that a value is one that a field takes.
+
+    Args:
+        knob: the field.
+        value: of the field's type.
+        said: what whoever gave it wrote: the flag, or the environment variable.
+
+    Raises:
+        InvalidSetting: naming what was said, the value and the range.
+    """
+    meta = knob.metadata
+    if meta["choices"] and value not in meta["choices"]:
+        raise InvalidSetting(f"{said} is '{value}'; it takes one of {', '.join(meta['choices'])}")
+    if meta["low"] is not None and not meta["low"] <= value <= meta["high"]:
+        raise InvalidSetting(f"{said} is {value}; it takes {meta['low']} to {meta['high']}")
+    if knob.name == "control":
+        _groups(value, said)
+
+
+def _groups(text: str, said: str) -> frozenset[str]:
     words = [word.strip() for word in text.split(",")]
     if words in (["none"], ["all"]):
         return frozenset(CONTROLS if words == ["all"] else ())
     if not set(words) <= set(CONTROLS):
         raise InvalidSetting(
-            f"--control is '{text}'; it takes none, all, or a comma list of {', '.join(CONTROLS)}"
+            f"{said} is '{text}'; it takes none, all, or a comma list of {', '.join(CONTROLS)}"
         )
     return frozenset(words)
 
