@@ -10,10 +10,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from service import hardware, manifest
+from service import hardware
 from service.arguments import Parser
 from service.errors import FarthingError, InvalidSetting
+from service.manifest import Manifest
+
+if TYPE_CHECKING:
+    from service.layout import Place
 
 # Those whose versions decide whether the rest works; absent ones are fine, and say so.
 _PACKAGES = (
@@ -45,7 +50,8 @@ def doctor(argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--repository", type=Path, metavar="REPO",
-        help="Also check this model repository: every manifest, and every file's digest.",
+        help="Also check this model repository: what `serve` would refuse or skip, and every "
+        "file's digest.",
     )  # fmt: skip
     parser.add_argument(
         "--port", type=int, action="append", metavar="N",
@@ -146,28 +152,46 @@ def _repository(root: Path) -> Iterable[Finding]:
     if not root.is_dir():
         yield Finding("repository", "problem", f"{root} is not a directory")
         return
-    versions = layout.latest_versions(root)
-    if not versions:
+    for sentence in layout.skipped(root):
+        yield Finding("repository", "note", sentence)
+    try:
+        places = layout.places(root)
+    except FarthingError as error:
+        yield Finding("repository", "problem", str(error))
+        return
+    if not places:
         yield Finding("repository", "problem", f"{root} holds no model")
-    for directory in versions:
+    for place in places.values():
+        yield from _model(place)
+
+
+def _model(place: Place) -> Iterable[Finding]:
+    """What ``serve`` would say of one model, without running it."""
+    from service import model
+
+    try:
+        options = place.options()
+        versions = place.picked(options)
+    except FarthingError as error:
+        yield Finding("repository", "problem", f"{place.name}: {error}")
+        return
+    for warning in options.warnings:
+        yield Finding("repository", "note", f"{place.name}: {warning}")
+    for version in versions:
+        label = f"{place.name}/{version}"
         try:
-            yield from _version(directory)
+            yield _served(label, model.checked(place, version, options))
         except FarthingError as error:
-            label = f"{directory.parent.name}/{directory.name}"
             yield Finding("repository", "problem", f"{label}: {error}")
 
 
-def _version(directory: Path) -> Iterable[Finding]:
-    from service import choice, model
+def _served(label: str, contract: Manifest) -> Finding:
+    from service import choice
 
-    label = f"{directory.parent.name}/{directory.name}"
-    contract = model.contract_of(directory)
-    for variant in map(contract.variant, contract.published):
-        manifest.check_digest(directory / str(variant.file), variant)
     known = choice.known(contract, choice.AUTO, hardware.fingerprint())
     serves = f"{known.variant.name}: {known.why}" if known else "what is fastest when it is loaded"
     published = ", ".join(contract.published)
-    yield Finding("repository", "ok", f"{label}: {published}; auto serves {serves}")
+    return Finding("repository", "ok", f"{label}: {published}; auto serves {serves}")
 
 
 if __name__ == "__main__":

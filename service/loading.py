@@ -45,7 +45,8 @@ class Loader:
     settings: Settings
     book: Book
     clock: Callable[[], float]
-    _skipped: set[str] = field(default_factory=set)  # what the log has been told of
+    # what the log has been told of
+    _skipped: set[str] = field(default_factory=set, init=False, compare=False)
 
     def look(self) -> dict[str, Marks]:
         """The models on disk, and what changes when they do; what is newly skipped is logged.

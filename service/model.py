@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from service import choice, golden, log, manifest, modelconfig
+from service import choice, golden, log, manifest, modelconfig, warmup
 from service.batcher import Batcher
 from service.batching import Limits
 from service.choice import Chosen
@@ -94,7 +94,7 @@ def contract_of(directory: Path, file: str = manifest.MODEL_FILE) -> Manifest:
         _check_name(contract, directory.parent.name, directory)
         return contract
     if not (directory / file).exists():
-        raise ModelUnusable(f"{directory} has neither {manifest.FILENAME} nor {file}")
+        raise _missing(directory, file)
     return contract_of_file(directory / file, directory.parent.name)
 
 
@@ -126,16 +126,16 @@ def load(
     instances = settings.instances or options.instances or 1
     full = settings.max_batch or options.max_batch or _MAX_BATCH
     opener = Opener(directory, session_options(settings, options, instances))
-    if (directory / manifest.FILENAME).exists() and not place.single:
-        opened = _published(place, options, settings.variant, opener, Timing(full, clock))
-    else:
-        opened = _as_it_is(place, options, settings.variant, opener)
-    contract, chosen = opened.contract, opened.chosen
-    _warn(place.name, options.warnings)
-    max_rows = full if contract.batched else 1
-    opened.warm_up(max_rows, options.warmups, place.directory)
-    files = options.labels.items()
-    labels = {name: modelconfig.read_labels(place.directory / file) for name, file in files}
+    with place.named():
+        if _is_published(place, directory):
+            opened = _published(place, options, settings.variant, opener, Timing(full, clock))
+        else:
+            opened = _as_it_is(place, options, settings.variant, opener)
+        contract, chosen = opened.contract, opened.chosen
+        _warn(place.name, options.warnings)
+        max_rows = full if contract.batched else 1
+        opened.warm_up(max_rows, options.warmups, place.directory)
+        labels = _labels(place, options)
     executor = ThreadPoolExecutor(instances, thread_name_prefix=place.name)
     tally = book.tally((contract.name, str(version), chosen.variant.name))
     limits = _limits(settings, options, max_rows, instances, batched=contract.batched)
@@ -156,14 +156,51 @@ def load(
     )
 
 
+def checked(place: Place, version: int, options: Options) -> Manifest:
+    """The contract of one version on disk, checked as by ``load``, but nothing is run.
+
+    Raises:
+        ModelUnusable: ``load`` would refuse it.
+    """
+    directory = place.version_directory(version)
+    with place.named():
+        if _is_published(place, directory):
+            contract = _contract(place, options, directory)
+            for variant in map(contract.variant, contract.published):
+                manifest.check_digest(directory / str(variant.file), variant)
+        else:
+            opener = Opener(directory, session_options(Settings(), options, 1))
+            opened = _as_it_is(place, options, choice.AUTO, opener)
+            opened.session.close()
+            contract = opened.contract
+        for sample in options.warmups:
+            next(warmup.feeds(sample, contract, place.directory), None)
+        _labels(place, options)
+    return contract
+
+
+def _is_published(place: Place, directory: Path) -> bool:
+    return (directory / manifest.FILENAME).exists() and not place.single
+
+
+def _labels(place: Place, options: Options) -> dict[str, tuple[str, ...]]:
+    files = options.labels.items()
+    return {name: modelconfig.read_labels(place.directory / file) for name, file in files}
+
+
+def _contract(place: Place, options: Options, directory: Path) -> Manifest:
+    contract = manifest.load(directory)
+    _check_name(contract, place.name, directory)
+    contract = _under(options, contract)
+    modelconfig.applied(modelconfig.fitted(options, contract), contract)  # or it is refused
+    return contract
+
+
 def _published(
     place: Place, options: Options, wanted: str, opener: Opener, timing: Timing
 ) -> Opened:
     """By its manifest, which says what callers send whatever config.pbtxt reshapes for Triton."""
-    contract = manifest.load(opener.directory)
-    _check_name(contract, place.name, opener.directory)
-    contract = _under(options, contract)
-    modelconfig.applied(modelconfig.fitted(options, contract), contract)  # or it is refused
+    contract = _contract(place, options, opener.directory)
     chosen, session = choose(contract, wanted, opener, timing)
     check_tensors(contract, session, opener.directory / str(chosen.variant.file))
     if contract.golden is not None:
@@ -175,8 +212,7 @@ def _as_it_is(place: Place, options: Options, wanted: str, opener: Opener) -> Op
     """A file that nobody converted here, with the tensors that config.pbtxt gives it."""
     path = opener.directory / (place.single or options.filename)
     if not path.is_file():
-        sentence = f"there is neither {manifest.FILENAME} nor {path.name}"
-        raise ModelUnusable(f"{opener.directory}: {sentence}", told=sentence)
+        raise _missing(opener.directory, path.name)
     session = opener(path)
     contract = _under(options, _bare(path, place.name, session))
     options = modelconfig.fitted(options, contract)
@@ -185,6 +221,13 @@ def _as_it_is(place: Place, options: Options, wanted: str, opener: Opener) -> Op
         contract.variant(wanted)  # which it has not
     chosen = Chosen(contract.variants[0], "only", "served as it is; there is no manifest")
     return Opened(contract, chosen, session, options.reshapes)
+
+
+def _missing(directory: Path, file: str) -> ModelUnusable:
+    sentence = f"there is neither {manifest.FILENAME} nor {file}"
+    others = sorted(path.name for path in directory.glob("*.onnx"))
+    hint = f"; name {others[0]} in config.pbtxt as default_model_filename" if others else ""
+    return ModelUnusable(f"{directory}: {sentence}{hint}", told=sentence)
 
 
 def _warn(name: str, warnings: tuple[str, ...]) -> None:

@@ -95,7 +95,7 @@ class Queue(Generic[E]):
         if entry.rows > limits.max_rows and limits.batched:
             raise InvalidInput(
                 f"the request has {entry.rows} rows; the model runs at most {limits.max_rows} at "
-                "a time: split it, or have the server started with a larger --max-batch"
+                "a time: split it, or have the server's --max-batch raised"
             )
         if idle:  # nothing can be waiting then, and an idle server refuses nobody
             return

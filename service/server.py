@@ -263,7 +263,8 @@ def _taken(host: str, port: int) -> OSError | None:
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        return error
+        own = error.__context__  # create_server's is of no kind, and says more than is to be told
+        return own if isinstance(own, OSError) else error
     return None
 
 

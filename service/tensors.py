@@ -176,10 +176,8 @@ def _row_count(shapes: Sequence[list[int]], max_rows: int | None) -> int:
     if rows == 0:
         raise InvalidInput("the request has no rows")
     if max_rows is not None and rows > max_rows:
-        raise InvalidInput(
-            f"the request has {rows} rows; the model runs at most {max_rows} at a time: split it, "
-            "or have the server started with a larger --max-batch"
-        )
+        told = f"the request has {rows} rows; the model runs at most {max_rows} at a time"
+        raise InvalidInput(f"{told}: split it, or have the server's --max-batch raised")
     return rows
 
 

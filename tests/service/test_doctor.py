@@ -10,9 +10,10 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from service import hardware, manifest, model
+from service import hardware, layout, manifest, model, repository
 from service.doctor import doctor
-from service.errors import InvalidSetting
+from service.errors import InvalidSetting, ModelUnusable
+from service.settings import Settings
 from tests import models
 
 
@@ -101,6 +102,64 @@ def test_empty_or_missing_repository_is_a_problem(
     code, findings = report(capsys, "--repository", str(tmp_path / name))
     assert code == 1
     assert texts(findings, "repository", "problem") == [f"{tmp_path / name} {text}"]
+
+
+SPECIFIC = "version_policy { specific { versions: 3 } }"
+WRONG_DIMS = """max_batch_size: 4 input { name: "x" data_type: TYPE_FP32 dims: 5 }
+output { name: "y" data_type: TYPE_FP32 dims: 4 }"""
+LABELS = """max_batch_size: 4 input { name: "x" data_type: TYPE_FP32 dims: 4 }
+output { name: "y" data_type: TYPE_FP32 dims: 4 label_filename: "names.txt" }"""
+
+
+@pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ("max_batch: 4", "max_batch"),
+        ("sequence_batching { }", "sequence_batching"),
+        (SPECIFIC, "asks for, 3; it has 1"),
+        (WRONG_DIMS, "input 'x'"),
+        (LABELS, "names.txt"),
+        ('model_warmup { name: "w" batch_size: 1 }', "lacks the input 'x'"),
+    ],
+)
+def test_config_that_serve_would_refuse_is_a_problem(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, config: str, text: str, *, bare: bool
+) -> None:
+    path = published(tmp_path)
+    if bare:
+        path.with_name(manifest.FILENAME).unlink()
+    (tmp_path / "double" / "config.pbtxt").write_text(config)
+    code, findings = report(capsys, "--repository", str(tmp_path))
+    assert (code, texts(findings, "repository", "ok")) == (1, [])
+    (problem,) = texts(findings, "repository", "problem")
+    assert problem.startswith("double") and text in problem
+    with pytest.raises(ModelUnusable) as refused:
+        repository.load(Settings(repository=tmp_path, threads=1))
+    assert problem.endswith(str(refused.value))
+
+
+def test_config_decides_which_versions_and_file_are_looked_at(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for version in ("1", "2", "3"):
+        models.double(tmp_path / "m" / version / "net.onnx")
+    (tmp_path / "m" / "3" / "net.onnx").write_text("this is no graph")
+    (tmp_path / "m" / "config.pbtxt").write_text("""default_model_filename: "net.onnx"
+        version_policy { specific { versions: [ 1, 2 ] } } response_cache { enable: true }""")
+    code, findings = report(capsys, "--repository", str(tmp_path))
+    assert code == 0
+    assert [text[:4] for text in texts(findings, "repository", "ok")] == ["m/1:", "m/2:"]
+    (note,) = texts(findings, "repository", "note")
+    assert "response_cache" in note
+
+
+def test_skipped_entry_is_noted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    published(tmp_path)
+    models.double(tmp_path / "my net" / "1" / "model.onnx")
+    code, findings = report(capsys, "--repository", str(tmp_path))
+    assert (code, texts(findings, "repository", "note")) == (0, layout.skipped(tmp_path))
+    assert layout.skipped(tmp_path)
 
 
 def test_taken_port_is_noted_and_a_free_one_is_ok(capsys: pytest.CaptureFixture[str]) -> None:

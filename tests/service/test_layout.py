@@ -60,6 +60,62 @@ def test_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         layout.places(tmp_path / "net.onnx")
 
 
+@pytest.mark.parametrize(
+    ("file", "entry", "word"),
+    [
+        ("my net/1/model.onnx", "my net", "1 to 128 letters, digits, '_', '-' or '.'"),
+        ("net/v1/model.onnx", "net", "'v1' is no version"),
+        ("net/v1/manifest.json", "net", "'v1' is no version"),
+        ("net/model.onnx", "net", "expected net/1/model.onnx"),
+        ("net/config.pbtxt", "net", "expected net/1/model.onnx"),
+        ("net.onnx", "net.onnx", "expected net/1/model.onnx"),
+    ],
+)
+def test_what_looks_like_a_model_and_is_none_is_told_with_why(
+    tmp_path: Path, file: str, entry: str, word: str
+) -> None:
+    touch(tmp_path / "a" / "1" / "model.onnx")
+    touch(tmp_path / file)
+    (sentence,) = layout.skipped(tmp_path)
+    assert sentence.startswith(f"{tmp_path / entry} is skipped: ") and word in sentence
+    assert list(layout.places(tmp_path)) == ["a"]
+
+
+@pytest.mark.parametrize("file", [".new/1/model.onnx", "notes/a.txt", "a.txt", "my notes/a.txt"])
+def test_what_is_staged_or_no_model_at_all_is_not_told(tmp_path: Path, file: str) -> None:
+    touch(tmp_path / "a" / "1" / "model.onnx")
+    touch(tmp_path / file)
+    assert layout.skipped(tmp_path) == []
+
+
+def test_single_file_whose_name_no_caller_could_say_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnusable, match="1 to 128 letters"):
+        layout.places(touch(tmp_path / "my net.onnx"))
+    assert layout.skipped(tmp_path / "my net.onnx") == []
+
+
+def test_config_that_contradicts_itself_is_named_by_its_place_and_not_to_callers(
+    tmp_path: Path,
+) -> None:
+    touch(tmp_path / "m" / "1" / "model.onnx")
+    touch(tmp_path / "m" / "config.pbtxt", 'input { name: "x" data_type: TYPE_FP32 }')
+    with pytest.raises(ModelUnusable) as refused:
+        layout.places(tmp_path)["m"].options()
+    assert str(refused.value) == f"{tmp_path / 'm'}: config: input 'x' has no dims"
+    assert refused.value.told == "config: input 'x' has no dims"
+
+
+def test_policy_that_matches_nothing_names_what_it_asks_for_and_what_is_there(
+    tmp_path: Path,
+) -> None:
+    for version in ("1", "2"):
+        touch(tmp_path / "m" / version / "model.onnx")
+    touch(tmp_path / "m/config.pbtxt", "version_policy { specific { versions: [ 7, 5 ] } }")
+    place = layout.places(tmp_path)["m"]
+    with pytest.raises(ModelUnusable, match="asks for, 5, 7; it has 1, 2"):
+        place.picked(place.options())
+
+
 @pytest.mark.parametrize("changed", ["m/1/model.onnx", "m/config.pbtxt", "m/labels.txt",
                                      "m/1/weights/data.bin", "m/warmup/x"])  # fmt: skip
 def test_mark_changes_with_every_file_that_counts(tmp_path: Path, changed: str) -> None:

@@ -87,8 +87,17 @@ def test_free_dimensions_keep_their_sizes_when_reshaped() -> None:
 
 def test_config_that_contradicts_the_model_is_refused(tmp_path: Path) -> None:
     put(tmp_path, f"max_batch_size: 4 {TENSORS.replace('[ 4 ]', '[ 5 ]')}")
-    with pytest.raises(ModelUnusable, match="'x'"):
+    with pytest.raises(ModelUnusable, match="'x'") as refused:
         load(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path / 'm'}: config: ")
+    assert str(tmp_path) not in refused.value.told
+
+
+def test_file_of_another_name_is_hinted_at_to_the_operator_alone(tmp_path: Path) -> None:
+    put(tmp_path).rename(tmp_path / "m" / "1" / "net.onnx")
+    with pytest.raises(ModelUnusable, match=r"net\.onnx .*default_model_filename") as refused:
+        load(tmp_path)
+    assert refused.value.told == "there is neither manifest.json nor model.onnx"
 
 
 def test_labels_are_read_with_the_model(tmp_path: Path) -> None:

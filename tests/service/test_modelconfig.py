@@ -154,8 +154,8 @@ WRONG = {
     "model_transaction_policy { decoupled: true }": "decoupled",
     'model_operations { op_library_filename: "libevil.so" }': "op_library_filename",
     'model_repository_agents { agents { name: "checksum" } }': "agents",
-    'sequence_batching { control_input { name: "START" } }': "control_input",
-    'sequence_batching { state { input_name: "s" } }': "state",
+    "sequence_batching { direct { } }": "sequence_batching asks for state",
+    'sequence_batching { state { input_name: "s" } }': "sequence_batching asks for state",
     'batch_input { target_name: "n" }': "batch_input",
     "version_policy { latest { } }": "num_versions",
     "version_policy { specific { } }": "specific",
@@ -225,7 +225,6 @@ def test_what_contradicts_itself_is_refused_by_name(text: str) -> None:
         ("max_batch_size: 5000", "4096"),
         ("instance_group { kind: KIND_GPU count: 2 gpus: [ 0, 1 ] }", "KIND_GPU"),
         ("optimization { graph { level: 3 } }", "level 3"),
-        ("sequence_batching { direct { } }", "sequence_batching"),
         (parameter("gpu_mem_limit", "4294967200"), "gpu_mem_limit"),
         # It would write a file wherever it is told to.
         (parameter("session.optimized_model_filepath", "/tmp/x"), "optimized_model_filepath"),

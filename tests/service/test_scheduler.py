@@ -122,5 +122,5 @@ def test_each_level_has_its_own_bound() -> None:
 
 @pytest.mark.parametrize("idle", [True, False])
 def test_more_rows_than_a_run_takes_are_refused(idle: bool) -> None:
-    with pytest.raises(InvalidInput, match="at most 8 at a time"):
+    with pytest.raises(InvalidInput, match=r"at most 8 at a time: split it, .*--max-batch"):
         waiting().check(entry(9), idle=idle)

@@ -95,6 +95,17 @@ def test_a_port_in_use_is_one_sentence(double_repository: Path, option: str) -> 
     assert {json.loads(line)["level"] for line in logged} == {"info"}
 
 
+@pytest.mark.parametrize("host", ["198.51.100.7", "no.such.host.invalid"])
+def test_an_address_of_another_machine_is_one_sentence_about_the_host(
+    double_repository: Path, host: str
+) -> None:
+    done = farthing("serve", str(double_repository), "--host", host, "--grpc-port", "0")
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"farthing: cannot listen on {host}:0 for gRPC (")
+    assert last.endswith("; give an address of this machine with --host")
+
+
 def test_serving_one_models_directory_says_where_the_repository_is(double_repository: Path) -> None:
     done = farthing("serve", str(double_repository / "double"))
     assert done.returncode == 2
@@ -117,7 +128,7 @@ def test_settings_come_from_the_environment_too(double_repository: Path) -> None
         capture_output=True, text=True, env=environment, check=False, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--max-batch is 4097; it takes 0 to 4096" in done.stderr
+    assert "FARTHING_MAX_BATCH is 4097; it takes 0 to 4096" in done.stderr
 
 
 def test_load_measures_a_running_server(double_repository: Path) -> None:
