@@ -5,7 +5,8 @@ each busy with one run or idle. Everything but the run itself happens on the eve
 is no lock: a method runs to its next ``await`` undisturbed.
 
 The rule. A batch is formed at the moment an instance falls idle, never earlier: it takes the
-oldest waiting request and whatever else fits behind it. Under light load a request runs at once and
+request that is due first and whatever else fits behind it. Who would be late is refused when it
+comes, or dropped before it runs (``scheduler``). Under light load a request runs at once and
 alone; under heavy load batches grow by themselves, because more is waiting. There is no window to
 tune, and no instance idles while a row waits ("work-conserving").
 
@@ -30,6 +31,7 @@ from dataclasses import dataclass, field
 from service import batching
 from service.batching import Answer, Arrays, Limits, Ran, Run
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, ServingError
+from service.latency import Latency
 from service.scheduler import Entry, Queue
 
 OnRun = Callable[[int, float, float], None]
@@ -55,6 +57,7 @@ class Batcher:
         executor: Executor,
         clock: Callable[[], float],
         on_run: OnRun | None = None,
+        latency: Latency | None = None,
     ) -> None:
         """Assign; nothing starts before the first ``submit``.
 
@@ -64,13 +67,16 @@ class Batcher:
             executor: at least ``limits.instances`` threads that nobody else uses.
             clock: monotonic seconds, the same that deadlines are given in.
             on_run: told rows, seconds of assembly and seconds of running, once for each run.
+            latency: what is known of its runs already; it goes on learning here.
         """
         self._run = run
         self._limits = limits
         self._executor = executor
         self._clock = clock
         self._on_run = on_run
-        self._queue: Queue[_Caller] = Queue(limits)
+        self._latency = latency or Latency()
+        self._queue: Queue[_Caller] = Queue(limits, self._latency)
+        self._busy_until: dict[int, float] = {}
         self._idle = limits.instances
         self._draining = False
         self._running: set[_Caller] = set()
@@ -174,7 +180,12 @@ class Batcher:
         remaining = self._remaining(caller.deadline)
         if remaining is not None and remaining <= 0:
             raise _too_late()
-        self._queue.check(caller, idle=bool(self._idle))
+        self._queue.check(
+            caller,
+            now=self._clock(),
+            idle=self._idle,
+            busy_until=tuple(self._busy_until.values()),
+        )
         timeout_s = self._limits.policy(caller.priority).timeout_s
         timer = None
         if timeout_s is not None:
@@ -217,9 +228,12 @@ class Batcher:
 
     async def _run_batch(self, batch: list[_Caller]) -> None:
         self._running.update(batch)
+        rows = sum(caller.rows for caller in batch)
+        self._busy_until[id(batch)] = self._clock() + self._latency(rows)
         try:
             await self._run_and_settle(batch)
         finally:
+            del self._busy_until[id(batch)]
             self._running.difference_update(batch)
             for caller in batch:  # settled already, unless the executor is broken
                 _fail(caller, InferenceFailed("the server could not run this request"))
@@ -240,6 +254,7 @@ class Batcher:
                     await self._run_and_settle([caller])
             return
         total = sum(caller.rows for caller in batch)
+        self._latency.observe(total, self._clock() - started)
         if self._on_run is not None:
             self._on_run(total, ran.assembly_s, ran.run_s)
         for caller, outputs in zip(batch, ran.parts, strict=True):

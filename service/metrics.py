@@ -49,6 +49,7 @@ _NOT_REFUSED = ("cancelled", "inference_failed", "internal")
 # Triton's reasons of nv_inference_request_failure; what is not here is OTHER.
 _REJECTED = (
     "deadline_exceeded", "draining", "overloaded", "queue_bytes", "queue_requests", "queue_rows",
+    "queue_time",
 )  # fmt: skip
 _TRITON_REASONS = {
     "cancelled": "CANCELED", "inference_failed": "BACKEND", **dict.fromkeys(_REJECTED, "REJECTED"),

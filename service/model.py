@@ -134,7 +134,7 @@ def load(
         contract, chosen = opened.contract, opened.chosen
         _warn(place.name, options.warnings)
         max_rows = full if contract.batched else 1
-        opened.warm_up(max_rows, options.warmups, place.directory)
+        latency = opened.warm_up(max_rows, options.warmups, place.directory, clock)
         labels = _labels(place, options)
     executor = ThreadPoolExecutor(instances, thread_name_prefix=place.name)
     tally = book.tally((contract.name, str(version), chosen.variant.name))
@@ -146,7 +146,14 @@ def load(
         options=options,
         max_rows=max_rows,
         instances=instances,
-        batcher=Batcher(opened.run, limits, executor=executor, clock=clock, on_run=tally.executed),
+        batcher=Batcher(
+            opened.run,
+            limits,
+            executor=executor,
+            clock=clock,
+            on_run=tally.executed,
+            latency=latency,
+        ),
         tally=tally,
         label_texts=labels,
         load_s=clock() - started,

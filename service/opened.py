@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from service import log, warmup
 from service.batching import Arrays
 from service.choice import Chosen
+from service.latency import Latency
 from service.manifest import Manifest
 from service.session import RunFailed, Session
 from service.warmup import Warmup
@@ -57,8 +58,14 @@ class Opened:
             for name, array in feeds.items()
         }
 
-    def warm_up(self, max_rows: int, samples: Sequence[Warmup], directory: Path) -> None:
-        """Run everything once that a caller would otherwise wait for.
+    def warm_up(
+        self,
+        max_rows: int,
+        samples: Sequence[Warmup],
+        directory: Path,
+        clock: Callable[[], float],
+    ) -> Latency:
+        """Run everything once that a caller would otherwise wait for; what runs took then.
 
         Zeros are no proof where sizes or contents decide whether a run succeeds (a detector needs
         an image of some size, a cast a number); there a failure is only a warning.
@@ -67,11 +74,12 @@ class Opened:
             max_rows: of a full run.
             samples: of config.pbtxt.
             directory: the model's.
+            clock: seconds.
 
         Raises:
             ModelUnusable: it cannot be run, or its outputs do not follow the batch.
         """
-        contract = self.contract
+        contract, latency = self.contract, Latency()
         first = 1 if contract.batched else 0
         doubtful = any(s.datatype == "BYTES" or -1 in s.shape[first:] for s in contract.inputs)
         for rows in sorted({1, max_rows}):
@@ -79,6 +87,9 @@ class Opened:
             follow = rows if contract.batched else None
             try:
                 self.session.warm_up_with(feeds, f"{rows} rows of zeros", rows=follow)
+                begun = clock()  # again, without what only the first run does
+                self.session.warm_up_with(feeds, f"{rows} rows of zeros", rows=follow)
+                latency.observe(rows, clock() - begun)
             except RunFailed as error:
                 if not (doubtful or samples or contract.golden):
                     raise
@@ -86,6 +97,7 @@ class Opened:
         for sample in samples:
             for feeds in warmup.feeds(sample, contract, directory):
                 self.session.warm_up_with(self.inwards(feeds))
+        return latency
 
 
 def reshaped(array: Array, now: Shape, then: Shape) -> Array:

@@ -1,21 +1,32 @@
-"""Pure: who waits, who is refused, and which rows run next; no clock, no thread, no event loop.
+"""Pure: who is admitted, who waits, and which rows run next; no clock, no thread, no event loop.
 
-Requests wait in the order of their priority, then of their arrival. A run takes the first of them
-and whatever behind it shares its shapes and still fits.
+Earliest deadline first, within levels of priority. A request is admitted if it would be answered in
+time behind those that are before it; when an instance falls free, the earliest run together, and a
+head that cannot be answered in time any more is dropped: never is a batch made smaller to save it,
+since that is how servers collapse under overload. All this rests on ``latency``, which errs on the
+high side. A request without a deadline stands where one would that is due ``AGED_S`` after its
+arrival, so that it neither holds up those in a hurry nor starves.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from service import batching
 from service.batching import Arrays, Limits
 from service.errors import InvalidInput, Overloaded
+from service.latency import Latency
 
+AGED_S = 1.0
+# From an answer that is there to the caller who has it.
+WAY_BACK_S = 0.002
 _RETRY_AFTER_MS = 100
+
+# Level of priority, time by which it should be done, and a number that no other has.
+Order = tuple[int, float, int]
 
 
 @dataclass(eq=False)
@@ -24,7 +35,7 @@ class Entry:
 
     Attributes:
         feeds: input name -> array, with ``rows`` rows each.
-        rows: at least 1.
+        rows: at least 1, and at most what one run takes.
         nbytes: what it holds in memory while it waits.
         priority: 1 is the first to run; 0 where the model has no levels.
         arrived: when, in seconds.
@@ -41,6 +52,7 @@ class Entry:
     start_by: float | None = None
     waiting: bool = field(default=False, init=False)
     shapes: tuple[Any, ...] = field(init=False)
+    order: Order = field(default=(0, 0.0, 0), init=False)
 
     def __post_init__(self) -> None:
         """Work out with whom it may share a run."""
@@ -50,6 +62,11 @@ class Entry:
     def left(self) -> bool:
         """Whether its caller has gone."""
         return False
+
+    @property
+    def due(self) -> float:
+        """When it should be done, of one without a deadline too."""
+        return self.arrived + AGED_S if self.deadline is None else self.deadline
 
     def late(self, now: float) -> bool:
         """Whether there is no point in running it any more."""
@@ -62,34 +79,46 @@ E = TypeVar("E", bound=Entry)
 class Queue(Generic[E]):
     """The requests that wait for one model."""
 
-    def __init__(self, limits: Limits) -> None:
-        """Start empty; ``limits`` say how much may wait."""
+    def __init__(self, limits: Limits, latency: Latency) -> None:
+        """Start empty.
+
+        Args:
+            limits: how much may wait.
+            latency: what a run takes, by its rows.
+        """
         self._limits = limits
-        self._levels: dict[int, deque[E]] = {}
-        self.requests = 0
+        self._latency = latency
+        self._waiting: list[E] = []
+        self._number = 0
         self.rows = 0
         self.nbytes = 0
 
     def __len__(self) -> int:
         """Requests that wait now."""
-        return self.requests
+        return len(self._waiting)
 
     def __iter__(self) -> Iterator[E]:
         """The waiting, first to run first."""
-        for priority in sorted(self._levels):
-            yield from tuple(self._levels[priority])
+        return iter(tuple(self._waiting))
 
     def level(self, priority: int) -> int:
         """The level that a caller's wish comes to: out of range is the default, as in Triton."""
         limits = self._limits
         return priority if 0 < priority <= limits.priority_levels else limits.default_priority
 
-    def check(self, entry: E, *, idle: bool) -> None:
-        """Make sure that a request may wait, or run at once on an idle instance.
+    def check(self, entry: E, *, now: float, idle: int, busy_until: Sequence[float]) -> None:
+        """Make sure that a request would be answered in time, and that there is room for it.
+
+        Args:
+            entry: not in the queue yet.
+            now: seconds, on the clock of all other times.
+            idle: instances without work. One of them takes the request at once, whatever the
+                estimate says: an estimate that is too high could never fall otherwise.
+            busy_until: when each of the other instances is expected to be free.
 
         Raises:
             InvalidInput: it has more rows than one run takes.
-            Overloaded: too much waits already.
+            Overloaded: too much waits already, or its deadline would pass.
         """
         limits = self._limits
         if entry.rows > limits.max_rows and limits.batched:
@@ -97,7 +126,7 @@ class Queue(Generic[E]):
                 f"the request has {entry.rows} rows; the model runs at most {limits.max_rows} at "
                 "a time: split it, or have the server's --max-batch raised"
             )
-        if idle:  # nothing can be waiting then, and an idle server refuses nobody
+        if idle and not self._waiting:
             return
         if self.rows + entry.rows > limits.max_queue_rows:
             raise _full(
@@ -109,40 +138,73 @@ class Queue(Generic[E]):
                 "bytes",
             )
         most = limits.policy(entry.priority).max_requests
-        waiting = len(self._levels.get(entry.priority, ()))
+        waiting = sum(one.priority == entry.priority for one in self._waiting) if most else 0
         if most and waiting >= most:
             raise _full(
                 f"{waiting} requests are waiting and the model's queue takes {most}", "requests"
             )
+        if entry.deadline is not None:
+            ends = self._finish(entry, now, busy_until) + WAY_BACK_S
+            if ends > entry.deadline:
+                raise _full("too much waits for an answer before the deadline", "time")
+
+    def _finish(self, entry: E, now: float, busy_until: Sequence[float]) -> float:
+        """When a request that stands in its place in the queue is expected to be answered."""
+        most = self._limits.max_rows
+        place = bisect_left(self._waiting, self._order(entry), key=lambda one: one.order)
+        runs, rest = divmod(sum(one.rows for one in self._waiting[:place]), most)
+        if rest + entry.rows > most:
+            runs, rest = runs + 1, 0
+        free = sorted(max(end, now) for end in busy_until) or [now]
+        turns, instance = divmod(runs, len(free))
+        return free[instance] + turns * self._latency(most) + self._latency(rest + entry.rows)
 
     def put(self, entry: E) -> None:
         """Let a request wait."""
-        self._levels.setdefault(entry.priority, deque()).append(entry)
+        self._number += 1
+        entry.order = self._order(entry)
+        insort(self._waiting, entry, key=lambda one: one.order)
         entry.waiting = True
-        self.requests += 1
         self.rows += entry.rows
         self.nbytes += entry.nbytes
+
+    def _order(self, entry: E) -> Order:
+        return entry.priority, entry.due, self._number
 
     def remove(self, entry: E) -> None:
         """Take a request out, wherever it stands; nothing happens if it waits no longer."""
         if entry.waiting:
-            level = self._levels[entry.priority]
-            level.remove(entry)
-            if not level:
-                del self._levels[entry.priority]
+            del self._waiting[bisect_left(self._waiting, entry.order, key=lambda one: one.order)]
             entry.waiting = False
-            self.requests -= 1
             self.rows -= entry.rows
             self.nbytes -= entry.nbytes
 
     def take(self, now: float) -> tuple[list[E], list[E]]:
         """The next run, and those who are late; both leave the queue, and so do the departed.
 
+        The last who waits is run whatever the estimate says, as one who meets an idle instance is.
+
         Returns:
             The requests of one run, empty if nobody waits; and those to be told that time is up.
         """
-        batch: list[E] = []
         late: list[E] = []
+        while True:
+            batch = self._first(now, late)
+            rows = sum(one.rows for one in batch)
+            hurried = [one for one in batch if one.deadline is not None]
+            if hurried and len(self._waiting) > 1:
+                head = min(hurried, key=lambda one: one.due)
+                if now + self._latency(rows) + WAY_BACK_S > head.due:
+                    self.remove(head)
+                    late.append(head)
+                    continue
+            for one in batch:
+                self.remove(one)
+            return batch, late
+
+    def _first(self, now: float, late: list[E]) -> list[E]:
+        """Those who would run together now; the departed and the late are taken out on the way."""
+        batch: list[E] = []
         rows = 0
         for entry in self:
             if entry.left:
@@ -151,12 +213,11 @@ class Queue(Generic[E]):
                 self.remove(entry)
                 late.append(entry)
             elif not batch or self._joins(entry, batch[0], rows):
-                self.remove(entry)
                 batch.append(entry)
                 rows += entry.rows
             if rows >= self._limits.max_rows or (batch and not self._limits.batched):
                 break
-        return batch, late
+        return batch
 
     def _joins(self, entry: E, head: E, rows: int) -> bool:
         fits = rows + entry.rows <= self._limits.max_rows

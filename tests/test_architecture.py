@@ -36,8 +36,9 @@ SERVICE_IMPORTS = {
     "service.rows": LEAVES | {"service.manifest"},
     "service.session": LEAVES | {"service.hardware", "service.manifest"},
     "service.batching": LEAVES,
-    "service.scheduler": LEAVES | {"service.batching"},
-    "service.batcher": LEAVES | {"service.batching", "service.scheduler"},
+    "service.latency": set(),
+    "service.scheduler": LEAVES | {"service.batching", "service.latency"},
+    "service.batcher": LEAVES | {"service.batching", "service.latency", "service.scheduler"},
     "service.regions": LEAVES,
     "service.classification": LEAVES,
     "service.parameters": LEAVES | {"service.proto", "service.regions"},
@@ -71,8 +72,8 @@ SERVICE_IMPORTS = {
     },
     "service.opened": LEAVES
     | {
-        "service.batching", "service.choice", "service.manifest", "service.session",
-        "service.warmup",
+        "service.batching", "service.choice", "service.latency", "service.manifest",
+        "service.session", "service.warmup",
     },
     "service.model": LEAVES
     | {
@@ -152,7 +153,7 @@ ROOMS = {
     "grpc": {
         "service.server", "service.servicer", "service.streams", "service.control",
         "service.interceptor", "service.tls", "loadtests.users", "loadtests.client",
-        "loadtests.bench.echo", "loadtests.bench.wire",
+        "loadtests.bench.echo", "loadtests.bench.overload", "loadtests.bench.wire",
     },
     "grpc_health": {"service.health", "service.server"},
     "grpc_reflection": {"service.server"},

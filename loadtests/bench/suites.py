@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from loadtests import load, processes
-from loadtests.bench import nets, variants, wire
+from loadtests.bench import nets, overload, variants, wire
 from loadtests.bench.results import Figure
 from service.session import Session, SessionOptions
 
@@ -94,6 +94,7 @@ SUITES: dict[str, Callable[[Path], list[Figure]]] = {
     "serving": serving,
     "echo": wire.echo,
     "reload": wire.reload,
+    "overload": overload.overload,
     "int8": variants.int8,
     "encoder": variants.encoder,
     "pruned": variants.pruned,

@@ -9,6 +9,7 @@ import pytest
 
 from service.batching import Limits, QueuePolicy
 from service.errors import InvalidInput, Overloaded
+from service.latency import Latency
 from service.scheduler import Entry, Queue
 
 
@@ -29,8 +30,21 @@ def entry(rows: int = 1, *, priority: int = 0, width: int = 2, kind: type[Entry]
     return made
 
 
+def taking(seconds: float, rows: int = 8) -> Latency:
+    """What takes that long for so many rows, with its margin, and less for fewer."""
+    latency = Latency(margin=1.0)
+    latency.observe(1, seconds / rows)
+    latency.observe(rows, seconds)
+    return latency
+
+
+def check(queue: Queue[Entry], one: Entry, *, now: float = 0.0, idle: int = 0) -> None:
+    queue.check(one, now=now, idle=idle, busy_until=() if idle else (now,))
+
+
 def waiting(*entries: Entry, **limits: Any) -> Queue[Entry]:
-    queue: Queue[Entry] = Queue(Limits(**{"max_rows": 8, "max_queue_rows": 100, **limits}))
+    given = Limits(**{"max_rows": 8, "max_queue_rows": 100, **limits})
+    queue: Queue[Entry] = Queue(given, taking(1.0))
     for one in entries:
         queue.put(one)
     return queue
@@ -104,23 +118,75 @@ def test_removed_from_the_middle_is_counted_no_more() -> None:
 def test_full_queue_refuses_with_what_was_full(limits: dict[str, Any], reason: str) -> None:
     queue = waiting(entry(2), entry(2), **limits)
     with pytest.raises(Overloaded, match="try again later") as refused:
-        queue.check(entry(1), idle=False)
+        check(queue, entry(1))
     assert (refused.value.reason, refused.value.retry_after_ms) == (reason, 100)
 
 
 def test_idle_instance_refuses_nobody() -> None:
-    waiting(max_queue_rows=1, max_queue_bytes=1).check(entry(8), idle=True)
+    check(waiting(max_queue_rows=1, max_queue_bytes=1), entry(8), idle=1)
 
 
 def test_each_level_has_its_own_bound() -> None:
     queue = waiting(entry(priority=1), priority_levels=2, default_priority=2,
                     policies={1: QueuePolicy(max_requests=1)})  # fmt: skip
     with pytest.raises(Overloaded, match="1 requests are waiting"):
-        queue.check(entry(priority=1), idle=False)
-    queue.check(entry(priority=2), idle=False)
+        check(queue, entry(priority=1))
+    check(queue, entry(priority=2))
 
 
-@pytest.mark.parametrize("idle", [True, False])
-def test_more_rows_than_a_run_takes_are_refused(idle: bool) -> None:
+@pytest.mark.parametrize("idle", [1, 0])
+def test_more_rows_than_a_run_takes_are_refused(idle: int) -> None:
     with pytest.raises(InvalidInput, match=r"at most 8 at a time: split it, .*--max-batch"):
-        waiting().check(entry(9), idle=idle)
+        check(waiting(), entry(9), idle=idle)
+
+
+def test_earliest_deadline_runs_first() -> None:
+    late, soon, never = entry(deadline=9.0), entry(deadline=8.0), entry()
+    assert waiting(never, late, soon, max_rows=2).take(0.0)[0] == [never, soon]
+
+
+def test_request_without_a_deadline_goes_behind_those_in_a_hurry_and_does_not_starve() -> None:
+    patient = entry(arrived=0.0)
+    hurried = [entry(arrived=0.1 * n, deadline=0.1 * n + 0.5) for n in range(1, 20)]
+    order = list(waiting(patient, *hurried))
+    assert order[0] is hurried[0]
+    assert 0 < order.index(patient) < len(order) - 1
+
+
+@pytest.mark.parametrize(("deadline", "refused"), [(1.1, True), (1.3, False)])
+def test_request_that_would_be_answered_too_late_is_refused(deadline: float, refused: bool) -> None:
+    queue = waiting(entry(8, deadline=1.05))  # a run of its own, of a second
+    newcomer = entry(1, deadline=deadline)  # another, of an eighth
+    if not refused:
+        check(queue, newcomer)
+        return
+    with pytest.raises(Overloaded) as told:
+        check(queue, newcomer)
+    assert told.value.reason == "queue_time"
+
+
+def test_instances_take_turns_in_the_estimate() -> None:
+    queue = waiting(entry(8, deadline=1.05))
+    newcomer = entry(8, deadline=1.2)
+    queue.check(newcomer, now=0.0, idle=0, busy_until=(0.0, 0.1))
+    with pytest.raises(Overloaded):
+        queue.check(newcomer, now=0.0, idle=0, busy_until=(0.0, 0.3))
+
+
+def test_only_what_is_due_earlier_is_waited_for() -> None:
+    queue = waiting(*(entry(8, deadline=5.0 + n) for n in range(4)))
+    check(queue, entry(8, deadline=1.1))
+
+
+def test_idle_instance_runs_what_the_estimate_gives_no_chance() -> None:
+    hopeless = entry(deadline=0.01)
+    queue = waiting()
+    queue.check(hopeless, now=0.0, idle=1, busy_until=(99.0,))
+    queue.put(hopeless)
+    assert queue.take(0.0) == ([hopeless], [])
+
+
+def test_head_that_cannot_be_saved_is_dropped_and_the_batch_stays_whole() -> None:
+    lost = entry(deadline=0.9)
+    others = [entry(deadline=2.0 + n) for n in range(8)]
+    assert waiting(lost, *others).take(0.0) == (others, [lost])
