@@ -16,9 +16,6 @@ skip the departed, settle once, refuse at the bound at once. Rejected: a window,
 server it only adds delay; one outcome for a whole batch, since a bad row then fails its
 neighbours (a failing batch is run again, request by request); shrinking a batch to save a late
 head, which is how servers collapse under overload.
-
-Owners. ``submit``: its caller's waiting and deadline. ``Queue``: who waits and who is next.
-``_run_batch``: one instance, until its batch is settled.
 """
 
 from __future__ import annotations
@@ -154,6 +151,11 @@ class Batcher:
                 timer.cancel()
             self._forget(caller)
 
+    def expect(self, rows: int, deadline: float | None, priority: int = 0) -> None:
+        """Refuse what ``submit`` would refuse, before anyone decodes it; raises as that does."""
+        level = self._queue.level(priority)
+        self._check(Entry({}, rows, 0, level, self._clock(), deadline))
+
     async def drain(self, timeout_s: float | None) -> bool:
         """Take no new work, and finish what was accepted, however long it takes if None is given.
 
@@ -175,17 +177,7 @@ class Batcher:
 
     def _admit(self, caller: _Caller) -> asyncio.TimerHandle | None:
         """Queue a request; the timer, if any, ends its waiting by the model's queue policy."""
-        if self._draining:
-            raise Draining()
-        remaining = self._remaining(caller.deadline)
-        if remaining is not None and remaining <= 0:
-            raise _too_late()
-        self._queue.check(
-            caller,
-            now=self._clock(),
-            idle=self._idle,
-            busy_until=tuple(self._busy_until.values()),
-        )
+        self._check(caller)
         timeout_s = self._limits.policy(caller.priority).timeout_s
         timer = None
         if timeout_s is not None:
@@ -194,6 +186,14 @@ class Batcher:
         self._queue.put(caller)
         self._dispatch()
         return timer
+
+    def _check(self, entry: Entry) -> None:
+        now, busy_until = self._clock(), tuple(self._busy_until.values())
+        if self._draining:
+            raise Draining()
+        if entry.deadline is not None and entry.deadline <= now:
+            raise _too_late()
+        self._queue.check(entry, now=now, idle=self._idle, busy_until=busy_until)
 
     def _expire(self, caller: _Caller) -> None:
         if caller.waiting:
@@ -217,8 +217,8 @@ class Batcher:
             now = self._clock()
             batch, late = self._queue.take(now)
             for caller in late:
-                over = caller.deadline is not None and caller.deadline <= now
-                _fail(caller, _too_late() if over else _waited_too_long())
+                waited = caller.start_by is not None and caller.start_by <= now
+                _fail(caller, _waited_too_long() if waited else _too_late())
             if not batch:
                 continue
             self._idle -= 1

@@ -262,7 +262,9 @@ def _refuse(call: Any, error: ServingError) -> bytes:
 
 def told(error: ServingError) -> str:
     """The error's sentence as callers get it: printable and not endless, whatever it quotes."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:_LONGEST])
+    text = str(error)[:_LONGEST]
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text.encode()[:_LONGEST].decode(errors="ignore")
 
 

@@ -119,6 +119,12 @@ def parameters(request: pb.ModelInferRequest, *, limits: Limits = DEFAULT) -> Pa
     )
 
 
+def rows_of(request: pb.ModelInferRequest, *, batched: bool) -> int:
+    """What a request says of its rows, before anything of it is checked; at least 1."""
+    shape = request.inputs[0].shape if batched and request.inputs else None
+    return max(1, shape[0]) if shape else 1
+
+
 def slot(given: Given, what: str, *, limits: Limits, regions: Regions | None) -> Slot | None:
     """The part of shared memory that a tensor's parameters name, or None where they name none.
 

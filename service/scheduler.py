@@ -106,7 +106,7 @@ class Queue(Generic[E]):
         limits = self._limits
         return priority if 0 < priority <= limits.priority_levels else limits.default_priority
 
-    def check(self, entry: E, *, now: float, idle: int, busy_until: Sequence[float]) -> None:
+    def check(self, entry: Entry, *, now: float, idle: int, busy_until: Sequence[float]) -> None:
         """Make sure that a request would be answered in time, and that there is room for it.
 
         Args:
@@ -148,7 +148,7 @@ class Queue(Generic[E]):
             if ends > entry.deadline:
                 raise _full("too much waits for an answer before the deadline", "time")
 
-    def _finish(self, entry: E, now: float, busy_until: Sequence[float]) -> float:
+    def _finish(self, entry: Entry, now: float, busy_until: Sequence[float]) -> float:
         """When a request that stands in its place in the queue is expected to be answered."""
         most = self._limits.max_rows
         place = bisect_left(self._waiting, self._order(entry), key=lambda one: one.order)
@@ -168,7 +168,7 @@ class Queue(Generic[E]):
         self.rows += entry.rows
         self.nbytes += entry.nbytes
 
-    def _order(self, entry: E) -> Order:
+    def _order(self, entry: Entry) -> Order:
         return entry.priority, entry.due, self._number
 
     def remove(self, entry: E) -> None:

@@ -227,6 +227,11 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
     ) -> tuple[pb.ModelInferResponse, Phases]:
         contract, limits, regions = model.manifest, self._shared.limits, self._shared.regions
         asked = parameters.parameters(request, limits=limits)
+        given = [s for s in (remaining_s, asked.timeout_s) if s is not None]
+        deadline = started + min(given) if given else None
+        # Under overload most requests are refused, so that is done before they are decoded.
+        told = parameters.rows_of(request, batched=contract.batched)
+        model.batcher.expect(told, deadline, asked.priority)
         rows = tensors.decode(
             request,
             contract.inputs,
@@ -238,8 +243,6 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         wanted = answers.requested_outputs(
             request, contract.outputs, limits=limits, regions=regions
         )
-        given = [s for s in (remaining_s, asked.timeout_s) if s is not None]
-        deadline = started + min(given) if given else None
         decoded = self._shared.clock()
         answer = await model.batcher.submit(
             rows.feeds, rows.rows, deadline, nbytes=rows.nbytes, priority=asked.priority
@@ -248,14 +251,8 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         response = pb.ModelInferResponse(
             model_name=contract.name, model_version=model.version, id=request.id
         )
-        answers.encode(
-            response,
-            answer.outputs,
-            wanted,
-            labels=model.label_texts,
-            batched=contract.batched,
-            limits=limits,
-        )
+        answers.encode(response, answer.outputs, wanted, labels=model.label_texts,
+                       batched=contract.batched, limits=limits)  # fmt: skip
         ended = self._shared.clock()
         return response, _phases(answer, rows.rows, decoded - started, ended - answered,
                                  ended - started)  # fmt: skip

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -139,14 +140,16 @@ def epoch_ms() -> int:
     return int(datetime.now(UTC).timestamp() * 1000)
 
 
+_snake = cache(lambda name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
+
+
 def ending(error: BaseException) -> Ending:
     """The gRPC status and the reason to count an inference under that ended with this.
 
     A reason is the error class's name, or what was full, so there are few.
     """
     if isinstance(error, ServingError):
-        reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
-        return error.status, getattr(error, "reason", "") or reason
+        return error.status, getattr(error, "reason", "") or _snake(type(error).__name__)
     # What is no Exception is a cancellation: the caller left.
     return ("INTERNAL", "internal") if isinstance(error, Exception) else ("CANCELLED", "cancelled")
 
