@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
+from itertools import accumulate
 from math import ceil
 
 MARGIN = 1.15
@@ -28,6 +29,7 @@ class Latency:
         """
         self._margin = margin
         self._runs: dict[int, deque[float]] = {}
+        self._highest: dict[int, float] = {}
         self._sizes: list[int] = []
         self._levels: list[float] = []
 
@@ -42,11 +44,9 @@ class Latency:
             self._runs[rows] = deque(maxlen=_KEPT)
             insort(self._sizes, rows)
         self._runs[rows].append(seconds)
-        self._levels, highest = [], 0.0
-        for size in self._sizes:
-            ordered = sorted(self._runs[size])
-            highest = max(highest, ordered[ceil(_QUANTILE * len(ordered)) - 1])
-            self._levels.append(highest)
+        ordered = sorted(self._runs[rows])
+        self._highest[rows] = ordered[ceil(_QUANTILE * len(ordered)) - 1]
+        self._levels = list(accumulate((self._highest[size] for size in self._sizes), max))
 
     def __call__(self, rows: int) -> float:
         """Seconds that a run of so many rows is expected to take, at most.
