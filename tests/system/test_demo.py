@@ -49,7 +49,9 @@ def test_what_was_loaded_is_what_was_verified(demo: tuple[Path, str]) -> None:
     manifest = json.loads((directory / "models" / "digits" / "1" / "manifest.json").read_text())
     verified = {variant["name"]: variant for variant in manifest["variants"]}
     for row in report["rows"][1:]:
-        assert row["accuracy"] == pytest.approx(verified[row["name"]]["figures"]["accuracy"])
+        # One that was refused for its speed was never asked how accurate it is.
+        judged = verified[row["name"]]["figures"].get("accuracy")
+        assert row["accuracy"] == (None if judged is None else pytest.approx(judged))
         assert row["sha256"] == verified[row["name"]]["sha256"]
         assert bool(row["refused"]) != verified[row["name"]]["accepted"]
 
