@@ -95,11 +95,6 @@ class Batcher:
         return len(self._queue)
 
     @property
-    def draining(self) -> bool:
-        """Whether it takes no new work any more."""
-        return self._draining
-
-    @property
     def running(self) -> int:
         """Instances that are busy now."""
         return self._limits.instances - self._idle
@@ -152,8 +147,9 @@ class Batcher:
             self._forget(caller)
 
     def expect(self, rows: int, deadline: float | None, priority: int = 0) -> None:
-        """Refuse what ``submit`` would refuse, before anyone decodes it; raises as that does."""
-        level = self._queue.level(priority)
+        """Refuse what ``submit`` would refuse for load or time, before anyone decodes it."""
+        # Nobody has looked yet whether these are rows at all: too many are decoding's to refuse.
+        rows, level = min(rows, self._limits.max_rows), self._queue.level(priority)
         self._check(Entry({}, rows, 0, level, self._clock(), deadline))
 
     async def drain(self, timeout_s: float | None) -> bool:
@@ -222,14 +218,15 @@ class Batcher:
             if not batch:
                 continue
             self._idle -= 1
+            # Not only when the task begins: who comes before that must know of this run.
+            rows = sum(caller.rows for caller in batch)
+            self._busy_until[id(batch)] = now + self._latency(rows)
             task = asyncio.get_running_loop().create_task(self._run_batch(batch))
             self._tasks.add(task)  # the loop itself keeps only weak references
             task.add_done_callback(self._tasks.discard)
 
     async def _run_batch(self, batch: list[_Caller]) -> None:
         self._running.update(batch)
-        rows = sum(caller.rows for caller in batch)
-        self._busy_until[id(batch)] = self._clock() + self._latency(rows)
         try:
             await self._run_and_settle(batch)
         finally:

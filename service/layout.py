@@ -142,6 +142,18 @@ def places(root: Path) -> dict[str, Place]:
     return found
 
 
+def place(root: Path, name: str) -> Place | None:
+    """One model of a repository, without a look at all the others; None if there is none.
+
+    Raises:
+        ModelUnusable: there is no repository.
+    """
+    if not root.is_dir():  # one file, or something to complain of
+        return places(root).get(name)
+    found = inside(name) and bool(manifest.versions_in(root / name))
+    return Place(name, root / name) if found else None
+
+
 def skipped(root: Path) -> list[str]:
     """A sentence for each entry of a repository that looks like a model and is none.
 

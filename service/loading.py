@@ -66,7 +66,7 @@ class Loader:
 
     def look_at(self, name: str) -> Marks:
         """One model on disk; empty if there is none. Raises as ``look`` does."""
-        place = layout.places(self.settings.repository).get(name)
+        place = layout.place(self.settings.repository, name)
         return _marks(place) if place and place.exists() else {}
 
     def load(
@@ -91,7 +91,7 @@ class Loader:
             with layout.placed(name, files) as place:
                 return self._load(place, serving, given or Options(name=name))
         try:
-            found = layout.places(self.settings.repository).get(name)
+            found = layout.place(self.settings.repository, name)
         except OSError as error:
             raise ModelUnusable(str(error), told="the repository cannot be read") from error
         if found is None or not found.exists():

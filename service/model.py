@@ -83,7 +83,7 @@ class Model:
         self._session.close()
 
 
-def contract_of(directory: Path, file: str = manifest.MODEL_FILE) -> Manifest:
+def contract_of(directory: Path) -> Manifest:
     """The contract of one version on disk: its manifest, or that of a bare file.
 
     Raises:
@@ -93,9 +93,9 @@ def contract_of(directory: Path, file: str = manifest.MODEL_FILE) -> Manifest:
         contract = manifest.load(directory)
         _check_name(contract, directory.parent.name, directory)
         return contract
-    if not (directory / file).exists():
-        raise _missing(directory, file)
-    return contract_of_file(directory / file, directory.parent.name)
+    if not (directory / manifest.MODEL_FILE).exists():
+        raise _missing(directory, manifest.MODEL_FILE)
+    return contract_of_file(directory / manifest.MODEL_FILE, directory.parent.name)
 
 
 def contract_of_file(path: Path, name: str = "") -> Manifest:

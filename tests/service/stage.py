@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from service.batcher import Answer, Batcher, Limits, OnRun
+from service.latency import Latency
 from tests.fakes import Arrays, FakeRun, ManualClock
 
 DOOR = 0.0
@@ -33,11 +34,20 @@ class Stage:
         self,
         run: Callable[[Arrays], Arrays] | None = None,
         on_run: OnRun | None = None,
+        known_s: float | None = None,
         **limits: Any,
     ) -> Batcher:
         given = {"max_rows": 8, "max_queue_rows": 100, **limits}
+        latency = Latency()
+        if known_s is not None:
+            latency.observe(1, known_s)
         return Batcher(
-            run or self, Limits(**given), executor=self._executor, clock=self.clock, on_run=on_run
+            run or self,
+            Limits(**given),
+            executor=self._executor,
+            clock=self.clock,
+            on_run=on_run,
+            latency=latency,
         )
 
     async def occupy(self, batcher: Batcher) -> Caller:

@@ -272,20 +272,3 @@ async def test_runs_are_told_once_each_with_their_rows(stage: Stage) -> None:
     stage.door.release()
     await asyncio.gather(*callers)
     assert told == [1, 3]
-
-
-async def test_what_would_be_too_late_is_refused_before_it_is_decoded(stage: Stage) -> None:
-    batcher = stage.batcher()
-    stage.run.hold()
-    first = submit(batcher, 1)
-    await until(lambda: stage.run.batches == [1])
-    stage.clock.advance(1.0)
-    stage.run.release()
-    await first  # so a run is known to take a second
-    await stage.occupy(batcher)
-    with pytest.raises(Overloaded, match="deadline") as refused:
-        batcher.expect(1, stage.clock() + 0.5)
-    assert refused.value.reason == "queue_time"
-    batcher.expect(1, stage.clock() + 5.0)
-    batcher.expect(1, None)
-    stage.door.release()

@@ -135,3 +135,19 @@ def test_mark_of_one_version_leaves_out_the_others(tmp_path: Path) -> None:
     before = place.mark(1)
     touch(tmp_path / "m" / "2" / "model.onnx", "another graph")
     assert place.mark(1) == before
+
+
+def test_one_model_is_found_without_a_look_at_the_others(tmp_path: Path) -> None:
+    touch(tmp_path / "m" / "1" / "model.onnx")
+    touch(tmp_path / "n" / "1" / "model.onnx")
+    assert layout.place(tmp_path, "m") == layout.places(tmp_path)["m"]
+    for name in ("absent", "../" + tmp_path.name, "m/1", ""):
+        assert layout.place(tmp_path, name) is None
+    with pytest.raises(ModelUnusable, match="does not exist"):
+        layout.place(tmp_path / "gone", "m")
+
+
+def test_single_file_is_found_by_its_name_alone(tmp_path: Path) -> None:
+    path = touch(tmp_path / "net.onnx")
+    assert layout.place(path, "net") == layout.places(path)["net"]
+    assert layout.place(path, "other") is None
