@@ -1,0 +1,166 @@
+"""The plan of the house: which module may import which, and which may import a library."""
+
+from __future__ import annotations
+
+# What each layer of the service may import from the service; imports go downwards only.
+LEAVES = {"service.errors", "service.datatypes", "service.log"}
+SERVICE_IMPORTS = {
+    "service": set(),
+    "service.errors": set(),
+    "service.datatypes": set(),
+    "service.log": set(),
+    "service.hardware": set(),
+    "service.proto": set(),
+    "service.settings": LEAVES,
+    "service.arguments": LEAVES | {"service.settings"},
+    "service.manifest": LEAVES,
+    "service.golden": LEAVES | {"service.manifest"},
+    "service.rows": LEAVES | {"service.manifest"},
+    "service.session": LEAVES | {"service.hardware", "service.manifest"},
+    "service.batching": LEAVES,
+    "service.latency": set(),
+    "service.scheduler": LEAVES | {"service.batching", "service.latency"},
+    "service.batcher": LEAVES | {"service.batching", "service.latency", "service.scheduler"},
+    "service.regions": LEAVES,
+    "service.classification": LEAVES,
+    "service.parameters": LEAVES | {"service.proto", "service.regions"},
+    "service.tensors": LEAVES
+    | {"service.manifest", "service.parameters", "service.proto", "service.regions"},
+    "service.answers": LEAVES
+    | {
+        "service.classification", "service.manifest", "service.parameters", "service.proto",
+        "service.regions", "service.tensors",
+    },
+    "service.configfields": LEAVES | {"service.proto"},
+    "service.policies": LEAVES | {"service.batching", "service.configfields", "service.proto"},
+    "service.ortoptions": LEAVES | {"service.configfields", "service.proto"},
+    "service.modeltensors": LEAVES
+    | {"service.configfields", "service.manifest", "service.proto"},
+    "service.warmup": LEAVES | {"service.configfields", "service.manifest", "service.proto"},
+    "service.modelconfig": LEAVES
+    | {
+        "service.batching", "service.configfields", "service.manifest", "service.modeltensors",
+        "service.ortoptions", "service.policies", "service.proto", "service.warmup",
+    },
+    "service.statistics": LEAVES | {"service.proto"},
+    "service.metrics": LEAVES | {"service.statistics", "service.model", "service.repository"},
+    "service.tracing": LEAVES,
+    "service.layout": LEAVES | {"service.manifest", "service.modelconfig", "service.warmup"},
+    "service.choice": LEAVES | {"service.manifest"},
+    "service.variants": LEAVES
+    | {
+        "service.batching", "service.choice", "service.golden", "service.hardware",
+        "service.manifest", "service.modelconfig", "service.session", "service.settings",
+    },
+    "service.opened": LEAVES
+    | {
+        "service.batching", "service.choice", "service.latency", "service.manifest",
+        "service.session", "service.warmup",
+    },
+    "service.model": LEAVES
+    | {
+        "service.opened",
+        "service.batcher", "service.batching", "service.choice", "service.golden",
+        "service.layout", "service.manifest", "service.modelconfig", "service.session",
+        "service.settings", "service.statistics", "service.variants", "service.warmup",
+    },
+    "service.loading": LEAVES
+    | {
+        "service.layout", "service.model", "service.modelconfig", "service.settings",
+        "service.statistics",
+    },
+    "service.index": set(),
+    "service.repository": LEAVES
+    | {
+        "service.index", "service.layout", "service.loading", "service.model",
+        "service.modelconfig", "service.settings", "service.statistics",
+    },
+    "service.modelpages": LEAVES
+    | {"service.manifest", "service.model", "service.modelconfig", "service.proto"},
+    "service.streams": LEAVES | {"service.interceptor", "service.proto"},
+    "service.servicer": LEAVES
+    | {
+        "service.answers", "service.batching", "service.index", "service.metrics",
+        "service.model", "service.modelpages", "service.parameters", "service.proto",
+        "service.regions", "service.repository", "service.statistics", "service.streams",
+        "service.tensors", "service.tracing",
+    },
+    "service.control": LEAVES
+    | {
+        "service.layout", "service.manifest", "service.modelconfig", "service.proto",
+        "service.regions", "service.servicer", "service.tracing",
+    },
+    "service.tokens": LEAVES,
+    "service.tls": LEAVES | {"service.settings"},
+    "service.encoded": set(),
+    "service.interceptor": LEAVES | {"service.encoded", "service.tokens"},
+    "service.probes": LEAVES,
+    "service.health": LEAVES,
+    "service.server": LEAVES
+    | {
+        "service.control", "service.health", "service.interceptor", "service.metrics",
+        "service.parameters", "service.probes", "service.proto", "service.regions",
+        "service.repository", "service.servicer", "service.settings", "service.statistics",
+        "service.streams", "service.tls", "service.tokens", "service.tracing",
+    },
+    "service.doctor": LEAVES
+    | {"service.arguments", "service.choice", "service.hardware", "service.layout",
+       "service.manifest", "service.model", "service.session", "service.settings"},
+    "service.cli": LEAVES
+    | {"service.arguments", "service.layout", "service.repository", "service.server",
+       "service.settings"},
+}  # fmt: skip
+
+# What the other two packages may import from the service.
+FROM_SERVICE = {
+    "converter": {"datatypes", "errors", "hardware", "manifest", "model", "rows", "session"},
+    "loadtests": {
+        "choice",
+        "datatypes",
+        "errors",
+        "hardware",
+        "manifest",
+        "proto",
+        "rows",
+        "session",
+        "tensors",
+    },
+}
+
+# Frameworks of trained models: in child processes, the zoo's lessons, and the baseline.
+FRAMEWORKS = {"converter.exporters.*", "converter.zoo.*"}
+
+# package -> the only modules that may import it; a star stands for all modules of a package
+ROOMS = {
+    "grpc": {
+        "service.server", "service.servicer", "service.streams", "service.control",
+        "service.interceptor", "service.tls", "loadtests.users", "loadtests.client",
+        "loadtests.bench.echo", "loadtests.bench.overload", "loadtests.bench.wire",
+    },
+    "grpc_health": {"service.health", "service.server"},
+    "grpc_reflection": {"service.server"},
+    "onnxruntime": {
+        "service.session", "converter.variants", "converter.quantize", "converter.diagnosis",
+    },
+    "prometheus_client": {"service.metrics", "service.server"},
+    "locust": {"loadtests.users"},
+    "gevent": {"loadtests.users"},
+    "asyncio": {
+        "service.batcher", "service.repository", "service.streams", "service.server", "service.cli",
+        "service.health", "service.interceptor",
+    },
+    "tensorflow": FRAMEWORKS | {"loadtests.baseline"},
+    "tf2onnx": {"converter.exporters.tf_graph"},
+    "tf_keras": {"converter.exporters.keras2_model"},
+    "keras": FRAMEWORKS | {"loadtests.baseline"},
+    "torch": FRAMEWORKS,
+    "transformers": FRAMEWORKS,
+    "skl2onnx": {"converter.exporters.sklearn_model"},
+    "sklearn": FRAMEWORKS,
+    "joblib": FRAMEWORKS | {"converter.live"},
+    "onnxslim": {"converter.cleaning", "converter.pruning.*"},
+    "typer": {"converter.cli", "loadtests.cli"},
+    "rich": {"converter.cli", "converter.tables", "loadtests.cli", "converter.zoo.*"},
+    "plotly": {"loadtests.report"},
+    "yaml": {"loadtests.prices"},
+}  # fmt: skip
