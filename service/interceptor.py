@@ -154,7 +154,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         except _ENDED:
             raise
         except Exception as error:
-            return _refuse(call, _translated(error, method))
+            return _refuse(call, translated(error, method))
         finally:
             self._open.discard(task)
 
@@ -204,7 +204,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return serialize
 
 
-def _translated(error: Exception, method: str) -> ServingError:
+def translated(error: Exception, method: str) -> ServingError:
     """What the caller is told; called while the error is being handled."""
     if isinstance(error, ServingError):
         if error.__cause__ is not None or isinstance(error, InferenceFailed):

@@ -13,10 +13,9 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from service import log
 from service.datatypes import BY_NAME
-from service.errors import Draining, InferenceFailed, ServingError
-from service.interceptor import Unreadable, told
+from service.errors import Draining, ServingError
+from service.interceptor import Unreadable, told, translated
 from service.proto import inference_pb2 as pb
 
 Answering = Callable[[pb.ModelInferRequest], Awaitable[pb.ModelInferResponse]]
@@ -164,13 +163,8 @@ class _Stream:
     async def _outcome(self, request: pb.ModelInferRequest) -> Outcome:
         try:
             return await self._answer(request)
-        except ServingError as error:
-            if error.__cause__ is not None or isinstance(error, InferenceFailed):
-                log.exception(str(error), method="ModelStreamInfer")
-            return error.with_traceback(None)
-        except Exception:
-            log.exception("unexpected error", method="ModelStreamInfer")
-            return InferenceFailed("internal error; the server's log says more")
+        except Exception as error:
+            return translated(error, "ModelStreamInfer").with_traceback(None)
 
 
 class _Work:

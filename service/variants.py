@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from service import choice, golden, hardware, log, manifest
+from service.batching import Arrays
 from service.choice import Chosen
 from service.errors import ModelUnusable
 from service.manifest import Manifest, Variant
@@ -70,13 +71,14 @@ def choose(
     chosen = choice.known(contract, wanted, hardware.fingerprint())
     if chosen is not None:
         return chosen, opener.variant(chosen.variant)
+    samples = _samples(contract, opener.directory, timing.max_rows)
     sessions: dict[str, Session] = {}
     runs: dict[str, list[Callable[[], None]]] = {}
     refused: list[ModelUnusable] = []
     for variant in choice.for_cpu(contract):
         try:
             session = opener.variant(variant)
-            tries = list(_runs(contract, session, opener.directory, timing.max_rows))
+            tries = [_try(contract, session, sample) for sample in samples]
             for run in tries:
                 run()
         except ModelUnusable as error:
@@ -101,25 +103,29 @@ def choose(
     return chosen, sessions[chosen.variant.name]
 
 
-def _runs(
-    contract: Manifest, session: Session, directory: Path, max_rows: int
-) -> Iterator[Callable[[], None]]:
-    """What a variant is timed on: one row, and as many as a full run takes.
+def _samples(contract: Manifest, directory: Path, max_rows: int) -> list[int | Arrays]:
+    """What variants are timed on: one row, and as many as a full run takes.
 
-    Golden rows, since the content of the rows may decide how long a run takes; zeros where there
-    are none.
+    Golden rows, since the content of the rows may decide how long a run takes; where there are none
+    only how many.
     """
     sizes = sorted({1, max_rows}) if contract.batched else [1]
     if contract.golden is None:
-        for rows in sizes:
-            yield partial(session.warm_up, rows, batched=contract.batched)
-        return
+        return [*sizes]
     inputs, _ = golden.read(directory, contract.golden)
-    for rows in sizes:
-        feeds = inputs
-        if contract.batched:
-            feeds = {n: np.resize(array, (rows, *array.shape[1:])) for n, array in inputs.items()}
-        yield partial(session.warm_up_with, feeds)
+    if not contract.batched:
+        return [inputs]
+    return [
+        {n: np.resize(array, (rows, *array.shape[1:])) for n, array in inputs.items()}
+        for rows in sizes
+    ]
+
+
+def _try(contract: Manifest, session: Session, sample: int | Arrays) -> Callable[[], None]:
+    """One run of a variant, on golden rows or on zeros."""
+    if isinstance(sample, int):
+        return partial(session.warm_up, sample, batched=contract.batched)
+    return partial(session.warm_up_with, sample)
 
 
 def session_options(settings: Settings, options: Options, instances: int) -> SessionOptions:

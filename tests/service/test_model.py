@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,22 @@ def test_optional_input_is_the_callers_where_the_config_lists_it(tmp_path: Path)
 def test_model_that_needs_a_larger_image_than_zeros_of_one_pixel_is_served(tmp_path: Path) -> None:
     models.valid_convolution(tmp_path / "m" / "1" / "model.onnx")
     assert load(tmp_path).manifest.inputs == (TensorSpec("x", "FP32", (-1, 1, -1, -1)),)
+
+
+@pytest.mark.parametrize("with_golden", [True, False])
+def test_variants_are_timed_where_nothing_is_recorded_on_golden_rows_if_there_are_any(
+    tmp_path: Path, with_golden: bool
+) -> None:
+    publish(tmp_path, tolerance=1e-6)
+    directory = tmp_path / "m" / "1"
+    contract = manifest.load(directory)
+    path = models.double(directory / "model.int8.onnx")
+    size, digest = path.stat().st_size, manifest.sha256_of(path)
+    variants = (*contract.variants, Variant("int8", True, "", path.name, digest, size))
+    golden = contract.golden if with_golden else None
+    changed = replace(contract, variants=variants, golden=golden)
+    (directory / manifest.FILENAME).write_text(changed.to_json())
+    loaded = load(tmp_path)
+    assert loaded.chosen.how == "timed"
+    assert set(loaded.chosen.figures) == {"fp32_speedup", "int8_speedup"}
+    assert loaded.variant.name == "fp32"  # on a manual clock they take the same
