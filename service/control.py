@@ -49,10 +49,7 @@ class Control(Servicer):
     async def SystemSharedMemoryRegister(
         self, request: pb.SystemSharedMemoryRegisterRequest, call: Call
     ) -> pb.SystemSharedMemoryRegisterResponse:
-        memory = self._memory()
-        if not 0 < len(request.name) <= self._shared.limits.max_name:
-            raise InvalidInput(f"a region's name has 1 to {self._shared.limits.max_name} letters")
-        memory.register(request.name, request.key, request.offset, request.byte_size)
+        self._memory().register(request.name, request.key, request.offset, request.byte_size)
         return pb.SystemSharedMemoryRegisterResponse()
 
     async def SystemSharedMemoryUnregister(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from service.datatypes import BY_NAME
@@ -54,6 +54,8 @@ def config_of(model: Model) -> pb.ModelConfig:
                             for s in contract.inputs)  # fmt: skip
     if not config.output:
         config.output.extend(pb.ModelOutput(**_tensor(s, skip)) for s in contract.outputs)
+    _as_callers_send(config.input, contract.inputs, skip)
+    _as_callers_send(config.output, contract.outputs, skip)
     if contract.batched and not config.HasField("dynamic_batching"):
         config.dynamic_batching.SetInParent()
     figures = {**variant.figures, **model.chosen.figures}
@@ -67,6 +69,17 @@ def config_of(model: Model) -> pb.ModelConfig:
     for name, text in told.items():
         config.parameters[name].string_value = text
     return config
+
+
+def _as_callers_send(
+    tensors: Iterable[pb.ModelInput | pb.ModelOutput], specs: Sequence[TensorSpec], skip: int
+) -> None:
+    """The dims of a manifest, where config.pbtxt reshapes tensors for Triton and not for us."""
+    shapes = {spec.name: list(spec.shape[skip:]) for spec in specs}
+    for tensor in tensors:
+        if shapes.get(tensor.name, tensor.dims) != tensor.dims:
+            tensor.dims[:] = shapes[tensor.name]
+            tensor.ClearField("reshape")
 
 
 def _tensor(spec: TensorSpec, skip: int) -> dict[str, Any]:
