@@ -55,6 +55,9 @@ IGNORED = {
     "runtime": "the ONNX Runtime of this process runs the model",
 }
 
+# The key in ``parameters`` that is heeded and not ONNX Runtime's.
+LATENCY_TARGET = "latency_target_ms"
+
 # Field -> why the model cannot be served with it.
 REFUSED = {
     "batch_input": "asks for tensors that this server does not make; serve the model without it",

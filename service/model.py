@@ -41,6 +41,7 @@ class Model:
         options: what its config.pbtxt says.
         max_rows: of one request, and of one run.
         instances: runs at the same time.
+        target_s: from a call's arrival until its answer is worthless; None for no such target.
         batcher: forms its runs.
         tally: what it has done so far.
         label_texts: output -> a text for each class.
@@ -54,6 +55,7 @@ class Model:
     options: Options
     max_rows: int
     instances: int
+    target_s: float | None
     batcher: Batcher
     tally: Tally
     label_texts: Mapping[str, tuple[str, ...]]
@@ -146,6 +148,7 @@ def load(
         options=options,
         max_rows=max_rows,
         instances=instances,
+        target_s=(options.latency_target_ms or settings.latency_target_ms) / 1000 or None,
         batcher=Batcher(
             opened.run,
             limits,

@@ -47,6 +47,7 @@ class Options:
         default_priority: of requests that bring none.
         queue: how requests may wait.
         queues: priority -> how its requests may wait, where that differs.
+        latency_target_ms: when an answer is worthless; None if nothing is said.
         session: fields of ``SessionOptions`` that are said.
         warmups: samples to run before callers come.
         warnings: sentences about what has no effect here.
@@ -66,6 +67,7 @@ class Options:
     default_priority: int = 0
     queue: QueuePolicy = field(default_factory=QueuePolicy)
     queues: Mapping[int, QueuePolicy] = field(default_factory=dict)
+    latency_target_ms: float | None = None
     session: Mapping[str, Any] = field(default_factory=dict)
     warmups: tuple[Warmup, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -168,6 +170,7 @@ def options(config: pb.ModelConfig, directory_name: str) -> Options:
         default_priority=queueing.default_level,
         queue=queueing.policy,
         queues=queueing.policies,
+        latency_target_ms=policies.latency_target_ms(config),
         session=session,
         warmups=warmup.read(config.model_warmup),
         warnings=(*warnings, *batch_warnings, *instance_warnings, *session_warnings),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from service.configfields import no_effect, unusable
+from service.configfields import LATENCY_TARGET, no_effect, unusable
 from service.proto import inference_pb2 as pb
 
 _MAX_THREADS = 1024
@@ -49,7 +49,11 @@ def read(config: pb.ModelConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
         ModelUnusable: a value is not one that the key takes, or two keys contradict each other.
     """
     options, warnings = _parameters(
-        {key: parameter.string_value for key, parameter in config.parameters.items()}
+        {
+            key: parameter.string_value
+            for key, parameter in config.parameters.items()
+            if key != LATENCY_TARGET
+        }
     )
     level = config.optimization.graph.level
     if level in _LEVELS:

@@ -1,13 +1,17 @@
-"""Which versions ``config.pbtxt`` has served, and how its requests may wait."""
+"""Which versions ``config.pbtxt`` has served, how its requests may wait, and for how long."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service.batching import QueuePolicy
-from service.configfields import unusable
+from service.configfields import LATENCY_TARGET, unusable
 from service.proto import inference_pb2 as pb
+
+_NUMBER = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?")
+_LONGEST_MS = 3_600_000  # as of the knob of the same name
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,23 @@ def version_policy(config: pb.ModelConfig) -> VersionPolicy:
     if kind == "all":
         return VersionPolicy("all")
     return VersionPolicy(count=policy.latest.num_versions or 1)
+
+
+def latency_target_ms(config: pb.ModelConfig) -> float | None:
+    """Milliseconds after which an answer of this model is worthless; None if nothing is said.
+
+    Raises:
+        ModelUnusable: it is no number, or not one of those that ``--latency-target-ms`` takes.
+    """
+    if LATENCY_TARGET not in config.parameters:
+        return None
+    said = config.parameters[LATENCY_TARGET].string_value
+    if not _NUMBER.fullmatch(said) or not 0 < float(said) <= _LONGEST_MS:
+        raise unusable(
+            f"parameters {LATENCY_TARGET} is {said!r}; it takes milliseconds such as 100 or 2.5, "
+            f"above 0 and up to {_LONGEST_MS}"
+        )
+    return float(said)
 
 
 def queueing(config: pb.ModelConfig) -> Queueing:

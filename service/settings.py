@@ -157,8 +157,11 @@ class Settings:
     )
     latency_target_ms: float = _knob(
         0.0,
-        "Milliseconds within which an answer is good, 0 to 3600000; 0 is no target. The "
-        "histograms have an edge exactly there, so that the share of good answers can be read.",
+        "Milliseconds after which an answer is worthless, 0 to 3600000; 0 is no target. A call "
+        "that would be answered later is refused or dropped, as if its caller had set that "
+        "deadline; a target below what the model takes refuses nearly everything under load. A "
+        "model's parameter latency_target_ms in config.pbtxt wins over it. The histograms have an "
+        "edge exactly there.",
         low=0,
         high=3_600_000,
     )

@@ -62,6 +62,18 @@ def test_instances_are_the_flags_then_the_configs(
     assert load(tmp_path, instances=flag).instances == instances
 
 
+@pytest.mark.parametrize(
+    ("said_ms", "flag_ms", "target_s"),
+    [(None, 0.0, None), (None, 250.0, 0.25), ("100", 0.0, 0.1), ("100", 50.0, 0.1)],
+)
+def test_latency_target_is_the_configs_then_the_flags(
+    tmp_path: Path, said_ms: str | None, flag_ms: float, target_s: float | None
+) -> None:
+    value = f'key: "latency_target_ms" value {{ string_value: "{said_ms}" }}'
+    put(tmp_path, f"parameters {{ {value} }}" if said_ms else "")
+    assert load(tmp_path, latency_target_ms=flag_ms).target_s == target_s
+
+
 def test_config_without_a_batch_limit_makes_each_request_a_run(tmp_path: Path) -> None:
     put(tmp_path, TENSORS.replace("[ 4 ]", "[ -1, 4 ]"))
     loaded = load(tmp_path)

@@ -41,6 +41,7 @@ parameters { key: "enable_mem_pattern" value { string_value: "0" } }
 parameters { key: "memory.enable_memory_arena_shrinkage" value { string_value: "cpu:0" } }
 parameters { key: "session.set_denormal_as_zero" value { string_value: "1" } }
 parameters { key: "session.intra_op.allow_spinning" value { string_value: "1" } }
+parameters { key: "latency_target_ms" value { string_value: "2.5" } }
 """
 
 
@@ -73,6 +74,7 @@ def test_everything_that_is_heeded_arrives_without_a_warning() -> None:
         default_priority=2,
         queue=QueuePolicy(timeout_s=0.0025, max_requests=7),
         queues={1: QueuePolicy(max_requests=3)},
+        latency_target_ms=2.5,
         session={
             "threads": 3,
             "inter_op_threads": 2,
@@ -235,6 +237,22 @@ def test_what_contradicts_itself_is_refused_by_name(text: str) -> None:
 def test_what_has_no_effect_is_named_in_a_warning(text: str, word: str) -> None:
     (warning,) = [w for w in options(text).warnings if word in w]
     assert "has no effect here" in warning
+
+
+@pytest.mark.parametrize("said", ["0.000001", "100", "3600000", "3600000.0"])
+def test_latency_target_is_milliseconds(said: str) -> None:
+    assert options(parameter("latency_target_ms", said)).latency_target_ms == float(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "0", "0.0", "-1", "3600000.1", "3600001", "1e3", "1_000", "nan", "inf", " 5", "5 ms", ".5",
+     "\\n5", "9" * 400],
+)  # fmt: skip
+def test_latency_target_that_is_none_is_refused_with_what_it_takes(said: str) -> None:
+    with pytest.raises(ModelUnusable, match=r"latency_target_ms.*3600000") as refused:
+        options(parameter("latency_target_ms", said))
+    assert "\n" not in str(refused.value)
 
 
 def test_a_parameter_that_is_unknown_reaches_no_session() -> None:
