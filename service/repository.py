@@ -50,7 +50,7 @@ class Repository:
             book: where their doings are counted.
             clock: the batchers'.
         """
-        self.book = book or Book()
+        self.book = book or Book(target_s=settings.latency_target_ms / 1000)
         self._settings = settings
         self._loader = Loader(settings, self.book, clock)
         # Replaced as a whole, never changed: other threads read it (metrics).

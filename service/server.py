@@ -185,7 +185,6 @@ def _shared(
         CollectorRegistry(),
         repository.book,
         models=lambda: list(repository),
-        target_ms=settings.latency_target_ms,
     )
     return Shared(
         repository=repository,

@@ -8,136 +8,30 @@ from __future__ import annotations
 
 import re
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cache
 from threading import Lock
-from typing import Any
 
 from service.errors import ServingError
+from service.figures import Compute, Duration, Ending, Figures, Histogram, Labels
+from service.phases import SECONDS, Answered
+from service.phases import Phases as Phases  # noqa: PLC0414  # who writes them down finds them here
 from service.proto import inference_pb2 as pb
 
-# model, version and variant
-Labels = tuple[str, str, str]
 Clock = Callable[[], float]
 Epoch = Callable[[], int]
-# status and reason
-Ending = tuple[str, str]
 
+# Of what a run took, over what was expected of it: fine around 1, where estimates ought to be.
+RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 # The busy share is that of the last full seconds; as many are kept as one run may reach back.
 _BUSY_S = 10
 _KEPT_S = 16
 
 
-@dataclass(frozen=True)
-class Phases:
-    """Where one successful inference spent its time.
-
-    Attributes:
-        decode_s: from the message to arrays.
-        queued_s: from arrival at the queue until an instance took it.
-        assembly_s: stacking the rows of the run that it shared.
-        run_s: that run.
-        encode_s: from arrays to the answer.
-        whole_s: all of it, and what lies between.
-        rows: of this request.
-        batch_rows: of the run that it shared.
-    """
-
-    decode_s: float
-    queued_s: float
-    assembly_s: float
-    run_s: float
-    encode_s: float
-    whole_s: float
-    rows: int
-    batch_rows: int
-
-
-@dataclass(slots=True)
-class Duration:
-    """How often something happened, and the nanoseconds it took in all."""
-
-    count: int = 0
-    ns: int = 0
-
-    def add(self, seconds: float) -> int:
-        """Count one more; its nanoseconds."""
-        ns = _ns(seconds)
-        self.count += 1
-        self.ns += ns
-        return ns
-
-    def __add__(self, other: Duration) -> Duration:
-        return Duration(self.count + other.count, self.ns + other.ns)
-
-
-@dataclass(slots=True)
-class Compute:
-    """What a model's work is made of: input (decoding and assembly), runs, output (encoding)."""
-
-    input: Duration = field(default_factory=Duration)
-    infer: Duration = field(default_factory=Duration)
-    output: Duration = field(default_factory=Duration)
-
-    def __add__(self, other: Compute) -> Compute:
-        return Compute(
-            self.input + other.input, self.infer + other.infer, self.output + other.output
-        )
-
-
-@dataclass(slots=True)
-class Figures:
-    """All that is counted of a model; two can be added up.
-
-    Attributes:
-        success: requests that were answered; their whole time.
-        failures: status and reason -> requests that ended so.
-        queue: of answered requests.
-        compute: of answered requests; each bears the whole of the batch that it was in.
-        batches: rows -> runs of that size.
-        rows: of answered requests.
-        inference_count: rows of all runs, also of those whose callers had left.
-        execution_count: runs.
-        last_inference_ms: since the epoch; 0 if there was none.
-        busy_s: seconds that instances were busy, in all.
-    """
-
-    success: Duration = field(default_factory=Duration)
-    failures: dict[Ending, Duration] = field(default_factory=dict)
-    queue: Duration = field(default_factory=Duration)
-    compute: Compute = field(default_factory=Compute)
-    batches: dict[int, Compute] = field(default_factory=dict)
-    rows: int = 0
-    inference_count: int = 0
-    execution_count: int = 0
-    last_inference_ms: int = 0
-    busy_s: float = 0.0
-
-    def __add__(self, other: Figures) -> Figures:
-        return Figures(
-            self.success + other.success,
-            _merged(self.failures, other.failures, Duration()),
-            self.queue + other.queue,
-            self.compute + other.compute,
-            _merged(self.batches, other.batches, Compute()),
-            self.rows + other.rows,
-            self.inference_count + other.inference_count,
-            self.execution_count + other.execution_count,
-            max(self.last_inference_ms, other.last_inference_ms),
-            self.busy_s + other.busy_s,
-        )
-
-    @property
-    def fail(self) -> Duration:
-        """All requests that were not answered."""
-        return sum(self.failures.values(), Duration())
-
-
 def epoch_ms() -> int:
     """Now, in milliseconds since the epoch."""
-    return int(datetime.now(UTC).timestamp() * 1000)
+    return time.time_ns() // 1_000_000
 
 
 _snake = cache(lambda name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
@@ -180,44 +74,91 @@ class _Busy:
 class Tally:
     """The figures of one model's version in one variant."""
 
-    def __init__(self, clock: Clock = time.monotonic, today_ms: Epoch = epoch_ms) -> None:
-        """Start at zero, on a monotonic clock and on one of milliseconds since the epoch."""
+    def __init__(
+        self,
+        clock: Clock = time.monotonic,
+        today_ms: Epoch = epoch_ms,
+        *,
+        edges_s: tuple[float, ...] = SECONDS,
+    ) -> None:
+        """Start at zero.
+
+        Args:
+            clock: monotonic seconds.
+            today_ms: milliseconds since the epoch.
+            edges_s: of the histograms of the phases.
+        """
         self._clock, self._today_ms = clock, today_ms
         self._lock = Lock()
-        self._figures, self._busy = Figures(), _Busy()
+        # All but the answered requests, and the ratios.
+        self._figures, self._busy, self._answered = Figures(), _Busy(), Answered(edges_s)
+        self._ratios, self._ratio_sum = [0] * (len(RATIOS) + 1), 0.0
 
-    def executed(self, rows: int, assembly_s: float, run_s: float) -> None:
-        """Count one run that just ended, whoever still waits for it."""
+    def called(self, has_deadline: bool) -> None:
+        """Count one call, whatever becomes of it; by one thread only, so that it needs no lock."""
+        if has_deadline:
+            self._figures.with_deadline += 1
+        else:
+            self._figures.without_deadline += 1
+
+    def executed(
+        self,
+        rows: int,
+        assembly_s: float,
+        run_s: float,
+        expected_s: float = 0.0,
+        actual_s: float = 0.0,
+    ) -> None:
+        """Count one run that just ended, whoever still waits for it.
+
+        Args:
+            rows: it had.
+            assembly_s: stacking them.
+            run_s: running the model.
+            expected_s: what the scheduler thought that it would take; 0 if it had no idea.
+            actual_s: what it took, of which that was thought: from when an instance took the rows
+                until they were answered.
+        """
         figures, ended_s, worked_s = self._figures, self._clock(), assembly_s + run_s
         with self._lock:
             figures.inference_count += rows
             figures.execution_count += 1
-            size = figures.batches.setdefault(rows, Compute())
+            size = figures.batches.get(rows)
+            if size is None:
+                size = figures.batches[rows] = Compute()
             size.input.add(assembly_s)
             size.infer.add(run_s)
-            size.output.add(0.0)
+            size.output.count += 1
             figures.busy_s += worked_s
             self._busy.add(ended_s, worked_s)
+            if expected_s > 0.0:
+                ratio = actual_s / expected_s
+                self._ratios[bisect_left(RATIOS, ratio)] += 1
+                self._ratio_sum += ratio
 
-    def succeeded(self, phases: Phases) -> None:
-        """Count one answered request."""
+    def succeeded(self, phases: Phases, late: bool = False) -> None:
+        """Count one answered request, and whether its answer came after its deadline."""
         figures = self._figures
         with self._lock:
-            parts_ns = figures.queue.add(phases.queued_s)
-            parts_ns += figures.compute.input.add(phases.decode_s + phases.assembly_s)
-            parts_ns += figures.compute.infer.add(phases.run_s)
-            parts_ns += (encode_ns := figures.compute.output.add(phases.encode_s))
-            # Clients subtract the parts from the whole, as unsigned numbers.
-            figures.success.count += 1
-            figures.success.ns += max(_ns(phases.whole_s), parts_ns)
-            figures.batches.setdefault(phases.batch_rows, Compute()).output.ns += encode_ns
-            figures.rows += phases.rows
+            encode_ns = self._answered.add(phases)
+            size = figures.batches.get(phases.batch_rows)
+            if size is None:
+                size = figures.batches[phases.batch_rows] = Compute()
+            size.output.ns += encode_ns
             figures.last_inference_ms = self._today_ms()
+            if late:
+                figures.late += 1
 
     def failed(self, status: str, reason: str, whole_s: float) -> None:
-        """Count one request that was not answered; ``ending`` gives its status and reason."""
+        """Count one request that was not answered; ``ending`` gives its status and reason.
+
+        No histogram shows it: a fast refusal is no good answer.
+        """
         with self._lock:
-            self._figures.failures.setdefault((status, reason), Duration()).add(whole_s)
+            failure = self._figures.failures.get((status, reason))
+            if failure is None:
+                failure = self._figures.failures[status, reason] = Duration()
+            failure.add(whole_s)
             self._figures.last_inference_ms = self._today_ms()
 
     def busy_ratio(self, instances: int) -> float:
@@ -228,21 +169,36 @@ class Tally:
     def figures(self) -> Figures:
         """A copy of all figures, as of one moment."""
         with self._lock:
-            return self._figures + Figures()
+            copy = self._figures + self._answered.figures()
+            copy.estimates = Histogram(RATIOS, tuple(self._ratios), self._ratio_sum)
+            return copy
 
 
 class Book:
     """The tallies of one server, by model, version and variant; those of unloaded models stay."""
 
-    def __init__(self, clock: Clock = time.monotonic, today_ms: Epoch = epoch_ms) -> None:
-        """Hold nothing yet; for the clocks see ``Tally``."""
+    def __init__(
+        self, clock: Clock = time.monotonic, today_ms: Epoch = epoch_ms, *, target_s: float = 0.0
+    ) -> None:
+        """Hold nothing yet; for the clocks see ``Tally``.
+
+        Args:
+            clock: monotonic seconds.
+            today_ms: milliseconds since the epoch.
+            target_s: the server's latency target, which becomes an edge of the histograms; 0 is
+                none. A model's own does not: histograms with other edges cannot be added up.
+        """
         self._clock, self._today_ms = clock, today_ms
+        self._edges_s = tuple(sorted({*SECONDS, target_s} - {0.0}))
         self._tallies: dict[Labels, Tally] = {}
 
     def tally(self, labels: Labels) -> Tally:
         """The one tally of these labels; a model that is loaded again goes on with its own."""
         made = self._tallies.get(labels)
-        return made or self._tallies.setdefault(labels, Tally(self._clock, self._today_ms))
+        if made is None:
+            new = Tally(self._clock, self._today_ms, edges_s=self._edges_s)
+            made = self._tallies.setdefault(labels, new)
+        return made
 
     def figures(self) -> dict[Labels, Figures]:
         """The figures of every tally."""
@@ -289,11 +245,3 @@ def _compute(compute: Compute) -> dict[str, pb.StatisticDuration]:
         "compute_infer": _duration(compute.infer),
         "compute_output": _duration(compute.output),
     }
-
-
-def _ns(seconds: float) -> int:
-    return max(0, int(seconds * 1e9))
-
-
-def _merged(one: Mapping[Any, Any], two: Mapping[Any, Any], none: Any) -> dict[Any, Any]:
-    return {key: one.get(key, none) + two.get(key, none) for key in (*one, *two)}

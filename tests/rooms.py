@@ -20,7 +20,9 @@ SERVICE_IMPORTS = {
     "service.batching": LEAVES,
     "service.latency": set(),
     "service.scheduler": LEAVES | {"service.batching", "service.latency"},
-    "service.batcher": LEAVES | {"service.batching", "service.latency", "service.scheduler"},
+    "service.callers": LEAVES | {"service.batching", "service.scheduler"},
+    "service.batcher": LEAVES
+    | {"service.batching", "service.callers", "service.latency", "service.scheduler"},
     "service.regions": LEAVES,
     "service.classification": LEAVES,
     "service.parameters": LEAVES | {"service.proto", "service.regions"},
@@ -42,27 +44,44 @@ SERVICE_IMPORTS = {
         "service.batching", "service.configfields", "service.manifest", "service.modeltensors",
         "service.ortoptions", "service.policies", "service.proto", "service.warmup",
     },
-    "service.statistics": LEAVES | {"service.proto"},
-    "service.metrics": LEAVES | {"service.statistics", "service.model", "service.repository"},
+    "service.figures": set(),
+    "service.phases": {"service.figures"},
+    "service.statistics": LEAVES | {"service.figures", "service.phases", "service.proto"},
+    "service.tritonmetrics": {"service.figures", "service.model"},
+    "service.metrics": LEAVES
+    | {"service.figures", "service.model", "service.statistics", "service.tritonmetrics"},
     "service.tracing": LEAVES,
     "service.layout": LEAVES | {"service.manifest", "service.modelconfig", "service.warmup"},
-    "service.choice": LEAVES | {"service.manifest"},
+    "service.tuned": LEAVES,
+    "service.choice": LEAVES | {"service.manifest", "service.tuned"},
     "service.variants": LEAVES
     | {
         "service.batching", "service.choice", "service.golden", "service.hardware",
-        "service.manifest", "service.modelconfig", "service.session", "service.settings",
+        "service.manifest", "service.session", "service.tuned",
     },
+    "service.precedence": LEAVES
+    | {
+        "service.hardware", "service.modelconfig", "service.session", "service.settings",
+        "service.tuned",
+    },
+    "service.inplace": set(),
     "service.opened": LEAVES
     | {
-        "service.batching", "service.choice", "service.latency", "service.manifest",
+        "service.batching", "service.choice", "service.inplace", "service.latency", "service.manifest",
         "service.session", "service.warmup",
+    },
+    "service.opening": LEAVES
+    | {
+        "service.choice", "service.golden", "service.hardware", "service.layout",
+        "service.manifest", "service.modelconfig", "service.opened", "service.precedence",
+        "service.session", "service.settings", "service.tuned", "service.variants",
+        "service.warmup",
     },
     "service.model": LEAVES
     | {
-        "service.opened",
-        "service.batcher", "service.batching", "service.choice", "service.golden",
-        "service.layout", "service.manifest", "service.modelconfig", "service.session",
-        "service.settings", "service.statistics", "service.variants", "service.warmup",
+        "service.batcher", "service.batching", "service.choice", "service.layout",
+        "service.manifest", "service.modelconfig", "service.opening", "service.precedence",
+        "service.session", "service.settings", "service.statistics",
     },
     "service.loading": LEAVES
     | {
@@ -105,7 +124,8 @@ SERVICE_IMPORTS = {
     },
     "service.doctor": LEAVES
     | {"service.arguments", "service.choice", "service.hardware", "service.layout",
-       "service.manifest", "service.model", "service.session", "service.settings"},
+       "service.manifest", "service.opening", "service.session", "service.settings",
+       "service.tuned"},
     "service.cli": LEAVES
     | {"service.arguments", "service.layout", "service.repository", "service.server",
        "service.settings"},
@@ -113,7 +133,16 @@ SERVICE_IMPORTS = {
 
 # What the other two packages may import from the service.
 FROM_SERVICE = {
-    "converter": {"datatypes", "errors", "hardware", "manifest", "model", "rows", "session"},
+    "converter": {
+        "datatypes",
+        "errors",
+        "hardware",
+        "manifest",
+        "opening",
+        "rows",
+        "session",
+        "tuned",
+    },
     "loadtests": {
         "choice",
         "datatypes",
@@ -142,11 +171,12 @@ ROOMS = {
     "onnxruntime": {
         "service.session", "converter.variants", "converter.quantize", "converter.diagnosis",
     },
-    "prometheus_client": {"service.metrics", "service.server"},
+    "prometheus_client": {"service.metrics", "service.tritonmetrics", "service.server"},
     "locust": {"loadtests.users"},
     "gevent": {"loadtests.users"},
     "asyncio": {
-        "service.batcher", "service.repository", "service.streams", "service.server", "service.cli",
+        "service.batcher", "service.callers", "service.inplace", "service.repository", "service.streams",
+        "service.server", "service.cli",
         "service.health", "service.interceptor",
     },
     "tensorflow": FRAMEWORKS | {"loadtests.baseline"},

@@ -17,8 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from service import statistics
 from service.errors import InvalidInput, ModelNotFound
+from service.figures import Labels
 from service.metrics import Metrics
-from service.statistics import Book, Labels, Phases, Tally
+from service.phases import Phases
+from service.statistics import Book, Tally
 from tests.fakes import ManualClock
 
 LABELS = ("digits", "1", "fp32")
@@ -60,10 +62,8 @@ class Server:
     models: list[LiveModel] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.book = Book(self.clock)
-        self.metrics = Metrics(
-            CollectorRegistry(), self.book, models=lambda: self.models, target_ms=self.target_ms
-        )
+        self.book = Book(self.clock, target_s=self.target_ms / 1000)
+        self.metrics = Metrics(CollectorRegistry(), self.book, models=lambda: self.models)
 
     def load(self, labels: Labels = LABELS) -> LiveModel:
         self.models.append(LiveModel(self.book.tally(labels), labels))

@@ -16,8 +16,10 @@ from service.errors import (
     Overloaded,
     ServingError,
 )
+from service.figures import Figures
+from service.phases import Phases
 from service.proto import inference_pb2 as pb
-from service.statistics import Book, Figures, Phases, Tally
+from service.statistics import Book, Tally
 from tests.fakes import ManualClock
 
 LABELS = ("digits", "1", "fp32")

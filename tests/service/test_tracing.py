@@ -11,7 +11,7 @@ import pytest
 from service import log, tracing
 from service.errors import InvalidInput
 from service.log import Levels
-from service.statistics import Phases
+from service.phases import Phases
 from service.tracing import LogSettings, Traces
 
 DEFAULTS = {
