@@ -71,9 +71,15 @@ class Histogram:
         return cls(edges, tuple(counts), total)
 
     def __add__(self, other: Histogram) -> Histogram:
-        """The sum; one without edges, as by default, adds nothing."""
+        """The sum; one without edges, as by default, adds nothing.
+
+        Raises:
+            ValueError: the edges differ.
+        """
         if not (self.edges and other.edges):
             return self if self.edges else other
+        if self.edges != other.edges:
+            raise ValueError("histograms with different edges have no sum")
         counts = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
         return Histogram(self.edges, counts, self.total + other.total)
 

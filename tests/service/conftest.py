@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.service.scraped import Server
 from tests.service.stage import Stage
 
 
@@ -18,3 +19,9 @@ def stage() -> Iterator[Stage]:
         yield made
         made.door.release()
         made.run.release()
+
+
+@pytest.fixture
+def server() -> Server:
+    """One server's figures, and what Prometheus sees of them."""
+    return Server()

@@ -5,82 +5,23 @@ from __future__ import annotations
 import gc
 import math
 import weakref
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as strict
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from service import statistics
 from service.errors import InvalidInput, ModelNotFound
-from service.figures import Labels
-from service.metrics import Metrics
 from service.phases import Phases
-from service.statistics import Book, Tally
-from tests.fakes import ManualClock
+from tests.service.scraped import LABELS, ONE, Server
 
-LABELS = ("digits", "1", "fp32")
-ONE = Phases(
-    decode_s=0.001, queued_s=0.25, assembly_s=0.003, run_s=0.5, encode_s=0.004, whole_s=0.76,
-    rows=3, batch_rows=8,
-)  # fmt: skip
 TRITON = {
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count",
     "nv_inference_exec_count", "nv_inference_request_duration_us",
     "nv_inference_queue_duration_us", "nv_inference_compute_input_duration_us",
     "nv_inference_compute_infer_duration_us", "nv_inference_compute_output_duration_us",
 }  # fmt: skip
-
-
-@dataclass
-class LiveModel:
-    """A model as metrics see it."""
-
-    tally: Tally
-    labels: Labels = LABELS
-    instances: int = 2
-    load_s: float = 1.5
-    batcher: Any = field(
-        default_factory=lambda: SimpleNamespace(
-            waiting_rows=7, waiting_bytes=700, waiting_requests=3, running=1
-        )
-    )
-    chosen: Any = field(default_factory=lambda: SimpleNamespace(how="timed", figures={}))
-    variant: Any = field(default_factory=lambda: SimpleNamespace(figures={"agreement": 0.99}))
-
-
-@dataclass
-class Server:
-    """One server's book, its live models, and what it shows."""
-
-    clock: ManualClock = field(default_factory=ManualClock)
-    target_ms: float = 0.0
-    models: list[LiveModel] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.book = Book(self.clock, target_s=self.target_ms / 1000)
-        self.metrics = Metrics(CollectorRegistry(), self.book, models=lambda: self.models)
-
-    def load(self, labels: Labels = LABELS) -> LiveModel:
-        self.models.append(LiveModel(self.book.tally(labels), labels))
-        return self.models[-1]
-
-    def value(self, name: str, **labels: str) -> float | None:
-        given = dict(zip(("model", "version", "variant"), LABELS, strict=True)) | labels
-        return self.metrics.registry.get_sample_value(name, given)
-
-    def triton(self, name: str, **labels: str) -> float | None:
-        given = {"model": "digits", "version": "1", **labels}
-        return self.metrics.registry.get_sample_value(name, given)
-
-
-@pytest.fixture
-def server() -> Server:
-    return Server()
 
 
 def test_answered_inference_is_counted_once_as_ok(server: Server) -> None:

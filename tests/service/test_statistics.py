@@ -243,7 +243,10 @@ def test_reader_on_another_thread_never_sees_half_a_request(tally: Tally) -> Non
         tally.succeeded(Phases(0.0, 0.001, 0.0, 0.0, 0.0, 0.001, rows=1, batch_rows=rows))
     reader.join()
     assert all(
-        figures.success.count == figures.queue.count == figures.rows
+        figures.success.count
+        == figures.queue.count
+        == figures.rows
+        == sum(figures.seconds["request"].counts)
         and figures.success.ns == figures.queue.ns
         for figures in seen
     )
