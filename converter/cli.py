@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from converter import pipeline, tables
 from converter.recipe import ALL_VARIANTS, METRICS, Bounds, Budget, Recipe, Source
 from converter.zoo import material
-from service import hardware, manifest, model
+from service import hardware, manifest, opening
 from service.errors import InvalidSetting
 from service.manifest import Manifest
 
@@ -254,17 +254,17 @@ def inspect(
 
 def _contract(path: Path) -> tuple[Manifest, Path]:
     if path.is_file():
-        return model.contract_of_file(path), path.parent
+        return opening.contract_of_file(path), path.parent
     if not path.is_dir():
         raise InvalidSetting(f"{path} does not exist")
     path = path.resolve()  # its name must be the model's or the version's, also for "."
     if manifest.is_version(path.name):
-        return model.contract_of(path), path
+        return opening.contract_of(path), path
     versions = manifest.versions_in(path)
     if not versions:
         raise InvalidSetting(f"{path} holds no version of a model; expected {path}/1")
     latest = path / str(versions[-1])
-    return model.contract_of(latest), latest
+    return opening.contract_of(latest), latest
 
 
 @contextmanager

@@ -49,15 +49,17 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for knob in fields(Settings):
-        text = f"{knob.metadata['help']} [default: {knob.default}]"
+        kind: Any = knob.metadata["kind"]
+        default = "not said" if knob.default is None else knob.default
+        text = f"{knob.metadata['help']} [default: {default}]"
         # No default here: what is absent must not hide the environment variable.
         common: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
         if knob.name == "repository":
             result.add_argument("repository", nargs="?", metavar="REPO", **common)
-        elif isinstance(knob.default, bool):
+        elif kind is bool:
             result.add_argument(flag(knob), action=argparse.BooleanOptionalAction, **common)
         else:
-            result.add_argument(flag(knob), metavar=type(knob.default).__name__.upper(), **common)
+            result.add_argument(flag(knob), metavar=kind.__name__.upper(), **common)
     return result
 
 
@@ -89,7 +91,7 @@ def read(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> S
 
 
 def _cast(knob: Field[Any], value: Any, said: str) -> Any:
-    kind: Any = type(knob.default)
+    kind: Any = knob.metadata["kind"]
     if isinstance(value, bool):
         return value
     if kind is bool:

@@ -1,12 +1,13 @@
-"""Which variant to serve: pinned, recorded for this hardware, or the fastest one timed here."""
+"""Which variant to serve: pinned, tuned or recorded for this hardware, or the fastest timed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import geometric_mean, median
 
 from service.manifest import Manifest, Variant
+from service.tuned import Tuned
 
 AUTO = "auto"
 # fp32's order is kept unless a variant wins by more than this.
@@ -20,9 +21,9 @@ class Chosen:
 
     Attributes:
         variant: as the manifest has it.
-        how: ``pinned``, ``recorded``, ``timed`` or ``only``.
+        how: ``pinned``, ``tuned``, ``recorded``, ``timed`` or ``only``.
         why: one sentence.
-        figures: what was measured here, e.g. ``fp16_speedup``; empty unless timed.
+        figures: what was measured here, e.g. ``fp16_speedup``; empty unless timed or tuned.
     """
 
     variant: Variant
@@ -31,19 +32,28 @@ class Chosen:
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
-def known(contract: Manifest, wanted: str, fingerprint: str) -> Chosen | None:
+def known(
+    contract: Manifest, wanted: str, fingerprint: str, *, tuned: Tuned | None = None
+) -> Chosen | None:
     """The choice that needs no measuring; None where the variants must be timed.
 
     Args:
         contract: the model's.
         wanted: ``auto``, or a variant's name.
         fingerprint: this hardware's (``hardware.fingerprint``).
+        tuned: what holds here of what was tuned.
 
     Raises:
         ModelUnusable: a variant was pinned that was not published.
     """
     if wanted != AUTO:
-        return Chosen(contract.variant(wanted), "pinned", "pinned by --variant")
+        pinned = Chosen(contract.variant(wanted), "pinned", "pinned by --variant")
+        if tuned is None:
+            return pinned
+        measured = as_tuned(pinned.variant, tuned)
+        return replace(measured, how="pinned", why=f"{pinned.why}, and {measured.why}")
+    if tuned is not None:
+        return as_tuned(contract.variant(tuned.variant), tuned)
     if fingerprint in contract.chosen:
         choice = contract.chosen[fingerprint]
         return Chosen(contract.variant(choice.variant), "recorded", choice.reason)
@@ -51,6 +61,20 @@ def known(contract: Manifest, wanted: str, fingerprint: str) -> Chosen | None:
     if len(candidates) == 1:
         return Chosen(candidates[0], "only", "nothing else is there to choose from")
     return None
+
+
+def as_tuned(variant: Variant, tuned: Tuned) -> Chosen:
+    """The choice of what ``farthing tune`` found."""
+    rows = f"{tuned.max_batch} rows a run, " if tuned.max_batch else ""
+    said = f"{tuned.instances} x {tuned.threads} threads, spinning {'on' if tuned.spin else 'off'}"
+    why = f"tuned on {tuned.date} for this hardware and {tuned.cpus} CPUs: {rows}{said}"
+    if {"rows_per_s", "over_defaults"} <= set(tuned.figures):
+        why += (
+            f"; {tuned.figures['rows_per_s']:.4g} rows/s, "
+            f"{tuned.figures['over_defaults']:.2f}x the defaults"
+        )
+    figures = {f"tuned_{name}": value for name, value in tuned.figures.items()}
+    return Chosen(variant, "tuned", why, figures)
 
 
 def for_cpu(contract: Manifest) -> list[Variant]:

@@ -167,7 +167,7 @@ def _repository(root: Path) -> Iterable[Finding]:
 
 def _model(place: Place) -> Iterable[Finding]:
     """What ``serve`` would say of one model, without running it."""
-    from service import model
+    from service import opening
 
     try:
         options = place.options()
@@ -180,18 +180,26 @@ def _model(place: Place) -> Iterable[Finding]:
     for version in versions:
         label = f"{place.name}/{version}"
         try:
-            yield _served(label, model.checked(place, version, options))
+            contract = opening.checked(place, version, options)
+            yield from _served(label, contract, place.version_directory(version))
         except FarthingError as error:
             yield Finding("repository", "problem", f"{label}: {error}")
 
 
-def _served(label: str, contract: Manifest) -> Finding:
-    from service import choice
+def _served(label: str, contract: Manifest, directory: Path) -> Iterable[Finding]:
+    from service import choice, tuned
 
-    known = choice.known(contract, choice.AUTO, hardware.fingerprint())
+    entry = None
+    try:
+        entry = tuned.find(tuned.read(directory), hardware.fingerprint(), hardware.cpus())
+    except FarthingError as error:
+        yield Finding("repository", "note", f"{label}: {error}")
+    if entry and entry.variant not in contract.published:
+        entry = None
+    known = choice.known(contract, choice.AUTO, hardware.fingerprint(), tuned=entry)
     serves = f"{known.variant.name}: {known.why}" if known else "what is fastest when it is loaded"
     published = ", ".join(contract.published)
-    return Finding("repository", "ok", f"{label}: {published}; auto serves {serves}")
+    yield Finding("repository", "ok", f"{label}: {published}; auto serves {serves}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
 def config_of(model: Model) -> pb.ModelConfig:
     """What a model runs with: its config.pbtxt, filled in with what it left open.
 
-    Its parameters tell the variant, its digest, how and why it was chosen, and what was measured.
+    Its parameters tell the variant, its digest, how and why it was chosen, what was measured, and
+    the threads, as ONNX Runtime's parameters do.
     """
     contract, variant = model.manifest, model.variant
     config = pb.ModelConfig()
@@ -59,7 +60,10 @@ def config_of(model: Model) -> pb.ModelConfig:
     if contract.batched and not config.HasField("dynamic_batching"):
         config.dynamic_batching.SetInParent()
     figures = {**variant.figures, **model.chosen.figures}
+    session = model.running.session
     told = {
+        "intra_op_thread_count": str(session.threads),
+        "session.intra_op.allow_spinning": "1" if session.spin else "0",
         "variant": variant.name,
         "variant_sha256": variant.sha256 or "",
         "variant_choice": model.chosen.how,

@@ -12,10 +12,9 @@ CONTROLS = ("repository", "settings", "shared-memory")
 
 
 def _knob(default: Any, text: str, *, low: float | None = None, high: float | None = None,
-          choices: tuple[str, ...] = ()) -> Any:  # fmt: skip
-    return field(
-        default=default, metadata={"help": text, "low": low, "high": high, "choices": choices}
-    )
+          choices: tuple[str, ...] = (), kind: type | None = None) -> Any:  # fmt: skip
+    meta = {"help": text, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata={**meta, "kind": kind or type(default)})
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ class Settings:
     )
     max_batch: int = _knob(
         0,
-        "Rows in one run, 1 to 4096; 0 takes max_batch_size of config.pbtxt, and 16 without one. "
+        "Rows in one run, 1 to 4096; 0 takes what `farthing tune` found on this hardware, else "
+        "max_batch_size of config.pbtxt, else 16. "
         "Larger raises throughput on wide hardware, and the latency of every caller in the batch. "
         "A request with more rows is refused.",
         low=0,
@@ -72,23 +72,26 @@ class Settings:
     )
     instances: int = _knob(
         0,
-        "Runs at the same time per model, 1 to 256; 0 takes instance_group of config.pbtxt, and 1 "
-        "without one. More instances with fewer threads each favour throughput, fewer favour the "
-        "latency of one caller.",
+        "Runs at the same time per model, 1 to 256; 0 takes what `farthing tune` found, else "
+        "instance_group of config.pbtxt, else 1. More instances with fewer threads each favour "
+        "throughput, fewer favour the latency of one caller.",
         low=0,
         high=256,
     )
     threads: int = _knob(
         0,
-        "Threads of one run, 0 to 1024; 0 divides this process's CPU quota among the instances. "
+        "Threads of one run, 0 to 1024; 0 takes what `farthing tune` found, else config.pbtxt's "
+        "intra_op_thread_count, else this process's CPU quota divided among the instances. "
         "instances x threads above the quota is throttled by the kernel and raises p99.",
         low=0,
         high=1024,
     )
-    spin: bool = _knob(
-        False,
+    spin: bool | None = _knob(
+        None,
         "Let idle threads wait in a busy loop. Saves tens of microseconds a run; burns CPU (and "
-        "money) between requests.",
+        "money) between requests. Where neither is said, `farthing tune` or config.pbtxt may turn "
+        "it on.",
+        kind=bool,
     )
     max_message_mib: int = _knob(
         64,

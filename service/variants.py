@@ -14,9 +14,8 @@ from service.batching import Arrays
 from service.choice import Chosen
 from service.errors import ModelUnusable
 from service.manifest import Manifest, Variant
-from service.modelconfig import Options
 from service.session import Session, SessionOptions
-from service.settings import Settings
+from service.tuned import Tuned
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,12 @@ class Opener:
 
 
 def choose(
-    contract: Manifest, wanted: str, opener: Opener, timing: Timing
+    contract: Manifest,
+    wanted: str,
+    opener: Opener,
+    timing: Timing,
+    *,
+    tuned: Tuned | None = None,
 ) -> tuple[Chosen, Session]:
     """The variant to serve and its session.
 
@@ -64,11 +68,12 @@ def choose(
         wanted: ``auto``, or the name of the variant.
         opener: of its files.
         timing: used where nothing is recorded for this hardware.
+        tuned: what holds here of what was tuned.
 
     Raises:
         ModelUnusable: what was pinned was not published, or no file can be used.
     """
-    chosen = choice.known(contract, wanted, hardware.fingerprint())
+    chosen = choice.known(contract, wanted, hardware.fingerprint(), tuned=tuned)
     if chosen is not None:
         return chosen, opener.variant(chosen.variant)
     samples = _samples(contract, opener.directory, timing.max_rows)
@@ -126,17 +131,6 @@ def _try(contract: Manifest, session: Session, sample: int | Arrays) -> Callable
     if isinstance(sample, int):
         return partial(session.warm_up, sample, batched=contract.batched)
     return partial(session.warm_up_with, sample)
-
-
-def session_options(settings: Settings, options: Options, instances: int) -> SessionOptions:
-    """How sessions of a model are made: by flags, by config.pbtxt, by the CPU quota."""
-    threads = settings.threads or max(1, hardware.cpus() // instances)
-    given = dict(options.session)
-    if settings.threads:
-        given.pop("threads", None)
-    if given.get("inter_op_threads") == 0:  # ONNX Runtime would count the host's cores
-        given["inter_op_threads"] = threads
-    return SessionOptions(**{"threads": threads, "spin": settings.spin, **given})
 
 
 def check_tensors(contract: Manifest, session: Session, path: Path) -> None:

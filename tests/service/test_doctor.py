@@ -10,7 +10,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from service import hardware, layout, manifest, model, repository
+from service import hardware, layout, manifest, opening, repository
 from service.doctor import doctor
 from service.errors import InvalidSetting, ModelUnusable
 from service.settings import Settings
@@ -29,7 +29,7 @@ def texts(findings: list[dict[str, Any]], area: str, state: str) -> list[str]:
 def published(root: Path) -> Path:
     """A bare model with the manifest that a converter would have written for it."""
     path = models.double(root / "double" / "1" / "model.onnx")
-    contract = model.contract_of_file(path, "double")
+    contract = opening.contract_of_file(path, "double")
     (path.parent / manifest.FILENAME).write_text(contract.to_json())
     return path
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import hardware, manifest, model, repository
+from service import hardware, manifest, opening, repository
 from service.errors import ModelNotFound, ModelUnusable
 from service.manifest import Choice, Manifest, TensorSpec, Variant
 from service.model import Model
@@ -138,7 +138,7 @@ def test_graph_with_other_tensors_than_its_manifest_is_refused(
 
 def test_manifest_that_calls_a_fixed_graph_batched_is_refused(tmp_path: Path) -> None:
     path = models.double(tmp_path / "double" / "1" / "model.onnx", batch=1)
-    contract = replace(model.contract_of_file(path, "double"), batched=True)
+    contract = replace(opening.contract_of_file(path, "double"), batched=True)
     (path.parent / manifest.FILENAME).write_text(contract.to_json())
     assert "batch" in refusal(tmp_path)
 

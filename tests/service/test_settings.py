@@ -16,7 +16,7 @@ from service.errors import InvalidSetting
 from service.settings import Settings
 
 KNOBS = [knob.name for knob in fields(Settings)]
-SWITCHES = [knob.name for knob in fields(Settings) if isinstance(knob.default, bool)]
+SWITCHES = [knob.name for knob in fields(Settings) if knob.metadata["kind"] is bool]
 RANGED = [knob.name for knob in fields(Settings) if knob.metadata["low"] is not None]
 LINKS = {
     "FARTHING_PORT": "tcp://10.0.0.1:8001",
@@ -47,7 +47,7 @@ def meta_of(name: str) -> Mapping[str, Any]:
 def another(name: str) -> tuple[str, Any]:
     """A text for this knob that is not its default, and the value it stands for."""
     meta, default = meta_of(name), getattr(Settings(), name)
-    if isinstance(default, bool):
+    if meta["kind"] is bool:
         return str(not default).lower(), not default
     if meta["low"] is not None:
         return str(meta["high"]), type(default)(meta["high"])
@@ -204,7 +204,8 @@ def test_help_ends_with_the_default_and_tells_the_range(
     monkeypatch.setenv("COLUMNS", "2000")
     printed = " ".join(arguments.parser().format_help().split())
     meta, default = meta_of(name), getattr(Settings(), name)
-    assert f"{meta['help']} [default: {default}]" in printed
+    said = "not said" if default is None else default
+    assert f"{meta['help']} [default: {said}]" in printed
     if meta["low"] is None:
         return
     low, high = meta["low"], meta["high"]

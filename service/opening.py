@@ -1,0 +1,246 @@
+"""One version on disk: its contract, its variant and a session, with the options to serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from service import choice, golden, hardware, log, manifest, modelconfig, tuned, warmup
+from service.choice import Chosen
+from service.errors import ModelUnusable
+from service.layout import Place
+from service.manifest import Manifest, Variant
+from service.modelconfig import Options
+from service.opened import Opened
+from service.precedence import Running, settled
+from service.session import Session, SessionOptions, ort_version
+from service.settings import Settings
+from service.tuned import Tuned
+from service.variants import Opener, Timing, check_tensors, choose
+
+# The only variant of a file that nobody converted here; it may be of any precision.
+AS_IT_IS = "as-is"
+
+
+def contract_of(directory: Path) -> Manifest:
+    """The contract of one version on disk: its manifest, or that of a bare file.
+
+    Raises:
+        ModelUnusable: neither is there, or they cannot be used.
+    """
+    if (directory / manifest.FILENAME).exists():
+        contract = manifest.load(directory)
+        _check_name(contract, directory.parent.name, directory)
+        return contract
+    if not (directory / manifest.MODEL_FILE).exists():
+        raise _missing(directory, manifest.MODEL_FILE)
+    return contract_of_file(directory / manifest.MODEL_FILE, directory.parent.name)
+
+
+def contract_of_file(path: Path, name: str = "") -> Manifest:
+    """The contract of an ONNX file that nobody converted or verified here.
+
+    Raises:
+        ModelUnusable: it cannot be loaded.
+    """
+    session = Session(path, SessionOptions(threads=1))
+    return _bare(name or path.stem, session, _only(path))
+
+
+def open_version(
+    place: Place,
+    version: int,
+    options: Options,
+    *,
+    settings: Settings,
+    clock: Callable[[], float],
+) -> tuple[Opened, Running]:
+    """Choose a version's variant, open it and check its answers; and how it is to run.
+
+    Raises:
+        ModelUnusable: it cannot be served as it is.
+    """
+    directory = place.version_directory(version)
+    with place.named():
+        if is_published(place, directory):
+            return _published(place, directory, options, settings=settings, clock=clock)
+        return _as_it_is(place, directory, options, settings)
+
+
+def checked(place: Place, version: int, options: Options) -> Manifest:
+    """The contract of one version on disk, checked as for serving, but nothing is run.
+
+    Raises:
+        ModelUnusable: ``open_version`` would refuse it.
+    """
+    directory = place.version_directory(version)
+    with place.named():
+        if is_published(place, directory):
+            contract = _contract(place, options, directory)
+            for variant in map(contract.variant, contract.published):
+                manifest.check_digest(directory / str(variant.file), variant)
+        else:
+            opened, _ = _as_it_is(place, directory, options, Settings())
+            opened.session.close()
+            contract = opened.contract
+        for sample in options.warmups:
+            next(warmup.feeds(sample, contract, place.directory), None)
+        labels(place, options)
+    return contract
+
+
+def labels(place: Place, options: Options) -> dict[str, tuple[str, ...]]:
+    """Output -> a text for each of its classes, for those that config.pbtxt has texts for.
+
+    Raises:
+        ModelUnusable: they cannot be read.
+    """
+    files = options.labels.items()
+    return {name: modelconfig.read_labels(place.directory / file) for name, file in files}
+
+
+def is_published(place: Place, directory: Path) -> bool:
+    """Whether a version has a manifest; a file that is served by itself has none."""
+    return (directory / manifest.FILENAME).exists() and not place.single
+
+
+def _contract(place: Place, options: Options, directory: Path) -> Manifest:
+    contract = manifest.load(directory)
+    _check_name(contract, place.name, directory)
+    contract = _under(options, contract)
+    modelconfig.applied(modelconfig.fitted(options, contract), contract)  # or it is refused
+    return contract
+
+
+def _published(
+    place: Place,
+    directory: Path,
+    options: Options,
+    *,
+    settings: Settings,
+    clock: Callable[[], float],
+) -> tuple[Opened, Running]:
+    """By its manifest, which says what callers send whatever config.pbtxt reshapes for Triton."""
+    contract = _contract(place, options, directory)
+    published = [contract.variant(name) for name in contract.published]
+    entry = _tuned_here(place, directory, published, settings.variant)
+    running = settled(settings, options, entry)
+    opener, timing = Opener(directory, running.session), Timing(running.max_batch, clock)
+    chosen, session = choose(contract, settings.variant, opener, timing, tuned=entry)
+    check_tensors(contract, session, directory / str(chosen.variant.file))
+    if contract.golden is not None:
+        golden.check(session.run, directory, contract.golden, variant=chosen.variant.name)
+    return Opened(contract, _told(place, chosen, running, entry), session), running
+
+
+def _as_it_is(
+    place: Place, directory: Path, options: Options, settings: Settings
+) -> tuple[Opened, Running]:
+    """A file that nobody converted here, with the tensors that config.pbtxt gives it."""
+    path = directory / (place.single or options.filename)
+    if not path.is_file():
+        raise _missing(directory, path.name)
+    variant = _only(path)
+    entry = _tuned_here(place, directory, [variant], settings.variant)
+    running = settled(settings, options, entry)
+    session = Session(path, running.session)
+    contract = _under(options, _bare(place.name, session, variant))
+    options = modelconfig.fitted(options, contract)
+    contract = modelconfig.applied(options, contract, session.optional)
+    if settings.variant != choice.AUTO:
+        contract.variant(settings.variant)  # which it has not
+    chosen = Chosen(variant, "only", variant.reason)
+    if entry is not None:
+        chosen = choice.as_tuned(variant, entry)
+    return Opened(
+        contract, _told(place, chosen, running, entry), session, options.reshapes
+    ), running
+
+
+def _tuned_here(
+    place: Place, directory: Path, variants: Sequence[Variant], wanted: str
+) -> Tuned | None:
+    """What was tuned for this hardware, as far as it still holds; what does not hold is logged.
+
+    Never a reason not to serve: it only says how fast.
+    """
+    if place.single:
+        return None
+    try:
+        entries = tuned.read(directory)
+    except ModelUnusable as error:
+        log.warning("served without what was tuned", model=place.name, reason=str(error))
+        return None
+    cpus = hardware.cpus()
+    entry = tuned.find(entries, hardware.fingerprint(), cpus)
+    if entry is None:
+        if entries:
+            log.info("nothing was tuned for this hardware and number of CPUs", model=place.name,
+                     cpus=cpus, tuned_for=[[e.fingerprint, e.cpus] for e in entries])  # fmt: skip
+        return None
+    if wanted not in (choice.AUTO, entry.variant):
+        log.info("served without what was tuned: another variant is pinned", model=place.name,
+                 tuned=entry.variant, pinned=wanted)  # fmt: skip
+        return None
+    digests = {variant.name: variant.sha256 for variant in variants}
+    if digests.get(entry.variant) != entry.sha256:
+        why = "is not what was measured" if entry.variant in digests else "is not published"
+        log.warning("served without what was tuned; tune again", model=place.name,
+                    reason=f"variant '{entry.variant}' {why}")  # fmt: skip
+        return None
+    if entry.onnxruntime != ort_version():
+        log.info("tuned with another ONNX Runtime; tune again to be sure", model=place.name,
+                 then=entry.onnxruntime, now=ort_version())  # fmt: skip
+    return entry
+
+
+def _told(place: Place, chosen: Chosen, running: Running, entry: Tuned | None) -> Chosen:
+    """The choice, with the flags that win over what was tuned; the log is told of both."""
+    if entry is None:
+        return chosen
+    flags = ", ".join(running.overruled)
+    if flags:
+        chosen = replace(chosen, why=f"{chosen.why}; but for {flags}, which the command line gives")
+    log.info("runs as tuned", model=place.name, variant=chosen.variant.name,
+             max_batch=running.max_batch, instances=running.instances,
+             threads=running.session.threads, spin=running.session.spin,
+             given_by_flags=list(running.overruled),
+             instead_of_config=dict(running.replaced or {}))  # fmt: skip
+    return chosen
+
+
+def _missing(directory: Path, file: str) -> ModelUnusable:
+    sentence = f"there is neither {manifest.FILENAME} nor {file}"
+    others = sorted(path.name for path in directory.glob("*.onnx"))
+    hint = f"; name {others[0]} in config.pbtxt as default_model_filename" if others else ""
+    return ModelUnusable(f"{directory}: {sentence}{hint}", told=sentence)
+
+
+def _check_name(contract: Manifest, name: str, directory: Path) -> None:
+    if contract.name != name:
+        sentence = f"the manifest describes '{contract.name}'; its directory says '{name}'"
+        raise ModelUnusable(f"{directory}: {sentence}", told=sentence)
+
+
+def _only(path: Path) -> Variant:
+    """An ONNX file that nobody converted or verified here."""
+    return Variant(
+        name=AS_IT_IS,
+        accepted=True,
+        reason="served as it is; there is no manifest",
+        file=path.name,
+        sha256=manifest.sha256_of(path),
+        bytes=path.stat().st_size,
+    )
+
+
+def _bare(name: str, session: Session, variant: Variant) -> Manifest:
+    return Manifest(name, session.batched, session.inputs, session.outputs, (variant,))
+
+
+def _under(options: Options, contract: Manifest) -> Manifest:
+    """The contract without a batch, where config.pbtxt says that there is none."""
+    if options.max_batch == 0 and contract.batched:
+        return replace(contract, batched=False)
+    return contract

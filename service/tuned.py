@@ -1,0 +1,145 @@
+"""What ``farthing tune`` found for one version: options by hardware and number of CPUs.
+
+``<repository>/<name>/<version>/tuned.json`` is written by ``farthing tune`` and read by the server;
+this file is the only one that knows its form. It needs neither ONNX Runtime nor gRPC.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from service.errors import ModelUnusable
+
+FILENAME = "tuned.json"
+SCHEMA = 1
+_MAX_BYTES = 2**20
+# As the knobs of the same names; 0 rows is "no batch dimension".
+_RANGES = {"cpus": (1, 2**16), "max_batch": (0, 4096), "instances": (1, 256), "threads": (1, 1024)}
+_TEXTS = ("fingerprint", "variant", "sha256", "onnxruntime", "date")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The options that won on one kind of hardware.
+
+    Attributes:
+        fingerprint: of the hardware (``hardware.fingerprint``).
+        cpus: that the process had (``hardware.cpus``); another number wants other threads.
+        variant: that was measured.
+        sha256: digest of that variant's file; what was measured on another file says nothing.
+        max_batch: rows in one run; 0 for a model without a batch dimension.
+        instances: runs at the same time.
+        threads: of one run.
+        spin: whether idle threads wait in a busy loop.
+        target_ms: the latency that was asked for; 0 for none.
+        figures: what was measured: ``rows_per_s``, ``run_ms``, ``worst_ms``, ``over_defaults``.
+        onnxruntime: its version then.
+        date: of the measurement, e.g. ``2026-11-22``.
+    """
+
+    fingerprint: str
+    cpus: int
+    variant: str
+    sha256: str
+    max_batch: int
+    instances: int
+    threads: int
+    spin: bool
+    target_ms: float
+    figures: Mapping[str, float] = field(default_factory=dict)
+    onnxruntime: str = ""
+    date: str = ""
+
+
+def read(directory: Path) -> tuple[Tuned, ...]:
+    """The entries in a version's directory; none without the file.
+
+    Raises:
+        ModelUnusable: the file is unreadable, of another schema, or holds what cannot be.
+    """
+    path = directory / FILENAME
+    try:
+        if not path.exists():
+            return ()
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it is no file of at most {_MAX_BYTES} bytes")
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["schema"] != SCHEMA:
+            raise ValueError(f"it has schema {raw['schema']}, this version reads {SCHEMA}")
+        return tuple(_entry(item) for item in raw["tuned"])
+    except (OSError, ArithmeticError, LookupError, ValueError, TypeError, AttributeError,
+            RecursionError) as error:  # fmt: skip
+        detail = f"{type(error).__name__}: {error}"
+        raise ModelUnusable(
+            f"{path} is not what `farthing tune` of this version writes ({detail}); remove it, and "
+            "tune again",
+            told=f"{FILENAME} cannot be read; tune again",
+        ) from error
+
+
+def _entry(raw: dict[str, Any]) -> Tuned:
+    entry = Tuned(**raw)
+    for name in _TEXTS:
+        if not isinstance(getattr(entry, name), str):
+            raise TypeError(f"'{name}' must be a text")
+    for name, (low, high) in _RANGES.items():
+        value = getattr(entry, name)
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"'{name}' is {value!r}; it takes {low} to {high}")
+    if not isinstance(entry.spin, bool):
+        raise TypeError("'spin' must be true or false")
+    for value in (entry.target_ms, *entry.figures.values()):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError("target and figures must be numbers")
+    return entry
+
+
+def find(entries: Iterable[Tuned], fingerprint: str, cpus: int) -> Tuned | None:
+    """The entry for this hardware and number of CPUs, the last one if there are more."""
+    found = [e for e in entries if (e.fingerprint, e.cpus) == (fingerprint, cpus)]
+    return found[-1] if found else None
+
+
+def write(directory: Path, entry: Tuned) -> Path:
+    """Put an entry into a version's directory, in one step; those of other hardware stay.
+
+    Returns:
+        The file.
+
+    Raises:
+        ModelUnusable: the file that is there cannot be read.
+        OSError: the disk refuses; what was there is as it was.
+    """
+    mark = (entry.fingerprint, entry.cpus)
+    kept = [old for old in read(directory) if (old.fingerprint, old.cpus) != mark]
+    found = [asdict(each) for each in (*kept, entry)]
+    text = json.dumps({"schema": SCHEMA, "tuned": found}, indent=2) + "\n"
+    path = directory / FILENAME
+    # In the same directory: a rename is one step only within a file system.
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{FILENAME}-", dir=directory)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(descriptor, 0o644)  # servers run as others than who tuned
+            os.fsync(descriptor)
+        Path(temporary).replace(path)
+    except BaseException:  # an interrupt, too
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _to_disk(directory)
+    return path
+
+
+def _to_disk(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # the rename itself
+    finally:
+        os.close(descriptor)

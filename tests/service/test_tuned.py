@@ -1,0 +1,106 @@
+"""What was tuned is written in one step, read strictly, and found by hardware and CPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import tuned
+from service.errors import ModelUnusable
+from service.tuned import Tuned
+
+HERE = Tuned(
+    fingerprint="x86_64, some CPU", cpus=2, variant="fp32", sha256="d1", max_batch=8, instances=2,
+    threads=1, spin=False, target_ms=20.0, figures={"rows_per_s": 100.5, "over_defaults": 1.2},
+    onnxruntime="1.31.0", date="2026-11-22",
+)  # fmt: skip
+
+
+def spoiled(directory: Path, **fields: Any) -> None:
+    path = tuned.write(directory, HERE)
+    raw = json.loads(path.read_text())
+    raw["tuned"][0] |= fields
+    path.write_text(json.dumps(raw))
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    assert tuned.read(tmp_path) == ()
+    path = tuned.write(tmp_path, HERE)
+    assert tuned.read(tmp_path) == (HERE,)
+    assert [found.name for found in tmp_path.iterdir()] == ["tuned.json"]
+    assert path.stat().st_mode & 0o444 == 0o444, "the server runs as somebody else"
+
+
+@pytest.mark.parametrize("other", [{"cpus": 4}, {"fingerprint": "aarch64, another"}])
+def test_entries_of_other_hardware_and_other_cpus_stay(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    elsewhere = replace(HERE, **other)
+    for entry in (elsewhere, HERE, replace(HERE, threads=2)):
+        tuned.write(tmp_path, entry)
+    entries = tuned.read(tmp_path)
+    assert entries == (elsewhere, replace(HERE, threads=2))
+    assert tuned.find(entries, HERE.fingerprint, 2) == replace(HERE, threads=2)
+    assert tuned.find(entries, elsewhere.fingerprint, elsewhere.cpus) == elsewhere
+
+
+@pytest.mark.parametrize(("mark", "cpus"), [("another", 2), (HERE.fingerprint, 3)])
+def test_other_hardware_finds_nothing(mark: str, cpus: int) -> None:
+    assert tuned.find([HERE], mark, cpus) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"threads": 0}, {"threads": 1025}, {"instances": 0}, {"instances": 257}, {"threads": 1.5},
+        {"max_batch": -1}, {"max_batch": 4097}, {"cpus": "2"}, {"instances": True}, {"spin": 1},
+        {"variant": 7}, {"sha256": None}, {"date": 2026}, {"target_ms": "20"}, {"figures": [1]},
+        {"figures": {"rows_per_s": "many"}}, {"colour": "blue"},
+    ],
+)  # fmt: skip
+def test_entry_that_cannot_be_is_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+    spoiled(tmp_path, **fields)
+    with pytest.raises(ModelUnusable, match=r"tuned\.json .*tune again") as refused:
+        tuned.read(tmp_path)
+    assert str(tmp_path) not in refused.value.told
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": 2, "tuned": []}', "[" * 9999])
+def test_file_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / tuned.FILENAME).write_text(text)
+    with pytest.raises(ModelUnusable, match="tune again"):
+        tuned.read(tmp_path)
+
+
+def test_pipe_in_its_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / tuned.FILENAME)
+    with pytest.raises(ModelUnusable):
+        tuned.read(tmp_path)
+
+
+def test_broken_file_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / tuned.FILENAME).write_text("of a later version")
+    with pytest.raises(ModelUnusable):
+        tuned.write(tmp_path, HERE)
+    assert (tmp_path / tuned.FILENAME).read_text() == "of a later version"
+
+
+def test_failed_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tuned.write(tmp_path, HERE)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(KeyboardInterrupt):
+        tuned.write(tmp_path, replace(HERE, threads=2))
+    assert path.read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir()] == ["tuned.json"]
