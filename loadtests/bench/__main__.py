@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -21,8 +22,11 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(width=100)
     for name in chosen:
         suite = suites.SUITES[name]
+        told = f"{name}: {suite.__doc__ or ''}".splitlines()[0]
+        # Redrawn seldom: the screen shares the cores with what is measured.
+        shown = console.status(told, refresh_per_second=2) if name not in suites.WATCHED else None
         with (
-            console.status(f"{name}: {suite.__doc__ or ''}".splitlines()[0]),
+            shown or nullcontext(),
             tempfile.TemporaryDirectory(prefix="farthing-bench-") as directory,
         ):
             figures = suite(Path(directory))

@@ -1,96 +1,120 @@
-"""The suite of overload: good answers per second, at and far beyond what the server can do."""
+"""The suites of overload: good answers per second, at and far beyond what the server can do."""
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
-from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-import numpy as np
-
-from loadtests import processes
-from loadtests.bench import nets
+from loadtests.bench import arrivals, calls, generator, nets, resnet50, servers
+from loadtests.bench.arrivals import Outcome
 from loadtests.bench.results import Figure
-from service.proto import inference_pb2 as pb
-from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
 
 _DEADLINE_S = 0.4
 _SECONDS = 10.0
+_CALLERS = 8
 _GOALS = {2: 0.97, 5: 0.95, 10: 0.88}
+_GOALS_RESNET = {2: 0.92, 5: 0.75}
+_CEILING = 20  # times the capacity
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one load did to a server.
+
+    Attributes:
+        outcome: how the calls ended.
+        runs: rows that the server ran meanwhile.
+        late: answers that it says it gave after their deadline.
+    """
+
+    outcome: Outcome
+    runs: float
+    late: float
 
 
 def overload(directory: Path) -> list[Figure]:
     """Poisson arrivals with 400 ms deadlines, on a conv net of some 30 rows a second."""
-    path = directory / "models" / "net" / "1" / "model.onnx"
-    nets.convolutional(path, channels=256, blocks=6)
-    log = directory / "log.txt"
-    with processes.serving(directory / "models", variant="auto", log=log) as endpoint:
-        capacity = asyncio.run(_closed(endpoint.target))
-        outcomes = {
-            times: asyncio.run(_open(endpoint.target, times * capacity))
-            for times in (0.8, 1, *_GOALS)
+    servers.conv_30(directory)
+    message = calls.request(servers.MODEL, calls.random_row(3, nets.SIDE, nets.SIDE))
+    return _suite(directory, message, _GOALS)
+
+
+def overload_resnet(directory: Path) -> list[Figure]:
+    """The same with ResNet50 (random weights) and its 600 KB float input."""
+    resnet50.write(servers.place(directory))
+    message = calls.request(servers.MODEL, calls.random_row(*resnet50.SHAPE))
+    return _suite(directory, message, _GOALS_RESNET)
+
+
+def _suite(directory: Path, message: bytes, goals: dict[int, float]) -> list[Figure]:
+    constant = calls.answer(calls.random_row(10))
+    with (
+        servers.farthing(directory / "models") as server,
+        servers.noop(constant, directory) as floor,
+    ):
+        capacity = generator.closed(server.target, message, callers=_CALLERS, seconds=_SECONDS).rate
+        ceiling = generator.open_loop(_stream(floor, message, max(goals) * capacity))[0]
+        levels = {
+            times: _level(server, _stream(server, message, times * capacity))
+            for times in (0.8, 1.0, *goals)
         }
-    good = {times: outcome["good"] / _SECONDS for times, outcome in outcomes.items()}
-    peak = max(good.values())
-    figures = [Figure("capacity, closed loop of 8 callers", f"{capacity:.1f}/s")]
-    for times, rate in good.items():
-        outcome = outcomes[times]
-        goal = f">= {_GOALS[int(times)]}" if times in _GOALS else ""
-        share = f"{rate / peak:.2f}"
-        figures.append(Figure(f"good answers at {times:g}x", f"{rate:.1f}/s = {share}", goal))
-        if times in _GOALS:
-            told = ", ".join(f"{n} {what}" for what, n in sorted(outcome.items()) if what != "good")
-            figures.append(Figure(f"the others at {times:g}x", told))
-    return figures
+    return [
+        Figure(f"capacity, closed loop of {_CALLERS} callers", f"{capacity:.1f}/s"),
+        Figure(
+            f"the generator itself: {ceiling.good_per_s:.0f}/s to the no-op, sent late",
+            arrivals.marked(f"{ceiling.sent_late / ceiling.sent:.2%}", ceiling),
+        ),
+        *_told(levels, goals),
+    ]
 
 
-def _request() -> pb.ModelInferRequest:
-    rows = np.random.default_rng(0).random((1, 3, nets.SIDE, nets.SIDE), np.float32)
-    request = pb.ModelInferRequest(model_name="net")
-    request.inputs.add(name="x", datatype="FP32", shape=rows.shape)
-    request.raw_input_contents.append(rows.tobytes())
-    return request
+def _stream(server: servers.Server, message: bytes, rate: float) -> generator.Stream:
+    return generator.Stream(server.target, message, rate, _SECONDS, _DEADLINE_S)
 
 
-async def _closed(target: str) -> float:
-    """Answers per second to eight callers, each waiting for its answer."""
-    request, ends = _request(), time.perf_counter() + _SECONDS
-    async with grpc.aio.insecure_channel(target) as channel:
-        stub = GRPCInferenceServiceStub(channel)
-
-        async def call() -> int:
-            answered = 0
-            while time.perf_counter() < ends:
-                await stub.ModelInfer(request)
-                answered += 1
-            return answered
-
-        return sum(await asyncio.gather(*(call() for _ in range(8)))) / _SECONDS
+def _level(server: servers.Server, stream: generator.Stream) -> Level:
+    names = ("nv_inference_count", "farthing_late_answers_total")
+    before = [server.metric(name) for name in names]
+    (outcome,) = generator.open_loop(stream)
+    runs, late = (server.metric(name) - was for name, was in zip(names, before, strict=True))
+    return Level(outcome, runs, late)
 
 
-async def _open(target: str, rate: float) -> Counter[str]:
-    """How calls ended that came on a schedule of their own; time runs from the schedule."""
-    request, chance, outcome = _request(), random.Random(1), Counter[str]()
-    async with grpc.aio.insecure_channel(target) as channel:
-        stub = GRPCInferenceServiceStub(channel)
+def _told(levels: Mapping[float, Level], goals: dict[int, float]) -> list[Figure]:
+    peak = max(level.outcome.good_per_s for level in levels.values())
+    figures = []
+    for times, level in levels.items():
+        outcome = level.outcome
+        rate = outcome.good_per_s
+        goal = f">= {goals[int(times)]}" if times in goals else ""
+        text = arrivals.marked(f"{rate:.1f}/s = {rate / peak:.2f}", outcome)
+        figures.append(Figure(f"good answers at {times:g}x", text, goal))
+        if times in goals:
+            figures.append(Figure(f"the others at {times:g}x", outcome.others))
+    return [*figures, *lateness(levels)]
 
-        async def call(due: float) -> None:
-            try:
-                await stub.ModelInfer(request, timeout=due + _DEADLINE_S - time.perf_counter())
-                in_time = time.perf_counter() <= due + _DEADLINE_S
-                outcome["good" if in_time else "late"] += 1
-            except grpc.aio.AioRpcError as error:
-                outcome[error.code().name] += 1
 
-        calls, begun = [], time.perf_counter()
-        due = begun
-        while (due := due + chance.expovariate(rate)) < begun + _SECONDS:
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            if time.perf_counter() - due > 0.05 * _DEADLINE_S:
-                outcome["sent late"] += 1
-            calls.append(asyncio.create_task(call(due)))
-        await asyncio.gather(*calls)
-    return outcome
+def lateness(levels: Mapping[float, Level]) -> list[Figure]:
+    """What came too late over all loads: as the server counts it, and as its callers do.
+
+    The server ends a request at its deadline, so it counts next to none; a row that was run all
+    the same, or whose answer was late on its way, is seen only by who compares runs with answers.
+    """
+    runs = sum(level.runs for level in levels.values())
+    good = sum(level.outcome.endings[arrivals.GOOD] for level in levels.values())
+    answers = sum(len(level.outcome.latencies_s) for level in levels.values())
+    late = sum(level.late for level in levels.values())
+    return [
+        Figure(
+            "answers after their deadline, by the server's count", share(late, answers), "< 0.5 %"
+        ),
+        Figure(
+            "rows run without a good answer, of all rows run", share(runs - good, runs), "< 0.5 %"
+        ),
+    ]
+
+
+def share(part: float, whole: float) -> str:
+    """A share in percent."""
+    return f"{100 * part / whole:.2f} %" if whole else "of none"

@@ -36,7 +36,7 @@ def append(suite: str, figures: Sequence[Figure]) -> None:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
     lines = [
         f"\n## {suite}, {now}, revision {_revision()}\n",
-        f"{hardware.fingerprint()}; {versions}\n",
+        f"{hardware.fingerprint()}; {hardware.cpus()} CPUs; {versions}\n",
         "| Measure | Figure | Goal |",
         "|---|---|---|",
         *(f"| {figure.measure} | {figure.text} | {figure.goal or '-'} |" for figure in figures),

@@ -1,4 +1,4 @@
-"""The suites; later ones join the table at the end."""
+"""The suites by name, and those of start and serving that need no file of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from loadtests import load, processes
-from loadtests.bench import nets, overload, variants, wire
+from loadtests.bench import (
+    neighbours,
+    nets,
+    overload,
+    resnet,
+    small,
+    steady,
+    variants,
+    versus,
+    wire,
+)
 from loadtests.bench.results import Figure
 from service.session import Session, SessionOptions
 
@@ -89,12 +99,23 @@ def _bare(path: Path) -> tuple[float, float]:
     return single, best
 
 
+# These show themselves while they run; two displays cannot share a screen.
+WATCHED = frozenset({"versus"})
+# Serving first, so that a run that is broken off has the figures that most people want.
 SUITES: dict[str, Callable[[Path], list[Figure]]] = {
+    "versus": versus.versus,
+    "small": small.small,
+    "resnet": resnet.resnet,
+    "overload": overload.overload,
+    "overload-resnet": overload.overload_resnet,
+    "half": steady.half,
+    "neighbour": neighbours.neighbour,
+    "refusal": neighbours.refusal,
+    "spinning": steady.spinning,
     "start": start,
     "serving": serving,
     "echo": wire.echo,
     "reload": wire.reload,
-    "overload": overload.overload,
     "int8": variants.int8,
     "encoder": variants.encoder,
     "pruned": variants.pruned,

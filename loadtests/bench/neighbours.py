@@ -1,0 +1,108 @@
+"""Suites of a model under siege: what its neighbour feels, and what a refusal costs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loadtests.bench import arrivals, calls, generator, nets, servers
+from loadtests.bench.arrivals import Outcome
+from loadtests.bench.results import Figure
+
+_DEADLINE_S = 0.4
+_SECONDS = 12.0
+_ROUNDS = 2
+_CALLERS = 8
+_QUARTER = 0.25
+_OVERLOAD = 10.0
+
+
+def neighbour(directory: Path) -> list[Figure]:
+    """Goodput of a model at a quarter of capacity, alone and beside one overloaded ten times."""
+    for name in ("calm", "stormy"):
+        nets.convolutional(servers.place(directory, name), channels=256, blocks=6)
+    row = calls.random_row(3, nets.SIDE, nets.SIDE)
+    calm, stormy = (calls.request(name, row) for name in ("calm", "stormy"))
+    alone, beside, storms = list[Outcome](), list[Outcome](), list[Outcome]()
+    with servers.farthing(directory / "models") as server:
+        capacity = generator.closed(
+            server.target, calm, callers=_CALLERS, seconds=_SECONDS / 2
+        ).rate
+        for seed in range(1, _ROUNDS + 1):
+            quiet = generator.Stream(
+                server.target, calm, _QUARTER * capacity, _SECONDS, _DEADLINE_S, seed
+            )
+            storm = generator.Stream(
+                server.target, stormy, _OVERLOAD * capacity, _SECONDS, _DEADLINE_S, seed + 100
+            )
+            alone += generator.open_loop(quiet)
+            together = generator.open_loop(quiet, storm)
+            beside.append(together[0])
+            storms.append(together[1])
+    good, good_beside, good_storm = (
+        sum(outcome.good_per_s for outcome in seen) / _ROUNDS for seen in (alone, beside, storms)
+    )
+    text = arrivals.marked(f"{good_beside / good:.2f}", *alone, *beside, *storms)
+    lost = " | ".join(outcome.others for outcome in beside)
+    return [
+        Figure(f"capacity of either model, closed loop of {_CALLERS} callers", f"{capacity:.1f}/s"),
+        Figure("good answers of a model offered a quarter of it, alone", f"{good:.2f}/s"),
+        Figure("the same beside a model offered ten times of it", f"{good_beside:.2f}/s"),
+        Figure("beside over alone", text, ">= 0.9"),
+        Figure("its other calls then", lost),
+        Figure("good answers of the overloaded model", f"{good_storm:.1f}/s"),
+    ]
+
+
+def refusal(directory: Path) -> list[Figure]:
+    """CPU of a refusal, beside that of an answer by the no-op; the model's own runs excluded.
+
+    One thread runs the graph all the time, for callers who wait in a queue of one row; all the
+    others together are what refusing costs, with the metrics that it is counted in.
+    """
+    servers.conv_30(directory)
+    row = calls.random_row(3, nets.SIDE, nets.SIDE)
+    message = calls.request(servers.MODEL, row)
+    options = ("--max-queue-rows", "1", "--threads", "1", "--instances", "1", "--max-batch", "1")
+    with (
+        servers.farthing(directory / "models", *options) as server,
+        servers.noop(calls.answer(calls.random_row(256)), directory) as floor,
+    ):
+        with _besieged(server, message):
+            before = server.cpu_s_beside_runs()
+            seen = generator.closed(server.target, message, callers=16, seconds=_SECONDS)
+            spent = server.cpu_s_beside_runs() - before
+        before = floor.cpu_s()
+        answered = generator.closed(floor.target, message, callers=16, seconds=_SECONDS / 2)
+        floor_s = (floor.cpu_s() - before) / len(answered.latencies_s)
+    refused_s = spent / max(1, seen.refused)
+    return [
+        Figure("calls refused while the queue was full", f"{seen.refused / _SECONDS:.0f}/s"),
+        Figure("of all calls", f"{seen.refused / (seen.refused + len(seen.latencies_s)):.1%}"),
+        Figure("server CPU of a refusal", f"{refused_s * 1e6:.0f} us"),
+        Figure("CPU of an answer by the no-op, the same bytes", f"{floor_s * 1e6:.0f} us"),
+        Figure("refusal over the no-op's answer", f"{refused_s / floor_s:.2f}"),
+    ]
+
+
+@contextmanager
+def _besieged(server: servers.Server, message: bytes) -> Iterator[None]:
+    """Callers without end who keep the instance busy and the queue full."""
+    stop = threading.Event()
+
+    def call() -> None:
+        with generator.blocking(server.target) as infer:
+            while not stop.is_set():
+                infer(message)
+
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,79 @@
+"""Suites below the capacity: latency at half of it, and what spinning costs and saves."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import numpy as np
+
+from loadtests.bench import arrivals, calls, generator, nets, servers
+from loadtests.bench.bare import Bare
+from loadtests.bench.results import Figure
+
+_CALLERS = 8
+_REQUESTS = 1000  # a p99 needs 662 with one beyond, at 99 % confidence
+_PATIENT_S = 10.0
+_ROUNDS = 3
+_ROUND_S = 4.0
+_SPARSE = 10.0  # requests per second
+
+
+def half(directory: Path) -> list[Figure]:
+    """p99 at half of closed-loop capacity, Poisson, over the batch-1 run on the same threads."""
+    row = calls.random_row(3, nets.SIDE, nets.SIDE)
+    graph = servers.conv_30(directory)
+    message = calls.request(servers.MODEL, row)
+    session = Bare(graph, row, batches=(1,))
+    before_s = session.median_s(seconds=3.0)
+    with servers.farthing(directory / "models") as server:
+        seen = generator.closed(server.target, message, callers=_CALLERS, seconds=8.0)
+        rate = seen.rate / 2
+        stream = generator.Stream(server.target, message, rate, _REQUESTS / rate, _PATIENT_S)
+        (outcome,) = generator.open_loop(stream)
+    run_s = statistics.mean((before_s, session.median_s(seconds=3.0)))
+    middle, high = (float(np.percentile(outcome.latencies_s, p)) for p in (50, 99))
+    return [
+        Figure("batch-1 run, bare ONNX Runtime, median", f"{run_s * 1e3:.1f} ms"),
+        Figure(f"capacity, closed loop of {_CALLERS} callers", f"{seen.rate:.1f}/s"),
+        Figure(f"median of {len(outcome.latencies_s)} at half of it", f"{middle * 1e3:.0f} ms"),
+        Figure("p99", f"{high * 1e3:.0f} ms"),
+        Figure("p99 over the run", arrivals.marked(f"{high / run_s:.1f}x", outcome), "<= 6x"),
+        Figure("not answered in 10 s", outcome.others, "none"),
+    ]
+
+
+def spinning(directory: Path) -> list[Figure]:
+    """With and without --spin: throughput, and CPU per request when requests are sparse."""
+    row = calls.random_row(3, nets.SIDE, nets.SIDE)
+    nets.convolutional(servers.place(directory))
+    message = calls.request(servers.MODEL, row)
+    rates: dict[str, list[float]] = {"--no-spin": [], "--spin": []}
+    cpu_ms: dict[str, list[float]] = {flag: [] for flag in rates}
+    for _ in range(_ROUNDS):
+        for flag in ("--no-spin", "--spin"):
+            with servers.farthing(directory / "models", flag) as server:
+                seen = generator.closed(server.target, message, callers=_CALLERS, seconds=_ROUND_S)
+                rates[flag].append(seen.rate)
+                before = server.cpu_s()
+                stream = generator.Stream(server.target, message, _SPARSE, _ROUND_S, _PATIENT_S)
+                (outcome,) = generator.open_loop(stream)
+                spent = (server.cpu_s() - before) / len(outcome.latencies_s)
+                cpu_ms[flag].append(spent * 1e3)
+    figures = [
+        Figure(f"{_CALLERS} callers, {flag}", f"{statistics.median(seen):.0f}/s")
+        for flag, seen in rates.items()
+    ]
+    figures += [
+        Figure(f"CPU of a request at {_SPARSE:.0f}/s, {flag}", f"{statistics.median(seen):.1f} ms")
+        for flag, seen in cpu_ms.items()
+    ]
+    gain, cost = (
+        statistics.median(seen["--spin"]) / statistics.median(seen["--no-spin"])
+        for seen in (rates, cpu_ms)
+    )
+    return [
+        *figures,
+        Figure("throughput with --spin over without", f"{gain:.2f}"),
+        Figure("CPU of a sparse request with --spin over without", f"{cost:.2f}"),
+    ]
