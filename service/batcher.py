@@ -23,24 +23,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 
 from service import batching
 from service.batching import Answer, Arrays, Limits, Ran, Run
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, ServingError
+from service.callers import Part, Request
+from service.errors import DeadlineExceeded, Draining, InferenceFailed
 from service.latency import Latency
 from service.scheduler import Entry, Queue
 
-OnRun = Callable[[int, float, float], None]
-
-
-@dataclass(eq=False)
-class _Caller(Entry):
-    settled: asyncio.Future[Answer] = field(kw_only=True)
-
-    @property
-    def left(self) -> bool:
-        return self.settled.done()
+# rows, seconds of assembly, seconds of the run, seconds that were expected from taking the rows to
+# the answers, and seconds that it took
+OnRun = Callable[[int, float, float, float, float], None]
+# Runs that hold up the event loop for longer go to a thread, whatever the warm-up said.
+_IN_PLACE_S = 0.005
 
 
 class Batcher:
@@ -63,7 +58,7 @@ class Batcher:
             limits: how much to take on.
             executor: at least ``limits.instances`` threads that nobody else uses.
             clock: monotonic seconds, the same that deadlines are given in.
-            on_run: told rows, seconds of assembly and seconds of running, once for each run.
+            on_run: told of each run, once.
             latency: what is known of its runs already; it goes on learning here.
         """
         self._run = run
@@ -72,11 +67,11 @@ class Batcher:
         self._clock = clock
         self._on_run = on_run
         self._latency = latency or Latency()
-        self._queue: Queue[_Caller] = Queue(limits, self._latency)
+        self._queue: Queue[Part] = Queue(limits, self._latency)
         self._busy_until: dict[int, float] = {}
         self._idle = limits.instances
         self._draining = False
-        self._running: set[_Caller] = set()
+        self._running: set[Part] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -118,38 +113,33 @@ class Batcher:
             priority: 1 is the first; 0, or one that the model has not, for its default.
 
         Raises:
-            InvalidInput: more rows than one run takes.
-            Overloaded: the queue is full.
+            InvalidInput: more rows than ever run and wait together.
+            Overloaded: the queue is full, or the deadline would pass.
             DeadlineExceeded: the deadline passed first, or the model's own limit of waiting.
             Draining: the server is going away.
             InferenceFailed: the model failed on these rows.
             asyncio.CancelledError: the caller left.
         """
+        if self._runs_in_place(rows):
+            self._check_open(deadline)
+            return self._run_in_place(feeds, rows)
         level = self._queue.level(priority)
-        caller = _Caller(
-            feeds,
-            rows,
-            nbytes,
-            level,
-            self._clock(),
-            deadline,
-            settled=asyncio.get_running_loop().create_future(),
-        )
-        timer = self._admit(caller)
+        whole = Entry(feeds, rows, nbytes, level, self._clock(), deadline)
+        request, timers = self._admit(whole)
         try:
-            async with asyncio.timeout(self._remaining(deadline)):
-                return await caller.settled
-        except TimeoutError:
-            raise _too_late() from None
+            return await request.settled
         finally:
-            if timer is not None:
+            for timer in timers:
                 timer.cancel()
-            self._forget(caller)
+            self._forget(request)
 
     def expect(self, rows: int, deadline: float | None, priority: int = 0) -> None:
         """Refuse what ``submit`` would refuse for load or time, before anyone decodes it."""
+        if self._idle and not len(self._queue):
+            self._check_open(deadline)
+            return
         # Nobody has looked yet whether these are rows at all: too many are decoding's to refuse.
-        rows, level = min(rows, self._limits.max_rows), self._queue.level(priority)
+        rows, level = min(rows, self._limits.max_request_rows), self._queue.level(priority)
         self._check(Entry({}, rows, 0, level, self._clock(), deadline))
 
     async def drain(self, timeout_s: float | None) -> bool:
@@ -167,121 +157,133 @@ class Batcher:
                     await asyncio.wait(self._tasks)
         except TimeoutError:
             finished = False
-        for caller in (*self._queue, *self._running):
-            _fail(caller, Draining("the server shut down before this request was answered"))
+        for part in (*self._queue, *self._running):
+            part.request.fail(Draining("the server shut down before this request was answered"))
         return finished
 
-    def _admit(self, caller: _Caller) -> asyncio.TimerHandle | None:
-        """Queue a request; the timer, if any, ends its waiting by the model's queue policy."""
-        self._check(caller)
-        timeout_s = self._limits.policy(caller.priority).timeout_s
-        timer = None
+    def _admit(self, whole: Entry) -> tuple[Request, list[asyncio.TimerHandle]]:
+        """Queue a request's parts; the timers, if any, end its waiting."""
+        self._check(whole)
+        loop, limits = asyncio.get_running_loop(), self._limits
+        timeout_s = limits.policy(whole.priority).timeout_s
+        timers = []
+        request = Request(loop.create_future())
+        if whole.deadline is not None:
+            left_s = whole.deadline - whole.arrived
+            timers.append(loop.call_later(left_s, lambda: request.fail(_too_late())))
         if timeout_s is not None:
-            caller.start_by = caller.arrived + timeout_s
-            timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, caller)
-        self._queue.put(caller)
+            timers.append(loop.call_later(timeout_s, self._expire, request))
+        for feeds, rows in batching.cut(whole.feeds, whole.rows, limits.max_rows):
+            part = Part(feeds, rows, whole.nbytes * rows // whole.rows, whole.priority,
+                        whole.arrived, whole.deadline, request=request)  # fmt: skip
+            if timeout_s is not None:
+                part.start_by = whole.arrived + timeout_s
+            request.parts.append(part)
+            self._queue.put(part)
         self._dispatch()
-        return timer
+        return request, timers
 
     def _check(self, entry: Entry) -> None:
-        now, busy_until = self._clock(), tuple(self._busy_until.values())
-        if self._draining:
-            raise Draining()
-        if entry.deadline is not None and entry.deadline <= now:
-            raise _too_late()
+        now, busy_until = self._check_open(entry.deadline), tuple(self._busy_until.values())
         self._queue.check(entry, now=now, idle=self._idle, busy_until=busy_until)
 
-    def _expire(self, caller: _Caller) -> None:
-        if caller.waiting:
-            self._queue.remove(caller)
-            _fail(caller, _waited_too_long())
+    def _check_open(self, deadline: float | None) -> float:
+        """Refuse what no server could answer any more; the time."""
+        now = self._clock()
+        if self._draining:
+            raise Draining()
+        if deadline is not None and deadline <= now:
+            raise _too_late()
+        return now
 
-    def _remaining(self, deadline: float | None) -> float | None:
-        return None if deadline is None else deadline - self._clock()
+    def _expire(self, request: Request) -> None:
+        if any(part.waiting for part in request.parts):
+            request.fail(_waited_too_long())
+            self._forget(request)
 
-    def _forget(self, caller: _Caller) -> None:
-        """Take a request whose caller is gone out of the queue, if it is still there."""
-        if not caller.settled.done():
-            caller.settled.cancel()
-        elif not caller.settled.cancelled():
-            caller.settled.exception()  # read, so that asyncio does not report it as forgotten
-        self._queue.remove(caller)
+    def _forget(self, request: Request) -> None:
+        """Take what is left of a request that is over out of the queue."""
+        request.leave()
+        for part in request.parts:
+            self._queue.remove(part)
+
+    def _runs_in_place(self, rows: int) -> bool:
+        """Whether a run is over sooner than another thread would have begun it."""
+        return (
+            rows <= self._limits.in_place_rows
+            and self._idle > 0
+            and not len(self._queue)
+            and self._latency(rows) < _IN_PLACE_S
+        )
+
+    def _run_in_place(self, feeds: Arrays, rows: int) -> Answer:
+        started, expected_s = self._clock(), self._latency(rows)
+        ran = self._run_rows([feeds], [rows])
+        self._learn(rows, ran, expected_s, self._clock() - started)
+        return Answer(ran.parts[0], 0.0, ran.assembly_s, ran.run_s, rows)
 
     def _dispatch(self) -> None:
         """Start runs while an instance is idle and rows wait."""
         while self._idle and len(self._queue):
             now = self._clock()
             batch, late = self._queue.take(now)
-            for caller in late:
-                waited = caller.start_by is not None and caller.start_by <= now
-                _fail(caller, _waited_too_long() if waited else _too_late())
+            for part in late:
+                waited = part.start_by is not None and part.start_by <= now
+                part.request.fail(_waited_too_long() if waited else _too_late())
             if not batch:
                 continue
             self._idle -= 1
             # Not only when the task begins: who comes before that must know of this run.
-            rows = sum(caller.rows for caller in batch)
+            rows = sum(part.rows for part in batch)
             self._busy_until[id(batch)] = now + self._latency(rows)
             task = asyncio.get_running_loop().create_task(self._run_batch(batch))
             self._tasks.add(task)  # the loop itself keeps only weak references
             task.add_done_callback(self._tasks.discard)
 
-    async def _run_batch(self, batch: list[_Caller]) -> None:
+    async def _run_batch(self, batch: list[Part]) -> None:
         self._running.update(batch)
         try:
             await self._run_and_settle(batch)
         finally:
             del self._busy_until[id(batch)]
             self._running.difference_update(batch)
-            for caller in batch:  # settled already, unless the executor is broken
-                _fail(caller, InferenceFailed("the server could not run this request"))
+            for part in batch:  # settled already, unless the executor is broken
+                part.request.lose(part, InferenceFailed("the server could not run this request"))
             self._idle += 1
             self._dispatch()
 
-    async def _run_and_settle(self, batch: Sequence[_Caller]) -> None:
-        loop = asyncio.get_running_loop()
+    async def _run_and_settle(self, batch: Sequence[Part]) -> None:
         started = self._clock()
+        feeds, counts = [part.feeds for part in batch], [part.rows for part in batch]
+        total = sum(counts)
+        expected_s = self._latency(total)
+        loop = asyncio.get_running_loop()
         try:
-            ran = await loop.run_in_executor(self._executor, self._run_rows, batch)
+            ran = await loop.run_in_executor(self._executor, self._run_rows, feeds, counts)
         except InferenceFailed as error:
             if len(batch) == 1:
-                _fail(batch[0], error)
+                batch[0].request.fail(error)
                 return
-            for caller in batch:
-                if not caller.settled.done():
-                    await self._run_and_settle([caller])
+            for part in batch:
+                if not part.left:
+                    await self._run_and_settle([part])
             return
-        total = sum(caller.rows for caller in batch)
-        self._latency.observe(total, self._clock() - started)
+        ended = self._clock()
+        self._learn(total, ran, expected_s, ended - started)
+        for part, outputs in zip(batch, ran.parts, strict=True):
+            queued_s = started - part.arrived
+            answer = Answer(outputs, queued_s, ran.assembly_s, ran.run_s, total)
+            part.request.answer(part, answer, ended)
+
+    def _learn(self, rows: int, ran: Ran, expected_s: float, took_s: float) -> None:
+        self._latency.observe(rows, took_s)
         if self._on_run is not None:
-            self._on_run(total, ran.assembly_s, ran.run_s)
-        for caller, outputs in zip(batch, ran.parts, strict=True):
-            if not caller.settled.done():
-                queued_s = started - caller.arrived
-                caller.settled.set_result(
-                    Answer(outputs, queued_s, ran.assembly_s, ran.run_s, total)
-                )
+            self._on_run(rows, ran.assembly_s, ran.run_s, expected_s, took_s)
 
-    def _run_rows(self, batch: Sequence[_Caller]) -> Ran:
-        """One run; on an executor's thread.
-
-        Raises:
-            InferenceFailed: for whatever the model raises. Translated here, since a StopIteration
-                cannot pass through a future.
-        """
-        try:
-            if not self._limits.batched:
-                return batching.run_alone(self._run, batch[0].feeds, self._clock)
-            feeds, counts = [c.feeds for c in batch], [c.rows for c in batch]
-            return batching.run_together(self._run, feeds, counts, self._clock)
-        except InferenceFailed:
-            raise
-        except Exception as error:
-            raise InferenceFailed("the model failed on this input") from error
-
-
-def _fail(caller: _Caller, error: ServingError) -> None:
-    if not caller.settled.done():
-        caller.settled.set_exception(error)
+    def _run_rows(self, feeds: Sequence[Arrays], counts: Sequence[int]) -> Ran:
+        return batching.run(
+            self._run, feeds, counts, batched=self._limits.batched, clock=self._clock
+        )
 
 
 def _too_late() -> DeadlineExceeded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class Answer:
         queued_s: seconds from arrival until an instance took it.
         assembly_s: seconds of stacking the callers' rows.
         run_s: seconds of the run it shared.
-        batch_rows: rows in that run.
+        batch_rows: rows in that run, or in the largest of several.
     """
 
     outputs: Arrays
@@ -60,6 +61,7 @@ class Limits:
         default_priority: of callers who ask for none.
         default_policy: of the levels that are not in ``policies``.
         policies: priority level -> what may wait there.
+        in_place_rows: a run of up to so many rows takes less than the way to another thread.
     """
 
     max_rows: int
@@ -71,6 +73,12 @@ class Limits:
     default_priority: int = 0
     default_policy: QueuePolicy = QueuePolicy()
     policies: Mapping[int, QueuePolicy] = field(default_factory=dict)
+    in_place_rows: int = 0
+
+    @property
+    def max_request_rows(self) -> int:
+        """Rows of one request: one run's, and what may wait behind it."""
+        return self.max_rows + self.max_queue_rows if self.batched else 1
 
     def policy(self, priority: int) -> QueuePolicy:
         """The queue policy of one priority level."""
@@ -95,6 +103,75 @@ class Ran:
 def shapes(feeds: Arrays) -> tuple[Any, ...]:
     """What rows must have in common to share a run: everything but their number."""
     return tuple((name, array.shape[1:]) for name, array in sorted(feeds.items()))
+
+
+def cut(feeds: Arrays, rows: int, most: int) -> list[tuple[Arrays, int]]:
+    """A request's feeds for as few runs as may be, each with its rows; views, no copies.
+
+    Args:
+        feeds: input name -> array, with ``rows`` rows each.
+        rows: at least 1.
+        most: rows of one run.
+    """
+    if rows <= most:
+        return [(feeds, rows)]
+    return [
+        ({name: array[at : at + most] for name, array in feeds.items()}, min(most, rows - at))
+        for at in range(0, rows, most)
+    ]
+
+
+def joined(answers: Sequence[Answer], whole_s: float) -> Answer:
+    """One answer of several, in the order of their rows.
+
+    Args:
+        answers: of the parts of one request.
+        whole_s: from the request's arrival until now.
+
+    Returns:
+        Their outputs behind each other; all time that was no assembly and no run counts as waiting.
+
+    Raises:
+        InferenceFailed: the outputs have different inner shapes.
+    """
+    try:
+        outputs = {
+            name: np.concatenate([answer.outputs[name] for answer in answers])
+            for name in answers[0].outputs
+        }
+    except ValueError:
+        raise InferenceFailed(
+            "the request was run in parts, and the outputs of those have different shapes; send "
+            "fewer rows at a time"
+        ) from None
+    assembly_s = sum(answer.assembly_s for answer in answers)
+    run_s = sum(answer.run_s for answer in answers)
+    most = max(answer.batch_rows for answer in answers)
+    return Answer(outputs, max(0.0, whole_s - assembly_s - run_s), assembly_s, run_s, most)
+
+
+def run(
+    model: Run,
+    feeds: Sequence[Arrays],
+    counts: Sequence[int],
+    *,
+    batched: bool,
+    clock: Callable[[], float],
+) -> Ran:
+    """Run what these callers sent, several only where rows can be told apart.
+
+    Raises:
+        InferenceFailed: for whatever the model raises. Translated here, since a StopIteration
+            cannot pass through a future.
+    """
+    try:
+        if not batched:
+            return run_alone(model, feeds[0], clock)
+        return run_together(model, feeds, counts, clock)
+    except InferenceFailed:
+        raise
+    except Exception as error:
+        raise InferenceFailed("the model failed on this input") from error
 
 
 def run_together(
@@ -128,11 +205,12 @@ def run_together(
                 f"the model answered {total} rows with an output '{name}' of shape "
                 f"{list(array.shape)}; it cannot be served in batches"
             )
-    stops = np.cumsum(counts)
-    split = [
-        {name: array[stop - count : stop] for name, array in outputs.items()}
-        for count, stop in zip(counts, stops, strict=True)
-    ]
+    split = [outputs]
+    if len(parts) > 1:
+        split = [
+            {name: array[stop - count : stop] for name, array in outputs.items()}
+            for count, stop in zip(counts, accumulate(counts), strict=True)
+        ]
     return Ran(split, assembled - started, ended - assembled)
 
 

@@ -29,6 +29,7 @@ class Latency:
         """
         self._margin = margin
         self._runs: dict[int, deque[float]] = {}
+        self._ordered: dict[int, list[float]] = {}
         self._highest: dict[int, float] = {}
         self._sizes: list[int] = []
         self._levels: list[float] = []
@@ -41,12 +42,18 @@ class Latency:
             seconds: from the moment an instance took them until they were answered.
         """
         if rows not in self._runs:
-            self._runs[rows] = deque(maxlen=_KEPT)
+            self._runs[rows], self._ordered[rows] = deque(), []
             insort(self._sizes, rows)
-        self._runs[rows].append(seconds)
-        ordered = sorted(self._runs[rows])
-        self._highest[rows] = ordered[ceil(_QUANTILE * len(ordered)) - 1]
-        self._levels = list(accumulate((self._highest[size] for size in self._sizes), max))
+        runs, ordered = self._runs[rows], self._ordered[rows]
+        runs.append(seconds)
+        insort(ordered, seconds)
+        if len(runs) > _KEPT:
+            del ordered[bisect_left(ordered, runs.popleft())]
+        highest = ordered[ceil(_QUANTILE * len(ordered)) - 1]
+        # The smallest models do this thousands of times a second.
+        if highest != self._highest.get(rows):
+            self._highest[rows] = highest
+            self._levels = list(accumulate((self._highest[size] for size in self._sizes), max))
 
     def __call__(self, rows: int) -> float:
         """Seconds that a run of so many rows is expected to take, at most.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service import log
 from service.batcher import Batcher
@@ -34,7 +34,7 @@ class Model:
         version: a positive number, as text.
         chosen: the variant it serves, how that was chosen and why.
         options: what its config.pbtxt says.
-        max_rows: of one request, and of one run.
+        max_rows: of one run; a request with more is run in parts.
         running: the options it runs with.
         target_s: from a call's arrival until its answer is worthless; None for no such target.
         batcher: forms its runs.
@@ -111,6 +111,7 @@ def load(
     executor = ThreadPoolExecutor(instances, thread_name_prefix=place.name)
     tally = book.tally((contract.name, str(version), chosen.variant.name))
     limits = _limits(settings, options, max_rows, instances, batched=contract.batched)
+    limits = replace(limits, in_place_rows=opened.quick_rows(max_rows, executor, clock))
     return Model(
         manifest=contract,
         version=str(version),

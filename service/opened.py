@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from service import log, warmup
+from service import inplace, log, warmup
 from service.batching import Arrays
 from service.choice import Chosen
 from service.latency import Latency
@@ -80,8 +81,7 @@ class Opened:
             ModelUnusable: it cannot be run, or its outputs do not follow the batch.
         """
         contract, latency = self.contract, Latency()
-        first = 1 if contract.batched else 0
-        doubtful = any(s.datatype == "BYTES" or -1 in s.shape[first:] for s in contract.inputs)
+        doubtful = self._doubtful
         for rows in sorted({1, max_rows}):
             feeds = self.inwards(warmup.zeros(contract, rows))
             follow = rows if contract.batched else None
@@ -98,6 +98,32 @@ class Opened:
             for feeds in warmup.feeds(sample, contract, directory):
                 self.session.warm_up_with(self.inwards(feeds))
         return latency
+
+    @property
+    def _doubtful(self) -> bool:
+        """Whether what callers send decides how long a run takes, or whether it succeeds."""
+        first = 1 if self.contract.batched else 0
+        inputs = self.contract.inputs
+        return any(spec.datatype == "BYTES" or -1 in spec.shape[first:] for spec in inputs)
+
+    def quick_rows(self, max_rows: int, executor: Executor, clock: Callable[[], float]) -> int:
+        """Rows of the largest run that takes less than the way to a thread; 0 if none does.
+
+        Args:
+            max_rows: of a full run.
+            executor: of the threads.
+            clock: seconds.
+        """
+
+        def run(rows: int) -> None:
+            self.session.warm_up_with(self.inwards(warmup.zeros(self.contract, rows)))
+
+        if self._doubtful:
+            return 0
+        try:
+            return inplace.rows(run, max_rows, inplace.hop_s(executor, clock), clock)
+        except RunFailed:  # on zeros, which other rows are not
+            return 0
 
 
 def reshaped(array: Array, now: Shape, then: Shape) -> Array:

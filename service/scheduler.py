@@ -35,7 +35,8 @@ class Entry:
 
     Attributes:
         feeds: input name -> array, with ``rows`` rows each.
-        rows: at least 1, and at most what one run takes.
+        rows: at least 1, and at most what one run takes; of a whole request, which is only checked,
+            any number.
         nbytes: what it holds in memory while it waits.
         priority: 1 is the first to run; 0 where the model has no levels.
         arrived: when, in seconds.
@@ -117,14 +118,15 @@ class Queue(Generic[E]):
             busy_until: when each of the other instances is expected to be free.
 
         Raises:
-            InvalidInput: it has more rows than one run takes.
+            InvalidInput: it has more rows than could ever run and wait.
             Overloaded: too much waits already, or its deadline would pass.
         """
         limits = self._limits
-        if entry.rows > limits.max_rows and limits.batched:
+        if entry.rows > limits.max_request_rows and limits.batched:
             raise InvalidInput(
-                f"the request has {entry.rows} rows; the model runs at most {limits.max_rows} at "
-                "a time: split it, or have the server's --max-batch raised"
+                f"the request has {entry.rows} rows; this server takes at most "
+                f"{limits.max_request_rows} of this model at a time: send fewer, or have its "
+                "--max-queue-rows raised"
             )
         if idle and not self._waiting:
             return
@@ -153,11 +155,14 @@ class Queue(Generic[E]):
         most = self._limits.max_rows
         place = bisect_left(self._waiting, self._order(entry), key=lambda one: one.order)
         runs, rest = divmod(sum(one.rows for one in self._waiting[:place]), most)
-        if rest + entry.rows > most:
+        if rest and rest + entry.rows > most:  # it begins a run of its own
             runs, rest = runs + 1, 0
+        more, last = divmod(rest + entry.rows, most)
+        if more and not last:
+            more, last = more - 1, most
         free = sorted(max(end, now) for end in busy_until) or [now]
-        turns, instance = divmod(runs, len(free))
-        return free[instance] + turns * self._latency(most) + self._latency(rest + entry.rows)
+        turns, instance = divmod(runs + more, len(free))
+        return free[instance] + turns * self._latency(most) + self._latency(last)
 
     def put(self, entry: E) -> None:
         """Let a request wait."""

@@ -72,9 +72,9 @@ SERVICE_IMPORTS = {
     },
     "service.opening": LEAVES
     | {
-        "service.choice", "service.golden", "service.hardware", "service.layout",
-        "service.manifest", "service.modelconfig", "service.opened", "service.precedence",
-        "service.session", "service.settings", "service.tuned", "service.variants",
+        "service.batching", "service.choice", "service.golden", "service.hardware",
+        "service.layout", "service.manifest", "service.modelconfig", "service.opened",
+        "service.precedence", "service.session", "service.settings", "service.tuned", "service.variants",
         "service.warmup",
     },
     "service.model": LEAVES
@@ -148,11 +148,18 @@ FROM_SERVICE = {
         "datatypes",
         "errors",
         "hardware",
+        "layout",
+        "log",
         "manifest",
+        "modelconfig",
+        "opened",
+        "opening",
         "proto",
         "rows",
         "session",
+        "settings",
         "tensors",
+        "tuned",
     },
 }
 
@@ -189,8 +196,11 @@ ROOMS = {
     "sklearn": FRAMEWORKS,
     "joblib": FRAMEWORKS | {"converter.live"},
     "onnxslim": {"converter.cleaning", "converter.pruning.*"},
-    "typer": {"converter.cli", "loadtests.cli"},
-    "rich": {"converter.cli", "converter.tables", "loadtests.cli", "converter.zoo.*"},
+    "typer": {"converter.cli", "loadtests.cli", "loadtests.tune"},
+    "rich": {
+        "converter.cli", "converter.tables", "loadtests.cli", "loadtests.screen", "loadtests.tune",
+        "converter.zoo.*",
+    },
     "plotly": {"loadtests.report"},
     "yaml": {"loadtests.prices"},
 }  # fmt: skip

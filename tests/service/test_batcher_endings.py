@@ -12,7 +12,6 @@ from service.errors import (
     DeadlineExceeded,
     Draining,
     InferenceFailed,
-    InvalidInput,
     Overloaded,
 )
 from tests.fakes import Arrays
@@ -178,13 +177,6 @@ async def test_idle_server_takes_a_request_larger_than_its_queue(stage: Stage) -
     assert is_answer(await stage.batcher(max_queue_rows=1).submit(feeds(1, 2), 2, None), 1, 2)
 
 
-async def test_more_rows_than_one_run_takes_are_refused(stage: Stage) -> None:
-    batcher = stage.batcher(max_rows=2)
-    with pytest.raises(InvalidInput, match=r"3 rows.* 2 at a time"):
-        await batcher.submit(feeds(1, 2, 3), 3, None)
-    assert (stage.run.batches, batcher.waiting_rows) == ([], 0)
-
-
 async def test_drain_finishes_accepted_work_and_refuses_new(stage: Stage) -> None:
     batcher = stage.batcher(max_rows=1)
     accepted = [await stage.occupy(batcher), *await queue(batcher, (1,), (2,))]
@@ -266,7 +258,7 @@ async def test_bytes_of_those_who_wait_are_counted_and_bounded(stage: Stage) -> 
 
 async def test_runs_are_told_once_each_with_their_rows(stage: Stage) -> None:
     told: list[int] = []
-    batcher = stage.batcher(on_run=lambda rows, assembly_s, run_s: told.append(rows))
+    batcher = stage.batcher(on_run=lambda rows, *seconds: told.append(rows))
     await stage.occupy(batcher)
     callers = await queue(batcher, (1,), (2, 3))
     stage.door.release()

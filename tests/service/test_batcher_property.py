@@ -48,7 +48,10 @@ class Drain:
 VALUES = st.sampled_from([1.0, 2.0, 3.0, 4.0, 5.0, -1.0])
 SUBMIT = st.builds(
     Submit,
-    st.lists(VALUES, min_size=1, max_size=MAX_ROWS + 1).map(tuple),
+    st.one_of(
+        st.lists(VALUES, min_size=1, max_size=MAX_ROWS),
+        st.lists(VALUES, min_size=1, max_size=MAX_ROWS + MAX_QUEUE_ROWS + 1),  # run in parts
+    ).map(tuple),
     st.sampled_from([1, 1, 1, 2]),
     st.sampled_from([None, None, None, 0.0, 10.0, 30.0]),
 )
@@ -65,10 +68,13 @@ DRAIN = st.none() | st.tuples(st.integers(5, 30), st.builds(Drain, st.sampled_fr
 class Play:
     """One sequence of steps on one batcher."""
 
-    def __init__(self, stage: Stage, instances: int) -> None:
-        self.stage = stage
+    def __init__(self, stage: Stage, instances: int, in_place_rows: int) -> None:
+        self.stage, self.held = stage, not in_place_rows
         self.batcher = stage.batcher(
-            max_rows=MAX_ROWS, max_queue_rows=MAX_QUEUE_ROWS, instances=instances
+            max_rows=MAX_ROWS,
+            max_queue_rows=MAX_QUEUE_ROWS,
+            instances=instances,
+            in_place_rows=in_place_rows,
         )
         self.callers: list[tuple[Submit, Caller]] = []
         self.cancelled: set[Caller] = set()
@@ -87,7 +93,7 @@ class Play:
                 self.stage.clock.advance(seconds)
             case Drain(timeout_s):
                 self.drains.append(asyncio.create_task(self.batcher.drain(timeout_s)))
-            case "hold":
+            case "hold" if self.held:  # what runs in place would hold up the test itself
                 self.stage.run.hold()
             case "release":
                 self.stage.run.release()
@@ -120,7 +126,7 @@ class Play:
             case DeadlineExceeded():
                 return request.patience_s is not None
             case InvalidInput():
-                return len(request.values) > MAX_ROWS
+                return len(request.values) > MAX_ROWS + MAX_QUEUE_ROWS
             case Draining():
                 return bool(self.drains)
             case Overloaded():
@@ -129,16 +135,26 @@ class Play:
 
 
 @settings(max_examples=200, deadline=None)
-@given(steps=STEPS, drain=DRAIN, instances=st.integers(1, 2), held=st.booleans())
+@given(
+    steps=STEPS,
+    drain=DRAIN,
+    instances=st.integers(1, 2),
+    held=st.booleans(),
+    in_place_rows=st.sampled_from([0, 0, 0, 2]),
+)
 async def test_every_submit_ends_once_as_its_own_deeds_allow(
-    steps: list[Any], drain: tuple[int, Drain] | None, instances: int, held: bool
+    steps: list[Any],
+    drain: tuple[int, Drain] | None,
+    instances: int,
+    held: bool,
+    in_place_rows: int,
 ) -> None:
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
     if drain:
         steps.insert(*drain)
     with ThreadPoolExecutor(instances) as executor:
-        play = Play(Stage(executor), instances)
+        play = Play(Stage(executor), instances, in_place_rows)
         try:
             for step in ["hold", *steps] if held else steps:
                 await play.step(step)

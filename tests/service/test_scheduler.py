@@ -135,9 +135,17 @@ def test_each_level_has_its_own_bound() -> None:
 
 
 @pytest.mark.parametrize("idle", [1, 0])
-def test_more_rows_than_a_run_takes_are_refused(idle: int) -> None:
-    with pytest.raises(InvalidInput, match=r"at most 8 at a time: split it, .*--max-batch"):
-        check(waiting(), entry(9), idle=idle)
+def test_more_rows_than_could_ever_run_and_wait_are_refused(idle: int) -> None:
+    with pytest.raises(InvalidInput, match=r"at most 18 .*: send fewer, .*--max-queue-rows"):
+        check(waiting(max_queue_rows=10), entry(19), idle=idle)
+
+
+def test_large_request_is_expected_to_take_all_of_its_runs() -> None:
+    queue = waiting()
+    busy_until = [0.5]  # then two full runs of a second, and one of half of that
+    queue.check(entry(20, deadline=3.1), now=0.0, idle=0, busy_until=busy_until)
+    with pytest.raises(Overloaded, match="deadline"):
+        queue.check(entry(20, deadline=2.9), now=0.0, idle=0, busy_until=busy_until)
 
 
 def test_earliest_deadline_runs_first() -> None:

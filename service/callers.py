@@ -1,0 +1,85 @@
+"""One caller's request while it is with the batcher: its parts, and the one ending that it gets."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from service import batching
+from service.batching import Answer
+from service.errors import InferenceFailed, ServingError
+from service.scheduler import Entry
+
+
+@dataclass(eq=False)
+class Part(Entry):
+    """What one run takes of a request; most requests are of one part.
+
+    Attributes:
+        request: whose it is.
+    """
+
+    request: Request = field(kw_only=True)
+
+    @property
+    def left(self) -> bool:
+        """Whether its request is over, so that nobody waits for this part any more."""
+        return self.request.over
+
+
+class Request:
+    """A request that waits or runs; its first ending counts, whatever comes after it.
+
+    Attributes:
+        settled: what its caller waits for.
+        parts: in the order of their rows.
+    """
+
+    def __init__(self, settled: asyncio.Future[Answer]) -> None:
+        """Start without parts."""
+        self.settled = settled
+        self.parts: list[Part] = []
+        self._answers: dict[Part, Answer] = {}
+
+    @property
+    def over(self) -> bool:
+        """Whether it was answered, or failed, or its caller is gone."""
+        return self.settled.done()
+
+    def answer(self, part: Part, answer: Answer, now: float) -> None:
+        """Settle it once the last of its parts is answered.
+
+        Args:
+            part: that was run.
+            answer: to that part.
+            now: seconds, on the clock of its arrival.
+        """
+        if self.over:
+            return
+        if len(self.parts) == 1:
+            self.settled.set_result(answer)
+            return
+        self._answers[part] = answer
+        if len(self._answers) == len(self.parts):
+            answers = [self._answers[each] for each in self.parts]
+            try:
+                self.settled.set_result(batching.joined(answers, now - part.arrived))
+            except InferenceFailed as error:
+                self.fail(error)
+
+    def fail(self, error: ServingError) -> None:
+        """End it; parts that still wait will not be run."""
+        if not self.over:
+            self.settled.set_exception(error)
+
+    def lose(self, part: Part, error: ServingError) -> None:
+        """End it if this part has not been answered."""
+        if part not in self._answers:
+            self.fail(error)
+
+    def leave(self) -> None:
+        """Its caller is gone, or has been told how it ended."""
+        if not self.over:
+            self.settled.cancel()
+        elif not self.settled.cancelled():
+            self.settled.exception()  # read, so that asyncio does not report it as forgotten
