@@ -25,6 +25,12 @@ _VERBS = {
         "what a published model or ONNX file holds",
     ),
     "serve": ("service.cli", "serve", "cpu", "serve a model repository over gRPC"),
+    "tune": (
+        "loadtests.tune",
+        "tune",
+        "cpu,loadtest",
+        "find the options that a model runs best with on this machine",
+    ),
     "load": ("loadtests.cli", "load", "loadtest", "load a running server, and measure it"),
     "demo": ("loadtests.cli", "demo", "demo", "the whole way on real data, in some two minutes"),
     "doctor": ("service.doctor", "doctor", "cpu", "what matters when something does not work"),

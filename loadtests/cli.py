@@ -8,28 +8,23 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from loadtests import client, prices, processes
 from loadtests.load import P99_SAMPLES, Measured, Plan
 from loadtests.load import run as run_load
 from loadtests.prices import Price
+from loadtests.screen import WIDTH, shown
 from service.errors import InvalidSetting
 
 if TYPE_CHECKING:
     from loadtests.results import Report
-
-_WIDTH = 100
 
 
 def load(
@@ -104,10 +99,10 @@ def load(
         target, model, version=model_version, users=users, seconds=seconds, warmup_s=warmup,
         rows=rows, rows_file=rows_file, deadline_ms=deadline_ms,
     )  # fmt: skip
-    console = Console(stderr=as_json, width=_WIDTH)
+    console = Console(stderr=as_json, width=WIDTH)
     with (
         tempfile.TemporaryDirectory(prefix="farthing-load-") as directory,
-        _shown(console, f"loading {model} at {target} with {users} callers", warmup + seconds),
+        shown(console, f"loading {model} at {target} with {users} callers", warmup + seconds),
     ):
         measured = run_load(plan, log=Path(directory) / "locust.log")
     if as_json:
@@ -167,11 +162,11 @@ def demo(
 
     chosen = _price(price_book, price)
     processes.end_with_make()
-    console = Console(stderr=as_json, width=_WIDTH)
+    console = Console(stderr=as_json, width=WIDTH)
     cores = story.Cores.divided(frozenset(os.sched_getaffinity(0)))
     screen = sys.stderr if as_json else sys.stdout
     stage = story.Stage(directory, seconds, cores, screen)
-    found = story.run(stage, chosen, lambda what: _shown(console, what), quick=quick)
+    found = story.run(stage, chosen, lambda what: shown(console, what), quick=quick)
     page, data = report.write(found, directory)
     if as_json:
         print(data.read_text(encoding="utf-8"), end="")
@@ -189,29 +184,6 @@ def _price(book: Path, wanted: str) -> Price:
             f"warning: the price of {wanted} is of {entries[wanted].date}, more than a year old"
         )
     return entries[wanted]
-
-
-class _TimeBar(ProgressColumn):
-    """How much of a step's known time has passed; moving to and fro where it is not known."""
-
-    def render(self, task: Task) -> ProgressBar:
-        return ProgressBar(
-            total=task.total,
-            completed=min(task.elapsed or 0.0, task.total or 0.0),
-            width=30,
-            pulse=task.total is None,
-            animation_time=task.get_time(),
-        )
-
-
-@contextmanager
-def _shown(console: Console, what: str, seconds: float | None = None) -> Iterator[None]:
-    """A bar with the time elapsed while a step lasts; a line when it is done."""
-    columns = (TextColumn("  {task.description}"), _TimeBar(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=seconds)
-        yield
-        progress.update(task, total=progress.tasks[0].elapsed or 1.0)
 
 
 def _print_load(console: Console, model: str, measured: Measured) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from service import choice, golden, hardware, log, manifest, modelconfig, tuned, warmup
+from service.batching import Arrays
 from service.choice import Chosen
 from service.errors import ModelUnusable
 from service.layout import Place
@@ -18,6 +22,9 @@ from service.session import Session, SessionOptions, ort_version
 from service.settings import Settings
 from service.tuned import Tuned
 from service.variants import Opener, Timing, check_tensors, choose
+
+# What holds here of what was tuned for these variants.
+Find = Callable[[Sequence[Variant]], Tuned | None]
 
 # The only variant of a file that nobody converted here; it may be of any precision.
 AS_IT_IS = "as-is"
@@ -55,17 +62,28 @@ def open_version(
     *,
     settings: Settings,
     clock: Callable[[], float],
+    heed_tuned: bool = True,
 ) -> tuple[Opened, Running]:
     """Choose a version's variant, open it and check its answers; and how it is to run.
+
+    Args:
+        place: where it lies.
+        version: of those there.
+        options: what config.pbtxt says.
+        settings: of the server.
+        clock: seconds, to time variants with where need be.
+        heed_tuned: whether what was tuned has its effect.
 
     Raises:
         ModelUnusable: it cannot be served as it is.
     """
     directory = place.version_directory(version)
+    heed = heed_tuned and not place.single
+    find = partial(_tuned_here, place, directory, settings.variant) if heed else _nothing
     with place.named():
         if is_published(place, directory):
-            return _published(place, directory, options, settings=settings, clock=clock)
-        return _as_it_is(place, directory, options, settings)
+            return _published(place, directory, options, find, settings=settings, clock=clock)
+        return _as_it_is(place, directory, options, find, settings=settings)
 
 
 def checked(place: Place, version: int, options: Options) -> Manifest:
@@ -81,13 +99,35 @@ def checked(place: Place, version: int, options: Options) -> Manifest:
             for variant in map(contract.variant, contract.published):
                 manifest.check_digest(directory / str(variant.file), variant)
         else:
-            opened, _ = _as_it_is(place, directory, options, Settings())
+            opened, _ = _as_it_is(place, directory, options, _nothing, settings=Settings())
             opened.session.close()
             contract = opened.contract
         for sample in options.warmups:
             next(warmup.feeds(sample, contract, place.directory), None)
         labels(place, options)
     return contract
+
+
+def rows_like(
+    place: Place, version: int, options: Options, contract: Manifest, rows: int
+) -> Arrays:
+    """So many rows to time a version on, as callers send them.
+
+    Golden rows, since the content of the rows may decide how long a run takes; else those of
+    config.pbtxt's first warm-up sample; else zeros.
+
+    Raises:
+        ModelUnusable: they cannot be read.
+    """
+    if contract.golden is not None:
+        found, _ = golden.read(place.version_directory(version), contract.golden)
+    elif options.warmups:
+        found = next(warmup.feeds(options.warmups[0], contract, place.directory))
+    else:
+        return warmup.zeros(contract, rows)
+    if not contract.batched:
+        return found
+    return {name: np.resize(array, (rows, *array.shape[1:])) for name, array in found.items()}
 
 
 def labels(place: Place, options: Options) -> dict[str, tuple[str, ...]]:
@@ -117,14 +157,14 @@ def _published(
     place: Place,
     directory: Path,
     options: Options,
+    find: Find,
     *,
     settings: Settings,
     clock: Callable[[], float],
 ) -> tuple[Opened, Running]:
     """By its manifest, which says what callers send whatever config.pbtxt reshapes for Triton."""
     contract = _contract(place, options, directory)
-    published = [contract.variant(name) for name in contract.published]
-    entry = _tuned_here(place, directory, published, settings.variant)
+    entry = find([contract.variant(name) for name in contract.published])
     running = settled(settings, options, entry)
     opener, timing = Opener(directory, running.session), Timing(running.max_batch, clock)
     chosen, session = choose(contract, settings.variant, opener, timing, tuned=entry)
@@ -135,14 +175,14 @@ def _published(
 
 
 def _as_it_is(
-    place: Place, directory: Path, options: Options, settings: Settings
+    place: Place, directory: Path, options: Options, find: Find, *, settings: Settings
 ) -> tuple[Opened, Running]:
     """A file that nobody converted here, with the tensors that config.pbtxt gives it."""
     path = directory / (place.single or options.filename)
     if not path.is_file():
         raise _missing(directory, path.name)
     variant = _only(path)
-    entry = _tuned_here(place, directory, [variant], settings.variant)
+    entry = find([variant])
     running = settled(settings, options, entry)
     session = Session(path, running.session)
     contract = _under(options, _bare(place.name, session, variant))
@@ -158,15 +198,17 @@ def _as_it_is(
     ), running
 
 
+def _nothing(variants: Sequence[Variant]) -> None:
+    return None
+
+
 def _tuned_here(
-    place: Place, directory: Path, variants: Sequence[Variant], wanted: str
+    place: Place, directory: Path, wanted: str, variants: Sequence[Variant]
 ) -> Tuned | None:
     """What was tuned for this hardware, as far as it still holds; what does not hold is logged.
 
     Never a reason not to serve: it only says how fast.
     """
-    if place.single:
-        return None
     try:
         entries = tuned.read(directory)
     except ModelUnusable as error:

@@ -65,17 +65,18 @@ SERVICE_IMPORTS = {
         "service.tuned",
     },
     "service.inplace": set(),
+    "service.operators": {"service.encoded"},
     "service.opened": LEAVES
     | {
-        "service.batching", "service.choice", "service.inplace", "service.latency", "service.manifest",
+        "service.batching", "service.choice", "service.inplace", "service.latency", "service.operators", "service.manifest",
         "service.session", "service.warmup",
     },
     "service.opening": LEAVES
     | {
         "service.batching", "service.choice", "service.golden", "service.hardware",
         "service.layout", "service.manifest", "service.modelconfig", "service.opened",
-        "service.precedence", "service.session", "service.settings", "service.tuned", "service.variants",
-        "service.warmup",
+        "service.precedence", "service.session", "service.settings", "service.tuned",
+        "service.variants", "service.warmup",
     },
     "service.model": LEAVES
     | {
@@ -97,12 +98,17 @@ SERVICE_IMPORTS = {
     "service.modelpages": LEAVES
     | {"service.manifest", "service.model", "service.modelconfig", "service.proto"},
     "service.streams": LEAVES | {"service.interceptor", "service.proto"},
+    "service.inference": LEAVES
+    | {
+        "service.answers", "service.batching", "service.metrics", "service.model",
+        "service.parameters", "service.phases", "service.proto", "service.regions",
+        "service.repository", "service.statistics", "service.tensors", "service.tracing",
+    },
     "service.servicer": LEAVES
     | {
-        "service.answers", "service.batching", "service.index", "service.metrics",
-        "service.model", "service.modelpages", "service.parameters", "service.proto",
-        "service.regions", "service.repository", "service.statistics", "service.streams",
-        "service.tensors", "service.tracing",
+        "service.index", "service.inference", "service.metrics", "service.model",
+        "service.modelpages", "service.proto", "service.regions", "service.repository",
+        "service.statistics", "service.streams", "service.tracing",
     },
     "service.control": LEAVES
     | {
@@ -117,7 +123,8 @@ SERVICE_IMPORTS = {
     "service.health": LEAVES,
     "service.server": LEAVES
     | {
-        "service.control", "service.health", "service.interceptor", "service.metrics",
+        "service.control", "service.health", "service.inference", "service.interceptor",
+        "service.metrics",
         "service.parameters", "service.probes", "service.proto", "service.regions",
         "service.repository", "service.servicer", "service.settings", "service.statistics",
         "service.streams", "service.tls", "service.tokens", "service.tracing",
@@ -144,6 +151,7 @@ FROM_SERVICE = {
         "tuned",
     },
     "loadtests": {
+        "batching",
         "choice",
         "datatypes",
         "errors",

@@ -1,0 +1,46 @@
+"""What a person sees while something lasts: a bar and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
+
+WIDTH = 100
+
+
+class _TimeBar(ProgressColumn):
+    """How much of a step's known time has passed; moving to and fro where it is not known."""
+
+    def render(self, task: Task) -> ProgressBar:
+        return ProgressBar(
+            total=task.total,
+            completed=min(task.elapsed or 0.0, task.total or 0.0),
+            width=30,
+            pulse=task.total is None,
+            animation_time=task.get_time(),
+        )
+
+
+@contextmanager
+def shown(
+    console: Console, what: str, seconds: float | None = None
+) -> Iterator[Callable[[str], None]]:
+    """A bar with the time elapsed while a step lasts; a line when it is done.
+
+    Args:
+        console: where.
+        what: is being done.
+        seconds: that it will take, where that is known.
+
+    Yields:
+        What takes another text while the step goes on.
+    """
+    columns = (TextColumn("  {task.description}"), _TimeBar(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=seconds)
+        yield lambda text: progress.update(task, description=text)
+        progress.update(task, description=what, total=progress.tasks[0].elapsed or 1.0)
