@@ -75,6 +75,11 @@ class Batcher:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def max_request_rows(self) -> int:
+        """Rows of one request, at most."""
+        return self._limits.max_request_rows
+
+    @property
     def waiting_rows(self) -> int:
         """Rows in the queue now."""
         return self._queue.rows

@@ -36,17 +36,17 @@ def _counted(data: memoryview, most: int, message: Descriptor | None) -> int:
     try:
         while at < len(data) and found <= most:
             found += 1
-            tag, at = _number(data, at)
+            tag, at = number(data, at)
             kind = tag & 7
             if kind == _BYTES:
-                length, at = _number(data, at)
+                length, at = number(data, at)
                 field = parts.get(tag >> 3)
                 within = field.message_type if field is not None else None
                 if within is not None and within.name != _DATA:
                     found += _counted(data[at : at + length], most - found, within)
                 at += length
             elif kind == _VARINT:
-                _, at = _number(data, at)
+                _, at = number(data, at)
             elif kind in (_FIXED64, _FIXED32):
                 at += 8 if kind == _FIXED64 else 4
             elif kind not in (_START, _END):  # a group's fields are counted as the message's own
@@ -56,13 +56,13 @@ def _counted(data: memoryview, most: int, message: Descriptor | None) -> int:
     return found
 
 
-def _number(data: memoryview, at: int) -> tuple[int, int]:
+def number(data: memoryview, at: int) -> tuple[int, int]:
     """The varint at this place, and the place behind it; of its ten bytes the last are cut off."""
-    number = 0
+    value = 0
     for shift in range(0, 70, 7):
         byte = data[at]
         at += 1
-        number |= (byte & 0x7F) << shift
+        value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return number, at
+            return value, at
     raise IndexError

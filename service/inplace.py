@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from statistics import median
 
 _TIMES = 21
@@ -18,10 +18,7 @@ _GLANCE = 3
 
 
 def hop_s(executor: Executor, clock: Callable[[], float]) -> float:
-    """Seconds that the way to a thread of this executor and back takes, median; runs no model.
-
-    Called from a thread without an event loop.
-    """
+    """Seconds from an event loop to a thread of this executor and back, median."""
 
     async def measure() -> float:
         loop = asyncio.get_running_loop()
@@ -32,7 +29,8 @@ def hop_s(executor: Executor, clock: Callable[[], float]) -> float:
             times.append(clock() - begun)
         return median(times)
 
-    return asyncio.run(measure())
+    with ThreadPoolExecutor(1) as aside:  # who calls this may have an event loop already
+        return aside.submit(lambda: asyncio.run(measure())).result()
 
 
 def rows(run: Callable[[int], None], most: int, limit_s: float, clock: Callable[[], float]) -> int:

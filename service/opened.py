@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from service import inplace, log, warmup
+from service import inplace, log, operators, warmup
 from service.batching import Arrays
 from service.choice import Chosen
 from service.latency import Latency
@@ -109,6 +109,8 @@ class Opened:
     def quick_rows(self, max_rows: int, executor: Executor, clock: Callable[[], float]) -> int:
         """Rows of the largest run that takes less than the way to a thread; 0 if none does.
 
+        Only where no caller can make a run longer than it was here: all calls would wait for it.
+
         Args:
             max_rows: of a full run.
             executor: of the threads.
@@ -118,7 +120,8 @@ class Opened:
         def run(rows: int) -> None:
             self.session.warm_up_with(self.inwards(warmup.zeros(self.contract, rows)))
 
-        if self._doubtful:
+        made_of = operators.of(self.session.path)
+        if self._doubtful or made_of is None or not made_of <= operators.STEADY:
             return 0
         try:
             return inplace.rows(run, max_rows, inplace.hop_s(executor, clock), clock)

@@ -27,6 +27,7 @@ from service import log, probes, tls
 from service.control import Control
 from service.errors import InvalidSetting
 from service.health import SERVICE, Health
+from service.inference import Inference
 from service.interceptor import Interceptor
 from service.log import Access
 from service.metrics import Metrics
@@ -39,6 +40,7 @@ from service.repository import Repository
 from service.servicer import Shared
 from service.settings import Settings
 from service.tokens import Tokens
+from service.tracing import Traces
 
 # How long calls that were on their way when draining ended are told to go elsewhere.
 _LAME_DUCK_S = 0.5
@@ -181,22 +183,19 @@ def _shared(
     settings: Settings, repository: Repository, *, ready: Callable[[], bool], version: str
 ) -> Shared:
     """What both ports answer with: what is registered on one is used by inferences on the other."""
-    metrics = Metrics(
-        CollectorRegistry(),
-        repository.book,
-        models=lambda: list(repository),
-    )
-    return Shared(
-        repository=repository,
-        metrics=metrics,
-        version=version,
+    metrics = Metrics(CollectorRegistry(), repository.book, models=lambda: list(repository))
+    regions = Regions(max_name=settings.max_name) if "shared-memory" in settings.allowed else None
+    traces = Traces()
+    inference = Inference(
+        repository,
+        metrics,
         limits=Limits(settings.max_tensors, settings.max_name, settings.max_message_mib * 2**20),
-        regions=Regions(max_name=settings.max_name)
-        if "shared-memory" in settings.allowed
-        else None,
+        regions=regions,
+        traces=traces,
         access=Access(settings.access_log),
-        ready=ready,
+        max_calls=settings.max_calls,
     )
+    return Shared(repository, inference, metrics, version, regions, traces, ready=ready)
 
 
 def _port(

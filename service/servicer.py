@@ -1,35 +1,30 @@
-"""The RPC methods: look up, decode, submit, encode. What is not here answers UNIMPLEMENTED."""
+"""The RPC methods, but for the control of the server. What is not here answers UNIMPLEMENTED."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from grpc.aio import ServicerContext
 
-from service import answers, log, parameters, statistics, tensors
-from service.batching import Answer
+from service import statistics
 from service.errors import (
     InvalidInput,
     ModelNotFound,
     ModelNotReady,
-    ServingError,
     Unsupported,
 )
 from service.index import State
-from service.log import Access
+from service.inference import Inference
 from service.metrics import Metrics
 from service.model import Model
 from service.modelpages import config_of, metadata_of
-from service.parameters import Limits
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceServicer
 from service.regions import Regions
 from service.repository import Repository
-from service.statistics import Phases
 from service.streams import Streams, refusal
 from service.tracing import LogSettings, Traces
 
@@ -57,27 +52,23 @@ class Shared:
 
     Attributes:
         repository: the models.
-        metrics: where inferences are counted.
+        inference: what answers inferences on them.
+        metrics: where those are counted.
         version: of this server, for ServerMetadata.
-        limits: how much one request may name.
         regions: the shared memory that tensors may lie in; None for none.
         traces: which inferences are traced.
         log_settings: what is logged.
-        access: which inferences are logged.
         ready: whether the server takes calls, for ServerReady.
-        clock: the batchers'.
     """
 
     repository: Repository
+    inference: Inference
     metrics: Metrics
     version: str
-    limits: Limits
     regions: Regions | None = None
     traces: Traces = field(default_factory=Traces)
     log_settings: LogSettings = field(default_factory=LogSettings)
-    access: Access = field(default_factory=lambda: Access(0.0))
     ready: Callable[[], bool] = lambda: True
-    clock: Callable[[], float] = time.monotonic
 
 
 class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated, untyped
@@ -92,6 +83,7 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         """
         self._shared = shared
         self._repository = shared.repository
+        self._model = shared.inference.model
         self._allowed = allowed
         self._streams = Streams()
 
@@ -161,13 +153,13 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         )
 
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-        return await self._infer(request, call.time_remaining())
+        return await self._shared.inference(request, call.time_remaining())
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[Any], call: Call
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         async def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-            return await self._infer(request, call.time_remaining())
+            return await self._shared.inference(request, call.time_remaining())
 
         strict = _strict(call)
         async with aclosing(
@@ -181,110 +173,6 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
                         raise
                     told = response.infer_response
                     yield refusal(told.id, told.model_name, error)
-
-    async def _infer(
-        self, request: pb.ModelInferRequest, remaining_s: float | None
-    ) -> pb.ModelInferResponse:
-        """One inference.
-
-        Args:
-            request: as it came.
-            remaining_s: until gRPC's deadline; None without one.
-
-        Raises:
-            ServingError: what the caller is told.
-        """
-        started = self._shared.clock()
-        with log.request(request.id):
-            try:
-                self._shared.limits.check_name(request.id, "the request")
-                model = self._model(request.model_name, request.model_version)
-            except ServingError as error:
-                self._shared.metrics.stray(error)
-                raise
-            record = self._shared.metrics.record(model.labels)
-            try:
-                response, phases = await self._run(request, model, started, remaining_s)
-            except BaseException as error:
-                status, reason = statistics.ending(error)
-                record.failed(status, reason, self._shared.clock() - started)
-                if self._shared.access.wanted():
-                    self._shared.access.write(status, **_named(model), reason=reason)
-                raise
-            record.succeeded(phases)
-            if self._shared.access.wanted():
-                self._shared.access.write("OK", **_named(model), **asdict(phases))
-            name, version, _ = model.labels
-            if self._shared.traces.take(name):
-                begun_ns = int(started * 1e9)
-                self._shared.traces.write(
-                    name, version, request.id, started_ns=begun_ns, spans=phases
-                )
-            return response
-
-    async def _run(
-        self, request: pb.ModelInferRequest, model: Model, started: float, remaining_s: float | None
-    ) -> tuple[pb.ModelInferResponse, Phases]:
-        contract, limits, regions = model.manifest, self._shared.limits, self._shared.regions
-        asked = parameters.parameters(request, limits=limits)
-        given = [s for s in (remaining_s, asked.timeout_s) if s is not None]
-        deadline = started + min(given) if given else None
-        # Under overload most requests are refused, so that is done before they are decoded.
-        told = parameters.rows_of(request, batched=contract.batched)
-        model.batcher.expect(told, deadline, asked.priority)
-        rows = tensors.decode(
-            request,
-            contract.inputs,
-            batched=contract.batched,
-            max_rows=model.max_rows,
-            limits=limits,
-            regions=regions,
-        )
-        wanted = answers.requested_outputs(
-            request, contract.outputs, limits=limits, regions=regions
-        )
-        decoded = self._shared.clock()
-        answer = await model.batcher.submit(
-            rows.feeds, rows.rows, deadline, nbytes=rows.nbytes, priority=asked.priority
-        )
-        answered = self._shared.clock()
-        response = pb.ModelInferResponse(
-            model_name=contract.name, model_version=model.version, id=request.id
-        )
-        answers.encode(response, answer.outputs, wanted, labels=model.label_texts,
-                       batched=contract.batched, limits=limits)  # fmt: skip
-        ended = self._shared.clock()
-        return response, _phases(answer, rows.rows, decoded - started, ended - answered,
-                                 ended - started)  # fmt: skip
-
-    def _model(self, name: str, version: str) -> Model:
-        """The model of a request.
-
-        Raises:
-            InvalidInput: a name that is too long.
-            ModelNotFound: there is none.
-            ModelNotReady: known, but not loaded.
-        """
-        self._shared.limits.check_name(name, "the model")
-        self._shared.limits.check_name(version, "the version")
-        return self._repository.model(name, version)
-
-
-def _phases(answer: Answer, rows: int, decode_s: float, encode_s: float, whole_s: float) -> Phases:
-    return Phases(
-        decode_s=decode_s,
-        queued_s=answer.queued_s,
-        assembly_s=answer.assembly_s,
-        run_s=answer.run_s,
-        encode_s=encode_s,
-        whole_s=whole_s,
-        rows=rows,
-        batch_rows=answer.batch_rows,
-    )
-
-
-def _named(model: Model) -> dict[str, str]:
-    return dict(zip(("model", "version", "variant"), model.labels, strict=True))
 
 
 def _key(model: Model) -> tuple[str, str]:

@@ -71,6 +71,7 @@ class Session:
     """One loaded graph; ``run`` may be called from several threads at once.
 
     Attributes:
+        path: of the graph's file.
         inputs: what a run must be given.
         outputs: what it answers.
         optional: inputs that the graph has values for; a run may be given others.
@@ -83,6 +84,7 @@ class Session:
             ModelUnusable: the file is missing, is no ONNX graph that this ONNX Runtime runs, uses a
                 datatype the wire does not have, or the options are none of ONNX Runtime's.
         """
+        self.path = path
         try:
             # It would say on standard output that it tries again, which is in vain.
             self._ort: Any = ort.InferenceSession(

@@ -70,6 +70,14 @@ class Settings:
         low=1,
         high=1_000_000,
     )
+    max_calls: int = _knob(
+        1024,
+        "Inferences that are held at the same time, over all models, 1 to 1000000. Beyond it "
+        "callers are refused at once with RESOURCE_EXHAUSTED, before their tensors are read; "
+        "larger holds more requests in memory.",
+        low=1,
+        high=1_000_000,
+    )
     instances: int = _knob(
         0,
         "Runs at the same time per model, 1 to 256; 0 takes what `farthing tune` found, else "

@@ -15,8 +15,7 @@ from threading import Lock
 
 from service.errors import ServingError
 from service.figures import Compute, Duration, Ending, Figures, Histogram, Labels
-from service.phases import SECONDS, Answered
-from service.phases import Phases as Phases  # noqa: PLC0414  # who writes them down finds them here
+from service.phases import SECONDS, Answered, Phases
 from service.proto import inference_pb2 as pb
 
 Clock = Callable[[], float]

@@ -76,7 +76,7 @@ def decode(
         request: as it came.
         inputs: what the model takes.
         batched: whether the first dimension counts rows.
-        max_rows: the batch limit; None for no limit.
+        max_rows: of one request; None for no limit.
         limits: how much the request may hold.
         regions: the shared memory that tensors may lie in; None where it is switched off.
 
@@ -176,8 +176,8 @@ def _row_count(shapes: Sequence[list[int]], max_rows: int | None) -> int:
     if rows == 0:
         raise InvalidInput("the request has no rows")
     if max_rows is not None and rows > max_rows:
-        told = f"the request has {rows} rows; the model runs at most {max_rows} at a time"
-        raise InvalidInput(f"{told}: split it, or have the server's --max-batch raised")
+        told = f"the request has {rows} rows; this server takes at most {max_rows} of this model"
+        raise InvalidInput(f"{told} at a time: send fewer, or have its --max-queue-rows raised")
     return rows
 
 

@@ -55,4 +55,4 @@ def test_way_to_a_thread_is_timed_on_a_thread_of_the_executor() -> None:
 
     with ThreadPoolExecutor(1) as executor:
         assert 0.0 < inplace.hop_s(executor, clock) < 10.0
-    assert len(set(threads)) == 2
+    assert len(set(threads)) == 2  # the loop and the executor

@@ -1,0 +1,182 @@
+"""One inference, from the message to the answer: look up, refuse or decode, submit, encode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from service import answers, log, parameters, statistics, tensors
+from service.batching import Answer
+from service.errors import Overloaded, ServingError
+from service.log import Access
+from service.metrics import Metrics
+from service.model import Model
+from service.parameters import Limits
+from service.phases import Phases
+from service.proto import inference_pb2 as pb
+from service.regions import Regions
+from service.repository import Repository
+from service.tracing import Traces
+
+_RETRY_AFTER_MS = 100
+
+
+class Inference:
+    """Answers inferences, for all ports of one server."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        *,
+        limits: Limits,
+        regions: Regions | None = None,
+        traces: Traces | None = None,
+        access: Access | None = None,
+        max_calls: int = 2**31,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Assign.
+
+        Args:
+            repository: the models.
+            metrics: where inferences are counted.
+            limits: how much one request may name.
+            regions: the shared memory that tensors may lie in; None for none.
+            traces: which inferences are traced.
+            access: which inferences are logged.
+            max_calls: inferences at the same time, over all models.
+            clock: the batchers'.
+        """
+        self._repository, self._metrics = repository, metrics
+        self._limits, self._regions = limits, regions
+        self._traces, self._access = traces or Traces(), access or Access(0.0)
+        self._max_calls, self._calls = max_calls, 0
+        self._clock = clock
+
+    async def __call__(
+        self, request: pb.ModelInferRequest, remaining_s: float | None
+    ) -> pb.ModelInferResponse:
+        """One inference.
+
+        Args:
+            request: as it came.
+            remaining_s: until gRPC's deadline; None without one.
+
+        Raises:
+            ServingError: what the caller is told.
+        """
+        started = self._clock()
+        with log.request(request.id):
+            try:
+                self._limits.check_name(request.id, "the request")
+                model = self.model(request.model_name, request.model_version)
+            except ServingError as error:
+                self._metrics.stray(error)
+                raise
+            record = self._metrics.record(model.labels)
+            self._calls += 1
+            try:
+                asked = parameters.parameters(request, limits=self._limits)
+                deadline = _deadline(started, remaining_s, asked.timeout_s, model.target_s)
+                record.called(deadline is not None)
+                response, phases = await self._run(request, model, started, deadline, asked)
+            except BaseException as error:
+                status, reason = statistics.ending(error)
+                record.failed(status, reason, self._clock() - started)
+                if self._access.wanted():
+                    self._access.write(status, **_named(model), reason=reason)
+                raise
+            finally:
+                self._calls -= 1
+            late = deadline is not None and started + phases.whole_s > deadline
+            record.succeeded(phases, late)
+            if self._access.wanted():
+                self._access.write("OK", **_named(model), **asdict(phases))
+            name, version, _ = model.labels
+            if self._traces.take(name):
+                begun_ns = int(started * 1e9)
+                self._traces.write(name, version, request.id, started_ns=begun_ns, spans=phases)
+            return response
+
+    async def _run(
+        self,
+        request: pb.ModelInferRequest,
+        model: Model,
+        started: float,
+        deadline: float | None,
+        asked: parameters.Parameters,
+    ) -> tuple[pb.ModelInferResponse, Phases]:
+        contract, limits, regions = model.manifest, self._limits, self._regions
+        # Under overload most requests are refused, so that is done before they are decoded.
+        if self._calls > self._max_calls:
+            raise _too_many(self._max_calls)
+        told = parameters.rows_of(request, batched=contract.batched)
+        model.batcher.expect(told, deadline, asked.priority)
+        rows = tensors.decode(
+            request,
+            contract.inputs,
+            batched=contract.batched,
+            max_rows=model.batcher.max_request_rows,
+            limits=limits,
+            regions=regions,
+        )
+        wanted = answers.requested_outputs(
+            request, contract.outputs, limits=limits, regions=regions
+        )
+        decoded = self._clock()
+        answer = await model.batcher.submit(
+            rows.feeds, rows.rows, deadline, nbytes=rows.nbytes, priority=asked.priority
+        )
+        answered = self._clock()
+        response = pb.ModelInferResponse(
+            model_name=contract.name, model_version=model.version, id=request.id
+        )
+        answers.encode(response, answer.outputs, wanted, labels=model.label_texts,
+                       batched=contract.batched, limits=limits)  # fmt: skip
+        ended = self._clock()
+        return response, _phases(answer, rows.rows, decoded - started, ended - answered,
+                                 ended - started)  # fmt: skip
+
+    def model(self, name: str, version: str) -> Model:
+        """The model of a request.
+
+        Raises:
+            InvalidInput: a name that is too long.
+            ModelNotFound: there is none.
+            ModelNotReady: known, but not loaded.
+        """
+        self._limits.check_name(name, "the model")
+        self._limits.check_name(version, "the version")
+        return self._repository.model(name, version)
+
+
+def _deadline(started: float, *given_s: float | None) -> float | None:
+    """The earliest of a call's deadlines; None without any."""
+    return min((started + each for each in given_s if each is not None), default=None)
+
+
+def _too_many(most: int) -> Overloaded:
+    return Overloaded(
+        f"the server already holds the {most} inferences that it takes at a time; try again later",
+        retry_after_ms=_RETRY_AFTER_MS,
+        reason="calls",
+    )
+
+
+def _phases(answer: Answer, rows: int, decode_s: float, encode_s: float, whole_s: float) -> Phases:
+    return Phases(
+        decode_s=decode_s,
+        queued_s=answer.queued_s,
+        assembly_s=answer.assembly_s,
+        run_s=answer.run_s,
+        encode_s=encode_s,
+        whole_s=whole_s,
+        rows=rows,
+        batch_rows=answer.batch_rows,
+    )
+
+
+def _named(model: Model) -> dict[str, str]:
+    return dict(zip(("model", "version", "variant"), model.labels, strict=True))
