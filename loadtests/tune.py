@@ -73,11 +73,13 @@ def tune(
     place, number = _found(repository, model, version)
     directory = place.version_directory(number)
     _check_writable(directory, dry_run=dry_run)
-    log.configure("error")  # the server's own lines; what matters is said here
     options, cpus = place.options(), hardware.cpus()
     console = Console(stderr=as_json, width=WIDTH)
     rig = Rig(place, number, options)
-    with shown(console, f"tuning {model}/{number} on {cpus} CPUs", budget_s) as told:
+    with (
+        log.silent(),
+        shown(console, f"tuning {model}/{number} on {cpus} CPUs", budget_s) as told,
+    ):
         ends = rig.clocks.now() + budget_s
         defaults, variants = rig.defaults()
         steps = search.search(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -11,31 +12,73 @@ from pathlib import Path
 _TELLING_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 
 
-def cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+# Where the kernel says which control groups this process is in.
+_MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def cpus(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = _MEMBERSHIP) -> int:
     """Whole CPUs this process may keep busy, at least 1.
 
-    The smaller of the CPU affinity mask and the cgroup's quota (v2 ``cpu.max``, v1
-    ``cpu.cfs_quota_us``), rounded down: ONNX Runtime sizes its pools from the host instead, and a
-    pool larger than the quota is throttled.
+    The smaller of the CPU affinity mask (which a cpuset narrows) and the cgroups' quota (v2
+    ``cpu.max``, v1 ``cpu.cfs_quota_us``), rounded down: ONNX Runtime sizes its pools from the host
+    instead, and a pool larger than the quota is throttled.
     """
     allowed = len(os.sched_getaffinity(0))
-    quota = cpu_quota(cgroup)
+    quota = cpu_quota(cgroup, membership)
     return max(1, min(allowed, int(quota)) if quota else allowed)
 
 
-def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """CPUs that the cgroup grants, in fractions; None without a quota."""
+def cpu_quota(
+    cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = _MEMBERSHIP
+) -> float | None:
+    """CPUs that the cgroups grant, in fractions; None without a quota.
+
+    The least of this process's own group and of all that it lies in. In a container the own group
+    is what is mounted as the root; under systemd it is some levels below.
+
+    Args:
+        cgroup: where the groups are mounted.
+        membership: lines of ``hierarchy:controllers:path``.
+    """
+    groups = list(dict.fromkeys(_groups(cgroup, membership)))
+    found = [quota for group in groups if (quota := _quota_v2(group)) is not None]
+    if not any((group / "cpu.max").exists() for group in groups):
+        mounted = cgroup / "cpu"
+        groups = list(dict.fromkeys(_groups(mounted, membership)))
+        found = [quota for group in groups if (quota := _quota_v1(group)) is not None]
+    return min(found, default=None)
+
+
+def _groups(mounted: Path, membership: Path) -> Iterator[Path]:
+    yield mounted
     try:
-        limit, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            limit = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    if limit in ("max", "-1"):
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        parts = [part for part in path.split("/") if part]
+        if ".." not in parts:  # above what this container sees
+            yield from (mounted.joinpath(*parts[:n]) for n in range(1, len(parts) + 1))
+
+
+def _quota_v2(group: Path) -> float | None:
+    try:
+        limit, period = (group / "cpu.max").read_text().split()
+        return None if limit == "max" else float(limit) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):
         return None
-    return float(limit) / float(period)
+
+
+def _quota_v1(group: Path) -> float | None:
+    try:
+        limit = float((group / "cpu.cfs_quota_us").read_text())
+        period = float((group / "cpu.cfs_period_us").read_text())
+        return None if limit < 0 else limit / period
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
 
 
 def memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -88,6 +88,16 @@ def levels() -> Levels:
 
 
 @contextmanager
+def silent() -> Iterator[None]:
+    """Write nothing within: for who opens models to look at them, and says himself what matters."""
+    LOGGER.disabled = True
+    try:
+        yield
+    finally:
+        LOGGER.disabled = False
+
+
+@contextmanager
 def request(identity: str) -> Iterator[None]:
     """Put this request's id on all lines that are written within; an empty one on none.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,57 @@ def test_newer_quota_counts_where_both_are_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "max"])
 def test_unreadable_quota_is_no_quota(tmp_path: Path, text: str) -> None:
     assert hardware.cpus(v2(tmp_path, text)) == ALLOWED
+
+
+def grouped(directory: Path, *lines: str) -> Path:
+    path = directory / "membership"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("own", "above", "quota"),
+    [("150000", "max", 1.5), ("max", "50000", 0.5), ("50000", "90000", 0.5), ("max", "max", None)],
+)
+def test_smallest_quota_of_the_own_group_and_those_above_counts(
+    tmp_path: Path, own: str, above: str, quota: float | None
+) -> None:
+    slice_ = tmp_path / "system.slice"
+    (slice_ / "farthing.service").mkdir(parents=True)
+    v2(slice_, f"{above} 100000\n")
+    v2(slice_ / "farthing.service", f"{own} 100000\n")
+    lines = grouped(tmp_path, "0::/system.slice/farthing.service")
+    assert hardware.cpu_quota(tmp_path, lines) == quota
+
+
+def test_older_quota_of_the_own_group_counts(tmp_path: Path) -> None:
+    own = tmp_path / "cpu" / "docker" / "abc"
+    own.mkdir(parents=True)
+    (own / "cpu.cfs_quota_us").write_text("150000\n")
+    (own / "cpu.cfs_period_us").write_text("100000\n")
+    other = grouped(tmp_path, "5:memory:/docker/abc")
+    assert hardware.cpu_quota(tmp_path, other) is None
+    lines = grouped(tmp_path, "5:memory:/", "4:cpu,cpuacct:/docker/abc")
+    assert hardware.cpu_quota(tmp_path, lines) == 1.5
+
+
+@pytest.mark.parametrize("line", ["0::/../../elsewhere", "nonsense", "", "0::/not/there"])
+def test_group_that_cannot_be_seen_is_passed_over(tmp_path: Path, line: str) -> None:
+    v2(tmp_path, "150000 100000\n")
+    assert hardware.cpu_quota(tmp_path, grouped(tmp_path, line)) == 1.5
+
+
+@pytest.mark.skipif(ALLOWED < 2, reason="one CPU cannot be narrowed")
+def test_affinity_which_a_cpuset_narrows_counts_beside_the_quota(tmp_path: Path) -> None:
+    v2(tmp_path, "10000000 100000\n")
+    code = (
+        "import os, sys; from pathlib import Path; from service import hardware;"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "print(hardware.cpus(Path(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
 
 
 def test_fingerprint_is_stable_and_names_the_cpu_and_its_flags() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
@@ -206,3 +207,11 @@ def test_access_log_of_all_or_none_is_no_matter_of_luck(
 ) -> None:
     log.change(levels)
     assert log.Access(share, draw=lambda: drawn).wanted() is wanted
+
+
+def test_silence_ends_with_the_block(caplog: pytest.LogCaptureFixture) -> None:
+    with contextlib.suppress(ValueError), log.silent():
+        log.warning("unheard")
+        raise ValueError
+    log.warning("heard")
+    assert "unheard" not in caplog.messages and "heard" in caplog.messages

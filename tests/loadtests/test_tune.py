@@ -1,0 +1,238 @@
+"""What tune finds lies beside the model, and is what the server then runs with."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import farthing
+from loadtests import measuring, search
+from loadtests.measuring import Clocks, Rig
+from loadtests.trials import Group, Setting
+from service import hardware, layout, manifest, model, tuned
+from service.manifest import Manifest, TensorSpec, Variant
+from service.model import Model
+from service.settings import Settings
+from service.statistics import Book
+from service.tuned import Tuned
+from tests import models
+from tests.fakes import ManualClock
+
+CPUS = hardware.cpus()
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """The front door sets its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def entry(root: Path, **fields: Any) -> Tuned:
+    """One of this hardware, made up."""
+    sha256 = manifest.sha256_of(root / "m" / "1" / "model.onnx")
+    made = Tuned(hardware.fingerprint(), CPUS, "as-is", sha256, 77, 1, 1, False, 0.0)
+    return replace(made, **fields)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    models.classifier(tmp_path / "models" / "m" / "1" / "model.onnx", channels=8)
+    return tmp_path / "models"
+
+
+def load(root: Path) -> Model:
+    place = layout.places(root)["m"]
+    return model.load(
+        place, place.available()[-1], place.options(), settings=Settings(repository=root),
+        book=Book(), clock=ManualClock(),
+    )  # fmt: skip
+
+
+def rig(root: Path) -> Rig:
+    place = layout.places(root)["m"]
+    return Rig(place, 1, place.options())
+
+
+def tune(capsys: pytest.CaptureFixture[str], root: Path, *options: str) -> dict[str, Any]:
+    code = farthing.main(["tune", str(root), "--model", "m", "--budget-s", "1", "--json", *options])
+    assert code in (0, 1)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_server_starts_with_exactly_what_was_tuned(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = tune(capsys, root)
+    (made,) = tuned.read(root / "m" / "1")
+    assert found["written"] == str(root / "m" / "1" / "tuned.json")
+    assert found["winner"]["max_batch"] == made.max_batch
+    assert (made.fingerprint, made.cpus) == (hardware.fingerprint(), CPUS)
+    assert made.sha256 == manifest.sha256_of(root / "m" / "1" / "model.onnx")
+    assert set(made.figures) == {"rows_per_s", "run_ms", "worst_ms", "over_defaults"}
+    assert made.instances * made.threads <= CPUS
+    loaded = load(root)
+    assert loaded.chosen.how == "tuned"
+    assert (loaded.max_rows, loaded.instances) == (made.max_batch, made.instances)
+    assert (loaded.running.session.threads, loaded.running.session.spin) == (
+        made.threads, made.spin,
+    )  # fmt: skip
+
+
+def test_dry_run_tells_everything_that_was_tried_and_writes_nothing(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = tune(capsys, root, "--dry-run")
+    assert found["winner"] is not None and found["written"] is None
+    assert [path.name for path in (root / "m" / "1").iterdir()] == ["model.onnx"]
+    knobs = list(dict.fromkeys(each["knob"] for each in found["tried"]))
+    assert knobs[0] == "batch limit" and knobs[-1] == "check"
+    assert all(each["rounds"] >= search.FEWEST_ROUNDS for each in found["tried"])
+    assert [each["stays"] for each in found["tried"] if each["knob"] == "check"].count(True) == 1
+    spinning = [each for each in found["tried"] if each["knob"] == "spinning"]
+    assert all(each["sparse_cpu_ms"] > 0 for each in spinning)
+
+
+def test_target_that_nothing_meets_is_code_1_and_writes_nothing(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["tune", str(root), "--model", "m", "--budget-s", "1", "--target-ms", "0.001"]
+    assert farthing.main(options) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Nothing that was tried answers within 0.001 ms: the nearest, as-is" in said
+    assert not (root / "m" / "1" / tuned.FILENAME).exists()
+
+
+def test_table_marks_the_winner_within_a_hundred_columns(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert farthing.main(["tune", str(root), "--model", "m", "--budget-s", "1"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 100
+    assert "over the defaults: " in out and "\n* as-is, " in out
+
+
+def test_entry_of_other_hardware_stays_and_an_old_one_of_this_is_replaced(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = entry(root, fingerprint="another")
+    for old in (elsewhere, entry(root, cpus=CPUS)):
+        tuned.write(root / "m" / "1", old)
+    tune(capsys, root)
+    stays, new = tuned.read(root / "m" / "1")
+    assert stays == elsewhere
+    assert new.fingerprint == hardware.fingerprint() and new.figures
+
+
+def test_what_was_tuned_before_does_not_count_as_the_defaults(root: Path) -> None:
+    tuned.write(root / "m" / "1", entry(root))
+    defaults, _ = rig(root).defaults()
+    assert defaults == Setting("as-is", 16, 1, CPUS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["models", "--model", "other"], "models has no model 'other'; it has m"),
+        (["models", "--model", "../m"], "has no model '../m'"),
+        (["models", "--model", "m", "--version", "7"], "has no version 7; it has 1"),
+        (["nowhere", "--model", "m"], "nowhere does not exist"),
+        (["models/m/1/model.onnx", "--model", "m"], "models/model/1/model.onnx"),
+        (["models", "--model", "m", "--budget-s", "0"], "--budget-s"),
+        (["models", "--model", "m", "--target-ms", "-1"], "--target-ms"),
+        (["models"], "--model"),
+    ],
+)
+def test_mistake_is_one_sentence_and_code_2(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], says: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(root.parent)
+    assert farthing.main(["tune", *arguments]) == 2
+    told = capsys.readouterr()
+    assert says in told.err and len(told.err.strip().splitlines()) == 1
+    assert told.out == ""
+
+
+def test_broken_file_is_told_before_anything_is_measured(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "m" / "1" / tuned.FILENAME).write_text("of a later version")
+    assert farthing.main(["tune", str(root), "--model", "m"]) == 2
+    assert "remove it, and tune again" in capsys.readouterr().err
+    assert (root / "m" / "1" / tuned.FILENAME).read_text() == "of a later version"
+
+
+def test_published_variants_for_cpus_are_tried_and_the_golden_rows_are_run(root: Path) -> None:
+    directory = root / "m" / "1"
+    variants = []
+    for name, device in (("fp32", "cpu"), ("int8", "cpu"), ("half", "gpu")):
+        path = models.double(directory / f"{name}.onnx")
+        variants.append(
+            Variant(name, True, "", path.name, manifest.sha256_of(path), 1, device=device)
+        )
+    tensors = [(TensorSpec(name, "FP32", (-1, 4)),) for name in ("x", "y")]
+    contract = Manifest("m", True, tensors[0], tensors[1], tuple(variants))
+    (directory / manifest.FILENAME).write_text(contract.to_json())
+    _, found = rig(root).defaults()
+    assert found == ["fp32", "int8"]
+
+
+def test_variant_that_cannot_be_opened_is_left_out(root: Path) -> None:
+    settings = (Setting("as-is", 1, 1, 1), Setting("gone", 1, 1, 1))
+    bench = rig(root)
+    found = bench.measure(Group(search.VARIANT, settings), ends=0.0)
+    bench.close()
+    assert list(found) == [settings[0]]
+
+
+def test_rounds_end_with_the_budget_but_are_never_too_few(root: Path) -> None:
+    bench = rig(root)
+    group = Group(search.PAIR, (Setting("as-is", 1, 1, 1), Setting("as-is", 1, 2, 1)))
+    few = bench.measure(group, ends=bench.clocks.now())
+    many = bench.measure(group, ends=bench.clocks.now() + 60)
+    bench.close()
+    assert {len(m.rates) for m in few.values()} == {search.FEWEST_ROUNDS}
+    assert {len(m.rates) for m in many.values()} == {15}
+    assert all(rate > 0 for m in many.values() for rate in m.rates)
+
+
+def test_batch_limits_that_no_budget_is_left_for_are_not_run(root: Path) -> None:
+    bench = rig(root)
+    sizes = tuple(Setting("as-is", 2**n, 1, 1) for n in range(9))
+    found = bench.measure(Group(search.ROWS, sizes, growing=True), ends=bench.clocks.now())
+    bench.close()
+    assert list(found) == [sizes[0]]
+
+
+def test_sparse_requests_count_the_cpu_of_all_threads(root: Path) -> None:
+    spent = iter(range(0, 10_000, 16))
+    bench = rig(root)
+    bench.clocks = Clocks(cpu=lambda: float(next(spent)), sleep=lambda seconds: None)
+    (setting,) = settings = (Setting("as-is", 1, 1, 2, spin=True),)
+    found = bench.measure(Group(search.SPIN, settings), ends=0.0)
+    bench.close()
+    assert found[setting].sparse_cpu_s == 16 / 8
+
+
+def test_interrupted_search_leaves_nothing_behind(root: Path) -> None:
+    bench = rig(root)
+    defaults, variants = bench.defaults()
+    steps = search.search(defaults, variants, cpus=CPUS, target_s=None)
+
+    def interrupt(knob: str) -> None:
+        if knob == search.PAIR:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measuring.run(steps, bench, ends=0.0, told=interrupt)
+    assert [path.name for path in (root / "m" / "1").iterdir()] == ["model.onnx"]
