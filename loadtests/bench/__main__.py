@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.bench import results, suites
+from loadtests.bench.results import Figure
+from service.errors import FarthingError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,26 +22,36 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench SUITE=", description=__doc__)
     parser.add_argument("suite", nargs="*", choices=[*suites.SUITES, []], help="which to run")
     chosen = parser.parse_args(argv).suite or list(suites.SUITES)
-    console = Console(width=100)
+    console, failed = Console(width=100), False
     for name in chosen:
-        suite = suites.SUITES[name]
-        told = f"{name}: {suite.__doc__ or ''}".splitlines()[0]
-        # Redrawn seldom: the screen shares the cores with what is measured.
-        shown = console.status(told, refresh_per_second=2) if name not in suites.WATCHED else None
-        with (
-            shown or nullcontext(),
-            tempfile.TemporaryDirectory(prefix="farthing-bench-") as directory,
-        ):
-            figures = suite(Path(directory))
-        table = Table(title=f"{name}", title_justify="left")
-        for heading in ("measure", "figure", "goal"):
-            table.add_column(heading, justify="left" if heading == "measure" else "right")
-        for figure in figures:
-            table.add_row(figure.measure, figure.text, figure.goal)
-        console.print(table)
+        try:
+            figures = _figures(name, console)
+        except FarthingError as error:  # the next suite may do without what this one needs
+            console.print(f"{name}: {error}", style="red", markup=False)
+            failed = True
+            continue
+        console.print(_table(name, figures))
         results.append(name, figures)
-    console.print(f"appended to {results.PATH}")
-    return 0
+        console.print(f"appended to {results.PATH}")
+    return int(failed)
+
+
+def _figures(name: str, console: Console) -> list[Figure]:
+    suite = suites.SUITES[name]
+    told = f"{name}: {suite.__doc__ or ''}".splitlines()[0]
+    # Redrawn seldom: the screen shares the cores with what is measured.
+    shown = console.status(told, refresh_per_second=2) if name not in suites.WATCHED else None
+    with shown or nullcontext(), tempfile.TemporaryDirectory(prefix="farthing-bench-") as directory:
+        return suite(Path(directory))
+
+
+def _table(name: str, figures: Sequence[Figure]) -> Table:
+    table = Table(title=name, title_justify="left")
+    for heading in ("measure", "figure", "goal"):
+        table.add_column(heading, justify="left" if heading == "measure" else "right")
+    for figure in figures:
+        table.add_row(figure.measure, figure.text, figure.goal)
+    return table
 
 
 if __name__ == "__main__":

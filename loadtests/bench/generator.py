@@ -78,8 +78,8 @@ async def _closed(
     target: str, message: bytes, callers: int, seen: Closed, deadline_s: float
 ) -> Closed:
     async with channel(target) as connection:
+        await connection.channel_ready()
         infer: _Infer = connection.unary_unary(calls.METHOD)
-        await infer(message, timeout=_NO_DEADLINE_S, wait_for_ready=True)
         ends = time.perf_counter() + seen.seconds
 
         async def call() -> None:

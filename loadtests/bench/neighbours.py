@@ -17,6 +17,7 @@ _ROUNDS = 2
 _CALLERS = 8
 _QUARTER = 0.25
 _OVERLOAD = 10.0
+_TURNS, _TURN_S = 3, 4.0
 
 
 def neighbour(directory: Path) -> list[Figure]:
@@ -60,7 +61,8 @@ def refusal(directory: Path) -> list[Figure]:
     """CPU of a refusal, beside that of an answer by the no-op; the model's own runs excluded.
 
     One thread runs the graph all the time, for callers who wait in a queue of one row; all the
-    others together are what refusing costs, with the metrics that it is counted in.
+    others together are what refusing costs, with the metrics that it is counted in. The no-op
+    takes turns with them, so that both share the cores with those runs.
     """
     servers.conv_30(directory)
     row = calls.random_row(3, nets.SIDE, nets.SIDE)
@@ -70,17 +72,24 @@ def refusal(directory: Path) -> list[Figure]:
         servers.farthing(directory / "models", *options) as server,
         servers.noop(calls.answer(calls.random_row(256)), directory) as floor,
     ):
+        spent, calls_made = {"refused": 0.0, "floor": 0.0}, {"refused": 0, "floor": 0}
+        answered = 0
         with _besieged(server, message):
-            before = server.cpu_s_beside_runs()
-            seen = generator.closed(server.target, message, callers=16, seconds=_SECONDS)
-            spent = server.cpu_s_beside_runs() - before
-        before = floor.cpu_s()
-        answered = generator.closed(floor.target, message, callers=16, seconds=_SECONDS / 2)
-        floor_s = (floor.cpu_s() - before) / len(answered.latencies_s)
-    refused_s = spent / max(1, seen.refused)
+            for _ in range(_TURNS):
+                before = server.cpu_s_beside_runs()
+                seen = generator.closed(server.target, message, callers=16, seconds=_TURN_S)
+                spent["refused"] += server.cpu_s_beside_runs() - before
+                calls_made["refused"] += seen.refused
+                answered += len(seen.latencies_s)
+                before = floor.cpu_s()
+                seen = generator.closed(floor.target, message, callers=16, seconds=_TURN_S)
+                spent["floor"] += floor.cpu_s() - before
+                calls_made["floor"] += len(seen.latencies_s)
+    refused_s, floor_s = (spent[what] / max(1, calls_made[what]) for what in spent)
+    refused = calls_made["refused"]
     return [
-        Figure("calls refused while the queue was full", f"{seen.refused / _SECONDS:.0f}/s"),
-        Figure("of all calls", f"{seen.refused / (seen.refused + len(seen.latencies_s)):.1%}"),
+        Figure("calls refused while the queue was full", f"{refused / _TURNS / _TURN_S:.0f}/s"),
+        Figure("of all calls", f"{refused / max(1, refused + answered):.1%}"),
         Figure("server CPU of a refusal", f"{refused_s * 1e6:.0f} us"),
         Figure("CPU of an answer by the no-op, the same bytes", f"{floor_s * 1e6:.0f} us"),
         Figure("refusal over the no-op's answer", f"{refused_s / floor_s:.2f}"),

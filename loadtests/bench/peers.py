@@ -124,7 +124,8 @@ def serving(peer: Peer, graph: Path, directory: Path) -> Iterator[str]:
         libraries = sysconfig.get_config_var("LIBDIR")
         command = [
             "env", f"LD_LIBRARY_PATH={libraries}", str(python),
-            str(_HERE / "pytriton_server.py"), str(graph), _MODEL, *numbers,
+            str(_HERE / "pytriton_server.py"), str(graph), _MODEL,
+            str(home / "workspace"), *numbers,
         ]  # fmt: skip
     target, log = f"127.0.0.1:{grpc_port}", home / "log.txt"
     with (

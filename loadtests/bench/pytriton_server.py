@@ -1,6 +1,6 @@
 """Triton's Python backend around a session of ONNX Runtime; runs in PyTriton's environment.
 
-``python pytriton_server.py GRAPH NAME GRPC_PORT HTTP_PORT METRICS_PORT THREADS BATCH``
+``python pytriton_server.py GRAPH NAME WORKSPACE GRPC_PORT HTTP_PORT METRICS_PORT THREADS BATCH``
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pytriton.model_config import (  # type: ignore[import-not-found]
 from pytriton.triton import Triton, TritonConfig  # type: ignore[import-not-found]
 
 
-def main(graph: str, name: str, *numbers: str) -> None:
+def main(graph: str, name: str, workspace: str, *numbers: str) -> None:
     """Serve one graph with one input and one output until a signal comes."""
     grpc_port, http_port, metrics_port, threads, max_batch = map(int, numbers)
     options = onnxruntime.SessionOptions()
@@ -36,7 +36,7 @@ def main(graph: str, name: str, *numbers: str) -> None:
         http_address="127.0.0.1", http_port=http_port, grpc_address="127.0.0.1",
         grpc_port=grpc_port, metrics_port=metrics_port, allow_gpu_metrics=False,
     )  # fmt: skip
-    with Triton(config=config) as triton:
+    with Triton(config=config, workspace=workspace) as triton:
         triton.bind(
             name, infer,
             inputs=[Tensor(name=taken.name, dtype=np.float32, shape=tuple(taken.shape[1:]))],
