@@ -39,14 +39,16 @@ proto: $(INSTALLED) ## the stubs from inference.proto, in a descriptor pool of t
 		$(PROTO).proto
 	@sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' $(PROTO)_pb2.py
 
-bench: $(EVERYTHING) ## measure, print a table, append it to loadtests/bench/RESULTS.md; SUITE=NAME
+# Suites that need no PyTorch; anyone who wants to see one should not wait for 2 GB.
+LIGHT := versus small resnet overload overload-resnet half neighbour refusal spinning start serving echo reload
+bench: $(if $(filter-out $(LIGHT),$(or $(SUITE),all)),$(EVERYTHING),$(INSTALLED)) ## measure, print a table, append it to loadtests/bench/RESULTS.md; SUITE=NAME
 	@$(BIN)/python -m loadtests.bench $(SUITE)
 
 zoo-matrix: $(EVERYTHING) ## train, convert, serve and call the whole zoo; its table goes into README
 	@$(BIN)/python -m tests.system.zoo_matrix $(NAMES)
 
 clean: ## remove what was built, the environment too
-	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) .peers build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 install: $(INSTALLED) ## make .venv and install what is missing
 

@@ -19,7 +19,13 @@ from service.errors import FarthingError
 
 def main(argv: list[str] | None = None) -> int:
     """Run the suites that are named, or all of them."""
-    parser = argparse.ArgumentParser(prog="make bench SUITE=", description=__doc__)
+    lines = (f"  {name:16} {_told(name)}" for name in suites.SUITES)
+    parser = argparse.ArgumentParser(
+        prog="make bench SUITE=",
+        description=__doc__,
+        epilog="\n".join(("suites, in the order in which all are run:", *lines)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("suite", nargs="*", choices=[*suites.SUITES, []], help="which to run")
     chosen = parser.parse_args(argv).suite or list(suites.SUITES)
     console, failed = Console(width=100), False
@@ -36,9 +42,12 @@ def main(argv: list[str] | None = None) -> int:
     return int(failed)
 
 
+def _told(name: str) -> str:
+    return (suites.SUITES[name].__doc__ or "").splitlines()[0]
+
+
 def _figures(name: str, console: Console) -> list[Figure]:
-    suite = suites.SUITES[name]
-    told = f"{name}: {suite.__doc__ or ''}".splitlines()[0]
+    suite, told = suites.SUITES[name], f"{name}: {_told(name)}"
     # Redrawn seldom: the screen shares the cores with what is measured.
     shown = console.status(told, refresh_per_second=2) if name not in suites.WATCHED else None
     with shown or nullcontext(), tempfile.TemporaryDirectory(prefix="farthing-bench-") as directory:

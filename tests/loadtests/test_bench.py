@@ -1,0 +1,122 @@
+"""The list of suites, the peers that are not there, and what the results say of the machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import pytest
+
+from loadtests.bench import calls, generator, overload, peers, results, servers, suites
+from loadtests.bench.arrivals import Outcome
+from loadtests.bench.results import Figure
+
+SERVING = (
+    "small", "versus", "overload", "overload-resnet", "resnet", "half", "neighbour", "refusal",
+    "spinning",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_every_goal_of_serving_has_a_suite_that_says_what_it_measures(name: str) -> None:
+    assert suites.SUITES[name].__doc__
+
+
+def test_serving_comes_first() -> None:
+    assert set(list(suites.SUITES)[: len(SERVING)]) == set(SERVING)
+
+
+def test_serving_needs_no_pytorch_and_so_make_does_not_install_it_for_that() -> None:
+    text = (Path(suites.__file__).parents[2] / "Makefile").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("LIGHT := "))
+    assert set(SERVING) <= set(line.split()[2:]) <= set(suites.SUITES)
+
+
+def test_results_tell_the_number_of_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "PATH", tmp_path / "RESULTS.md")
+    results.append("small", [Figure("a", "1", ">= 2")])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert " CPUs; farthing " in text and "| a | 1 | >= 2 |" in text
+
+
+def test_a_metric_is_summed_over_its_labels_only() -> None:
+    text = 'runs{model="a"} 2.0\nruns{model="b"} 3.0\nruns_created{model="a"} 9\n# HELP runs Of.\n'
+    assert servers.total(text, "runs") == 5.0
+    assert servers.total(text, "walks") == 0.0
+
+
+def test_rows_that_were_run_for_nobody_are_seen_though_the_server_counts_none() -> None:
+    seen = Outcome(10.0)
+    for taken_s in [0.1] * 198 + [0.5]:
+        seen.answered(taken_s, deadline_s=0.4)
+    told = overload.lateness({2.0: overload.Level(seen, runs=200, late=0)})
+    assert [figure.text for figure in told] == ["0.00 %", "1.00 %"]
+
+
+def test_why_a_peer_was_not_installed_is_told_without_addresses() -> None:
+    said = (
+        "WARNING: retrying\n"
+        "ERROR: Could not fetch https://user:secret@index.example/simple/mlserver: timed out\n"
+        "ERROR: No matching distribution found for mlserver\n"
+    )
+    assert peers.reason(said) == "Could not fetch (address) timed out"
+    assert peers.reason("") == "it does not say why"
+
+
+def test_a_peer_that_is_installed_is_used_again(tmp_path: Path) -> None:
+    home = tmp_path / "mlserver"
+    home.mkdir()
+    (home / "installed.txt").write_text("\n".join(peers.MLSERVER.pins))
+    assert peers.python_of(peers.MLSERVER, tmp_path) == home / "bin" / "python"
+
+
+def test_a_peer_whose_package_does_not_exist_is_missing_and_leaves_no_marker(
+    tmp_path: Path,
+) -> None:
+    lost = peers.Peer("lost", "not a requirement", "Lost 1")
+    with pytest.raises(peers.PeerMissing, match=r"^not installed: .*requirement"):
+        peers.python_of(lost, tmp_path)
+    assert not (tmp_path / "lost" / "installed.txt").exists()
+
+
+@pytest.fixture
+def half_refused() -> Iterator[str]:
+    """A server that answers every second call, and refuses the others."""
+    lock, seen = threading.Lock(), 0
+
+    def answer(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        nonlocal seen
+        with lock:
+            seen += 1
+            odd = seen % 2
+        if odd:
+            return b"y"
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        raise AssertionError  # abort raises
+
+    _, service, method = calls.METHOD.split("/")
+    handler = grpc.method_handlers_generic_handler(
+        service, {method: grpc.unary_unary_rpc_method_handler(answer)}
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[handler])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_the_open_loop_counts_answers_and_refusals_apart(half_refused: str) -> None:
+    stream = generator.Stream(half_refused, b"x", rate=400, seconds=0.25, deadline_s=30)
+    (seen,) = generator.open_loop(stream)
+    assert seen.sent == sum(seen.endings.values()) > 50
+    assert abs(seen.endings["good"] - seen.endings["RESOURCE_EXHAUSTED"]) <= 1
+    assert set(seen.endings) == {"good", "RESOURCE_EXHAUSTED"}
+
+
+def test_the_closed_loop_counts_answers_and_refusals_apart(half_refused: str) -> None:
+    seen = generator.closed(half_refused, b"x", callers=2, seconds=0.2)
+    assert seen.refused > 0
+    assert abs(len(seen.latencies_s) - seen.refused) <= 1
