@@ -16,7 +16,7 @@ import pytest
 from tests import models
 from tests.system.servers import farthing, serving
 
-VERBS = ("convert", "inspect", "serve", "load", "demo", "doctor")
+VERBS = ("convert", "inspect", "serve", "tune", "load", "demo", "doctor")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -57,6 +57,8 @@ def test_help_lists_the_verbs() -> None:
         (("demo", "--seconds", "fast"), "--seconds"),
         (("demo", "--directory", "/dev/null/demo"), "cannot use /dev/null/demo"),
         (("doctor", "--colour"), "--colour"),
+        (("tune", "/nonexistent", "--model", "m"), "does not exist"),
+        (("tune", "README.md", "--model", "m"), "README.md is a file"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_code_2(arguments: tuple[str, ...], says: str) -> None:
@@ -205,3 +207,16 @@ def test_load_of_a_model_that_is_not_there_is_one_sentence(double_repository: Pa
         done = farthing("load", "--target", server.grpc, "--model", "triple")
     assert done.returncode == 2
     assert "does not serve model 'triple'" in done.stderr
+
+
+def test_what_tune_finds_is_what_serve_says_it_runs_with(double_repository: Path) -> None:
+    done = farthing("tune", str(double_repository), "--model", "double", "--budget-s", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "written to" in done.stdout
+    with serving(double_repository) as server:
+        (told,) = server.ready["models"]  # type: ignore[misc]
+        assert told["reason"].startswith("tuned on ")
+        _, log = server.end()
+    assert [
+        line for line in map(json.loads, log.splitlines()) if line["message"] == "runs as tuned"
+    ]

@@ -103,6 +103,22 @@ def test_an_interrupted_load_leaves_no_generator(digits: Digits, tmp_path: Path)
         assert server.end()[0] == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_tune_leaves_the_repository_as_it_was(
+    double_repository: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    version = double_repository / "double" / "1"
+    with session("tune", "models", "--model", "double", cwd=tmp_path) as process:
+        running = psutil.Process(process.pid)
+        deadline = time.monotonic() + PATIENCE_S
+        # Its instances are threads, and ONNX Runtime's are there before them.
+        while running.num_threads() < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(process.pid, number)
+        ends_without_a_trace(process, tmp_path)
+    assert [path.name for path in version.iterdir()] == ["model.onnx"]
+
+
 def test_a_killed_parent_takes_its_children_along(tmp_path: Path) -> None:
     with session("demo", "--quick", "--directory", "demo", cwd=tmp_path) as process:
         trainer = wait_for(process.pid, "converter.zoo.digits")

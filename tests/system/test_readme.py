@@ -49,6 +49,9 @@ def test_the_commands_work_in_their_order(
     assert farthing(*convert).returncode == 0
     for verb in (verb for verb in verbs if verb[0] in ("inspect", "doctor") or "--help" in verb):
         assert farthing(*verb).returncode == 0, verb
+    for verb in (verb for verb in verbs if verb[0] == "tune" and "--help" not in verb):
+        done = farthing(*verb, "--budget-s", "2")  # the last one counts
+        assert done.returncode == 0, done.stderr
     # With ports of their own: the defaults may be taken where the tests run.
     with serving(Path("models")) as server:
         for verb in (verb for verb in verbs if verb[0] == "load"):
