@@ -15,12 +15,13 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import grpc
+import psutil
 
 from loadtests import processes
 from loadtests.bench import calls
@@ -130,10 +131,30 @@ def serving(peer: Peer, graph: Path, directory: Path) -> Iterator[str]:
     target, log = f"127.0.0.1:{grpc_port}", home / "log.txt"
     with (
         (home / "output.txt").open("w") as screen,
+        _no_orphans() as own,
         processes.started(command, log=log, screen=screen) as process,
     ):
-        _wait(process, target, peer)
-        yield target
+        try:
+            _wait(process, target, peer)
+            yield target
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                own.extend(psutil.Process(process.pid).children(recursive=True))
+
+
+@contextmanager
+def _no_orphans() -> Iterator[list[psutil.Process]]:
+    """End the processes of this list that are still there afterwards.
+
+    Triton is a child of PyTriton's Python, which leaves it behind if it is itself ended roughly.
+    """
+    own: list[psutil.Process] = []
+    try:
+        yield own
+    finally:
+        for process in own:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _write_settings(home: Path, graph: Path, ports: tuple[int, ...]) -> None:

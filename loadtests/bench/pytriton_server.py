@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -21,6 +22,7 @@ from pytriton.triton import Triton, TritonConfig  # type: ignore[import-not-foun
 
 def main(graph: str, name: str, workspace: str, *numbers: str) -> None:
     """Serve one graph with one input and one output until a signal comes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # or it leaves Triton behind
     grpc_port, http_port, metrics_port, threads, max_batch = map(int, numbers)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -35,6 +37,7 @@ def main(graph: str, name: str, workspace: str, *numbers: str) -> None:
     config = TritonConfig(
         http_address="127.0.0.1", http_port=http_port, grpc_address="127.0.0.1",
         grpc_port=grpc_port, metrics_port=metrics_port, allow_gpu_metrics=False,
+        exit_timeout_secs=1,
     )  # fmt: skip
     with Triton(config=config, workspace=workspace) as triton:
         triton.bind(
