@@ -15,7 +15,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 Run = Callable[[Arrays], Arrays]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: that takes three times as long, for every request
 class Answer:
     """What one caller gets.
 
@@ -85,7 +85,7 @@ class Limits:
         return self.policies.get(priority, self.default_policy)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Ran:
     """One run, taken apart again.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -35,6 +36,9 @@ def serve(argv: Sequence[str]) -> int:
 async def _run(chosen: settings.Settings, models: repository.Repository) -> int:
     stop, hurry = _signals()
     running = await server.start(chosen, models, version=metadata.version("farthing"))
+    # What is there now stays; looking through it again and again would hold up calls for 10 ms.
+    gc.collect()
+    gc.freeze()
     _tell_ready(running, models)
     await stop.wait()
     log.info("draining", grace_s=chosen.grace_s, drain_s=chosen.drain_s)

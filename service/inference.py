@@ -75,7 +75,7 @@ class Inference:
             except ServingError as error:
                 self._metrics.stray(error)
                 raise
-            record = self._metrics.record(model.labels)
+            record = model.tally
             self._calls += 1
             try:
                 asked = parameters.parameters(request, limits=self._limits)
@@ -94,10 +94,11 @@ class Inference:
             record.succeeded(phases, late)
             if self._access.wanted():
                 self._access.write("OK", **_named(model), **asdict(phases))
-            name, version, _ = model.labels
+            name = model.manifest.name
             if self._traces.take(name):
-                begun_ns = int(started * 1e9)
-                self._traces.write(name, version, request.id, started_ns=begun_ns, spans=phases)
+                self._traces.write(
+                    name, model.version, request.id, started_ns=int(started * 1e9), spans=phases
+                )
             return response
 
     async def _run(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -112,51 +112,69 @@ class Interceptor(grpc.aio.ServerInterceptor):
                                     handler.stream_unary, handler.stream_stream)))  # fmt: skip
         readable = handler.request_streaming and method != _IN_BAND
 
-        async def one(request: Any, call: Any) -> bytes:
-            # Serialized here, where it can still be refused.
-            return serialize(await answer(request, call))
+        async def one(request: Any, call: Any) -> Any:
+            task = self._begin(request, call)
+            if task is None:
+                return b""
+            try:
+                # Serialized here, where it can still be refused.
+                return serialize(await answer(request, call))
+            except BaseException as error:
+                if self._passes(error):
+                    raise
+                return self._end(error, call, method)
+            finally:
+                self._open.discard(task)
 
-        async def many(request: Any, call: Any) -> None:
-            if inspect.isasyncgenfunction(answer):
-                async with aclosing(answer(request, call)) as responses:
-                    await _write_all(responses, call)
-            else:
-                await answer(request, call)
-
-        work: Callable[..., Coroutine[Any, Any, Any]] = many if handler.response_streaming else one
-
-        async def guarded(request: Any, call: Any) -> Any:
-            if isinstance(request, Unreadable):
-                self._refused(request.error)
-                return _refuse(call, request.error)
-            return await self._guard(
-                work(_readable(request) if readable else request, call), call, method
-            )
+        async def many(request: Any, call: Any) -> Any:
+            task = self._begin(request, call)
+            if task is None:
+                return
+            requests = _readable(request) if readable else request
+            try:
+                if inspect.isasyncgenfunction(answer):
+                    async with aclosing(answer(requests, call)) as responses:
+                        await _write_all(responses, call)
+                else:
+                    await answer(requests, call)
+            except BaseException as error:
+                if self._passes(error):
+                    raise
+                self._end(error, call, method)
+            finally:
+                self._open.discard(task)
 
         return _HANDLERS[handler.request_streaming, handler.response_streaming](
-            guarded, parse, serialize if handler.response_streaming else None
+            many if handler.response_streaming else one,
+            parse,
+            serialize if handler.response_streaming else None,
         )
 
-    async def _guard(self, work: Coroutine[Any, Any, Any], call: Any, method: str) -> Any:
-        """What the work answers; if it fails, the call gets its status and nothing is answered."""
+    def _begin(self, request: Any, call: Any) -> asyncio.Task[Any] | None:
+        """The task of a call that may go on; None where it has been refused."""
+        if isinstance(request, Unreadable):
+            self._refused(request.error)
+            _refuse(call, request.error)
+            return None
         if self._closed:
-            work.close()
-            return _refuse(call, _going())
+            _refuse(call, _going())
+            return None
         task = asyncio.current_task()
         assert task is not None  # a coroutine runs in one
         self._open.add(task)
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if not self._closed:  # the caller left
-                raise
-            return _refuse(call, _going())
-        except _ENDED:
-            raise
-        except Exception as error:
+        return task
+
+    def _passes(self, error: BaseException) -> bool:
+        """Whether it is gRPC's to handle: about a call that has ended, or whose caller left."""
+        if isinstance(error, asyncio.CancelledError):
+            return not self._closed
+        return isinstance(error, _ENDED) or not isinstance(error, Exception)
+
+    def _end(self, error: BaseException, call: Any, method: str) -> bytes:
+        """Give a call that failed its status; called while the error is being handled."""
+        if isinstance(error, Exception):
             return _refuse(call, translated(error, method))
-        finally:
-            self._open.discard(task)
+        return _refuse(call, _going())
 
     def _parse(self, handler: Any) -> Callable[[bytes], Any]:
         # Generated parsers are methods of their message's class.

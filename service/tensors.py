@@ -8,13 +8,13 @@ input in shared memory has neither.
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from service import strings
 from service.datatypes import BY_NAME
 from service.errors import InvalidInput
 from service.manifest import TensorSpec
@@ -24,7 +24,6 @@ from service.regions import Regions, Slot
 
 Array = np.ndarray[Any, Any]
 
-_LENGTH = struct.Struct("<I")
 _DIMENSIONS = 32  # numpy's arrays have not many more
 _EMPTY_ELEMENTS = 2**24
 # Elements that become objects of Python, one by one while all others wait: less than a second's.
@@ -32,7 +31,7 @@ _MOST_STRINGS, _MOST_TYPED = 2**20, 2**23
 _STRING_BYTES = 57  # of a str of Python beside its characters, with the pointer to it
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: that takes three times as long, for every request
 class Rows:
     """What one request asks to run.
 
@@ -48,7 +47,7 @@ class Rows:
     nbytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Input:
     """One input whose name, datatype and shape fit the model."""
 
@@ -115,27 +114,19 @@ def _checked(
     raw = len(request.raw_input_contents)
     given: dict[str, _Input] = {}
     for tensor in request.inputs:
-        limits.check_name(tensor.name, "an input")
-        if tensor.name not in specs:
-            raise InvalidInput(
-                f"the model has no input {quoted(tensor.name)}; it takes {listed(specs)}"
-            )
-        if tensor.name in given:
-            raise InvalidInput(f"input '{tensor.name}' is given twice")
-        spec, what = specs[tensor.name], f"input '{tensor.name}'"
-        shape = _checked_shape(tensor, spec)
-        place = slot(tensor.parameters, what, limits=limits, regions=regions)
-        if tensor.HasField("contents") and (raw or place):
-            other = "shared memory" if place else "raw"
-            raise InvalidInput(f"{what} has {other} and typed contents; send one")
-        if place is not None:
-            _check_size(place.byte_size, spec, shape)
-        given[spec.name] = _Input(tensor, spec, shape, place)
+        item = _checked_input(tensor, specs, limits, regions)
+        if item.spec.name in given:
+            raise InvalidInput(f"input '{item.spec.name}' is given twice")
+        if (raw or item.slot) and tensor.HasField("contents"):
+            other = "shared memory" if item.slot else "raw"
+            raise InvalidInput(f"input '{item.spec.name}' has {other} and typed contents; send one")
+        given[item.spec.name] = item
     missing = [spec.name for spec in inputs if spec.name not in given and not spec.optional]
     if missing:
         raise InvalidInput(f"input {listed(missing)} is missing")
-    _check_elements(list(given.values()))
-    slots = [item.slot.byte_size for item in given.values() if item.slot is not None]
+    items = list(given.values())
+    _check_elements(items, raw)
+    slots = [item.slot.byte_size for item in items if item.slot is not None]
     if raw and raw != len(given) - len(slots):
         raise InvalidInput(
             f"the request has {len(given) - len(slots)} inputs outside of shared memory but {raw} "
@@ -143,21 +134,43 @@ def _checked(
             if slots
             else f"the request has {len(given)} inputs but {raw} raw contents; send one for each"
         )
-    if sum(slots) > limits.max_bytes:
+    if slots and sum(slots) > limits.max_bytes:
         raise InvalidInput(
             f"the inputs in shared memory have {sum(slots)} bytes; this server takes at most "
             f"{limits.max_bytes}"
         )
-    return list(given.values())
+    return items
 
 
-def _check_elements(given: Sequence[_Input]) -> None:
+def _checked_input(
+    tensor: pb.ModelInferRequest.InferInputTensor,
+    specs: Mapping[str, TensorSpec],
+    limits: Limits,
+    regions: Regions | None,
+) -> _Input:
+    name = tensor.name
+    spec = specs.get(name)
+    if spec is None:
+        limits.check_name(name, "an input")
+        raise InvalidInput(f"the model has no input {quoted(name)}; it takes {listed(specs)}")
+    shape = _checked_shape(tensor, spec)
+    if not tensor.parameters:
+        return _Input(tensor, spec, shape, None)
+    place = slot(tensor.parameters, f"input '{name}'", limits=limits, regions=regions)
+    if place is not None:
+        _check_size(place.byte_size, spec, shape)
+    return _Input(tensor, spec, shape, place)
+
+
+def _check_elements(given: Sequence[_Input], raw: int) -> None:
     """Refuse what would keep the event loop for seconds."""
     strings = sum(math.prod(i.shape) for i in given if i.spec.datatype == "BYTES")
     if strings > _MOST_STRINGS:
         raise InvalidInput(
             f"the request has {strings} BYTES elements; this server takes at most {_MOST_STRINGS}"
         )
+    if raw:  # and then nothing is typed
+        return
     typed = sum(math.prod(i.shape) for i in given if i.tensor.HasField("contents"))
     if typed > _MOST_TYPED:
         raise InvalidInput(
@@ -168,10 +181,12 @@ def _check_elements(given: Sequence[_Input]) -> None:
 
 def _row_count(shapes: Sequence[list[int]], max_rows: int | None) -> int:
     counts = {shape[0] for shape in shapes}
-    if not counts:
-        raise InvalidInput("the request has no inputs to count rows by; send one")
     if len(counts) != 1:
-        raise InvalidInput(f"the inputs have different numbers of rows: {sorted(counts)}")
+        raise InvalidInput(
+            f"the inputs have different numbers of rows: {sorted(counts)}"
+            if counts
+            else "the request has no inputs to count rows by; send one"
+        )
     rows = counts.pop()
     if rows == 0:
         raise InvalidInput("the request has no rows")
@@ -186,11 +201,11 @@ def _checked_shape(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSp
         raise InvalidInput(
             f"input '{spec.name}' is {quoted(tensor.datatype)}; the model takes {spec.datatype}"
         )
-    shape = list(tensor.shape[:_DIMENSIONS])
-    fits = len(shape) == len(spec.shape) and all(
-        given >= 0 and wanted in (-1, given)
-        for given, wanted in zip(shape, spec.shape, strict=True)
-    )
+    shape = tensor.shape[:_DIMENSIONS]
+    fits = len(shape) == len(spec.shape)
+    for given, wanted in zip(shape, spec.shape, strict=False):
+        if given < 0 or wanted not in (-1, given):
+            fits = False
     if not fits:
         raise InvalidInput(
             f"input '{spec.name}' has shape {shape}; the model takes {list(spec.shape)}, "
@@ -217,30 +232,12 @@ def _from_raw(data: bytes, spec: TensorSpec, shape: list[int]) -> tuple[Array, i
     _check_size(len(data), spec, shape)
     if spec.datatype == "BYTES":
         elements = math.prod(shape)
-        array = _objects(_split_bytes(data, elements, spec.name), shape, spec.name)
+        array = _objects(strings.split(data, elements, spec.name), shape, spec.name)
         return array, len(data) + elements * _STRING_BYTES
     if spec.datatype == "BOOL" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
         raise InvalidInput(f"input '{spec.name}' is BOOL and has a byte that is neither 0 nor 1")
     array = np.frombuffer(data, dtype=BY_NAME[spec.datatype].dtype)
     return _reshaped(array, shape, spec.name), len(data)
-
-
-def _split_bytes(data: bytes, elements: int, name: str) -> list[bytes]:
-    parts: list[bytes] = []
-    offset = 0
-    # One element too many tells it; the rest need not be split.
-    while offset + _LENGTH.size <= len(data) and len(parts) <= elements:
-        (length,) = _LENGTH.unpack_from(data, offset)
-        offset += _LENGTH.size
-        if length > len(data) - offset:
-            raise InvalidInput(f"input '{name}': a BYTES element is longer than the data")
-        parts.append(data[offset : offset + length])
-        offset += length
-    if offset != len(data) or len(parts) != elements:
-        raise InvalidInput(
-            f"input '{name}' holds {len(parts)} whole BYTES elements; its shape takes {elements}"
-        )
-    return parts
 
 
 def _from_typed(
@@ -295,5 +292,4 @@ def to_raw(array: Array, spec: TensorSpec) -> bytes:
     """An array as raw contents: little-endian, row-major; strings and bytes as BYTES."""
     if spec.datatype != "BYTES":
         return array.astype(BY_NAME[spec.datatype].dtype, copy=False).tobytes()
-    encoded = (v if isinstance(v, bytes) else str(v).encode() for v in array.reshape(-1))
-    return b"".join(_LENGTH.pack(len(value)) + value for value in encoded)
+    return strings.packed(array)

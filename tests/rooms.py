@@ -26,8 +26,12 @@ SERVICE_IMPORTS = {
     "service.regions": LEAVES,
     "service.classification": LEAVES,
     "service.parameters": LEAVES | {"service.proto", "service.regions"},
+    "service.strings": LEAVES,
     "service.tensors": LEAVES
-    | {"service.manifest", "service.parameters", "service.proto", "service.regions"},
+    | {
+        "service.manifest", "service.parameters", "service.proto", "service.regions",
+        "service.strings",
+    },
     "service.answers": LEAVES
     | {
         "service.classification", "service.manifest", "service.parameters", "service.proto",
@@ -68,8 +72,8 @@ SERVICE_IMPORTS = {
     "service.operators": {"service.encoded"},
     "service.opened": LEAVES
     | {
-        "service.batching", "service.choice", "service.inplace", "service.latency", "service.operators", "service.manifest",
-        "service.session", "service.warmup",
+        "service.batching", "service.choice", "service.inplace", "service.latency",
+        "service.manifest", "service.operators", "service.session", "service.warmup",
     },
     "service.opening": LEAVES
     | {
@@ -190,9 +194,9 @@ ROOMS = {
     "locust": {"loadtests.users"},
     "gevent": {"loadtests.users"},
     "asyncio": {
-        "service.batcher", "service.callers", "service.inplace", "service.repository", "service.streams",
-        "service.server", "service.cli",
-        "service.health", "service.interceptor",
+        "service.batcher", "service.callers", "service.inplace", "service.repository",
+        "service.streams", "service.server", "service.cli", "service.health",
+        "service.interceptor",
     },
     "tensorflow": FRAMEWORKS | {"loadtests.baseline"},
     "tf2onnx": {"converter.exporters.tf_graph"},
