@@ -247,6 +247,8 @@ def inspect(
         return
     console = Console(width=tables.WIDTH)
     tables.show(console, contract)
+    if path.is_dir():
+        tables.show_tuned(console, directory)
     for variant in contract.variants:
         if variant.file:
             tables.show_findings(console, variant.name, directory / variant.file)

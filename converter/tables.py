@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from converter import speed
-from service import hardware
+from service import hardware, tuned
+from service.errors import FarthingError
 from service.manifest import Manifest, Variant
 
 WIDTH = 100
@@ -65,6 +66,22 @@ def _percent(variant: Variant, figure: str) -> str:
 def _ratios(variant: Variant) -> str:
     ratios = [variant.figures.get(f"speedup_batch_{batch}") for batch in speed.BATCHES]
     return " / ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+
+
+def show_tuned(console: Console, directory: Path) -> None:
+    """Print what was tuned for a version, on which hardware."""
+    try:
+        entries = tuned.read(directory)
+    except FarthingError as error:
+        console.print(escape(str(error)), highlight=False)
+        return
+    for entry in entries:
+        here = (entry.fingerprint, entry.cpus) == (hardware.fingerprint(), hardware.cpus())
+        where = "this hardware" if here else entry.fingerprint
+        taken = ", and so `farthing serve` takes" if here else ":"
+        text = f"Tuned on {entry.date} for {where}, {entry.cpus} CPUs{taken} {entry.variant}"
+        text += f", {entry.said}."
+        console.print(escape(text), highlight=False)
 
 
 def show_findings(console: Console, name: str, path: Path) -> None:

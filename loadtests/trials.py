@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from statistics import median
+from statistics import median, quantiles
 
 _PERCENTILE = 0.95
 
@@ -53,6 +53,12 @@ class Measured:
     def rate(self) -> float:
         """Rows per second, the median."""
         return median(self.rates)
+
+    @property
+    def spread(self) -> float:
+        """Between the quartiles of the rates, as a share of their median."""
+        low, middle, high = quantiles(self.rates, n=4)
+        return (high - low) / middle
 
     @property
     def run_s_median(self) -> float:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from loadtests import measuring, search
@@ -27,6 +28,9 @@ _CAPTION = (
     "at worst: just missed a run, so two of them, each the 95th percentile; x: rows/s over the "
     "first of its knob; CPU alone: of one request to an idle server; *: stays"
 )
+
+# Between quartiles; on a quiet shared machine it is some hundredths.
+_NOISY = 0.2
 
 
 def tune(
@@ -97,7 +101,8 @@ def tune(
         print(json.dumps(_summary(outcome, entry, written), indent=2))
     else:
         console.print(_table(f"{model}/{number} on {cpus} CPUs", outcome))
-    console.print(_last_words(outcome, entry, written, target_ms), highlight=False)
+    last = _last_words(outcome, entry, written, target_ms)
+    console.print(escape(f"{last}{_noise(outcome)}"), highlight=False)
     if entry is None:
         raise typer.Exit(1)
 
@@ -168,6 +173,7 @@ def _summary(outcome: Outcome, entry: Tuned | None, written: Path | None) -> dic
                 if each.measured.sparse_cpu_s is None
                 else 1e3 * each.measured.sparse_cpu_s,
                 "rounds": len(each.measured.rates),
+                "spread": each.measured.spread,
                 "verdict": each.verdict,
                 "stays": each.stays,
             }
@@ -202,7 +208,7 @@ def _table(title: str, outcome: Outcome) -> Table:
 def _cells(each: Tried) -> tuple[str, ...]:
     setting, measured = each.setting, each.measured
     return (
-        setting.variant,
+        escape(setting.variant),
         str(setting.max_batch or "-"),
         f"{setting.instances} x {setting.threads}",
         "on" if setting.spin else "off",
@@ -234,6 +240,16 @@ def _last_words(
     return (
         f"* {_said(outcome.winner)}: {rate} rows/s, over the defaults: "
         f"{outcome.over_defaults:.2f}x; {where}."
+    )
+
+
+def _noise(outcome: Outcome) -> str:
+    spread = max(each.measured.spread for each in outcome.tried)
+    if spread <= _NOISY:
+        return ""
+    return (
+        f"\nOne setting varied by {100 * spread:.0f} % from round to round: if something else runs "
+        "on this machine, tune again when it is quiet; small differences mean little here."
     )
 
 

@@ -65,13 +65,7 @@ def known(
 
 def as_tuned(variant: Variant, tuned: Tuned) -> Chosen:
     """The choice of what ``farthing tune`` found."""
-    rows = {0: "", 1: "single rows, "}.get(tuned.max_batch, f"up to {tuned.max_batch} rows a run, ")
-    said = f"{tuned.instances} x {tuned.threads} threads, spinning {'on' if tuned.spin else 'off'}"
-    why = f"tuned on {tuned.date} for this hardware and {tuned.cpus} CPUs: {rows}{said}"
-    if {"rows_per_s", "over_defaults"} <= set(tuned.figures):
-        rate, over = tuned.figures["rows_per_s"], tuned.figures["over_defaults"]
-        why += f"; {rate:,.0f} rows/s" if rate >= 100 else f"; {rate:.3g} rows/s"
-        why += f", {over:.2f}x the defaults"
+    why = f"tuned on {tuned.date} for this hardware and {tuned.cpus} CPUs: {tuned.said}"
     figures = {f"tuned_{name}": value for name, value in tuned.figures.items()}
     return Chosen(variant, "tuned", why, figures)
 

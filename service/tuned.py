@@ -56,6 +56,19 @@ class Tuned:
     onnxruntime: str = ""
     date: str = ""
 
+    @property
+    def said(self) -> str:
+        """The options and what they came to, in words."""
+        some = f"up to {self.max_batch} rows a run, "
+        rows = {0: "", 1: "single rows, "}.get(self.max_batch, some)
+        spin = "on" if self.spin else "off"
+        text = f"{rows}{self.instances} x {self.threads} threads, spinning {spin}"
+        if {"rows_per_s", "over_defaults"} <= set(self.figures):
+            rate, over = self.figures["rows_per_s"], self.figures["over_defaults"]
+            text += f"; {rate:,.0f} rows/s" if rate >= 100 else f"; {rate:.3g} rows/s"
+            text += f", {over:.2f}x the defaults"
+        return text
+
 
 def read(directory: Path) -> tuple[Tuned, ...]:
     """The entries in a version's directory; none without the file.

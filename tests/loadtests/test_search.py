@@ -225,3 +225,8 @@ def test_verdicts_tell_what_missed_and_what_was_noise() -> None:
     said = {(t.knob, t.setting.max_batch, t.setting.instances): t for t in outcome.tried}
     assert said[ROWS, 64, 1].verdict.endswith("misses the target")
     assert [t.stays for t in outcome.tried if t.knob == ROWS].count(True) == 1
+
+
+@pytest.mark.parametrize(("rates", "spread"), [((100,) * 4, 0.0), ((80, 100, 120), 0.4)])
+def test_spread_is_what_lies_between_the_quartiles(rates: tuple[float, ...], spread: float) -> None:
+    assert noisy(*rates).spread == pytest.approx(spread)

@@ -215,3 +215,12 @@ def test_tuned_variant_whose_file_is_spoiled_is_not_served(tmp_path: Path) -> No
     (directory / "fp16.onnx").write_bytes(b"something else")
     with pytest.raises(ModelUnusable, match="not the file that was verified"):
         load(tmp_path)
+
+
+def test_more_threads_than_cpus_are_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(tmp_path)
+    load(tmp_path, instances=CPUS + 1)
+    load(tmp_path, instances=CPUS)
+    assert len([line for line in caplog.messages if "exceed the CPUs" in line]) == 1
