@@ -61,7 +61,7 @@ def load(
         typer.Option(
             min=1,
             max=4096,
-            help="Rows in each request, 1 to 4096; a server refuses more than its batch limit.",
+            help="Rows in each request, 1 to 4096; a server may refuse more than it can queue.",
         ),
     ] = 1,
     rows_file: Annotated[

@@ -51,7 +51,7 @@ class Settings:
         "Rows in one run, 1 to 4096; 0 takes what `farthing tune` found on this hardware, else "
         "max_batch_size of config.pbtxt, else 16. "
         "Larger raises throughput on wide hardware, and the latency of every caller in the batch. "
-        "A request with more rows is refused.",
+        "A request with more rows runs in parts.",
         low=0,
         high=4096,
     )

@@ -158,11 +158,11 @@ def test_load_counts_failures_as_offered_and_by_status(tmp_path: Path) -> None:
 
 
 def test_load_that_the_server_refuses_is_one_sentence(double_repository: Path) -> None:
-    with serving(double_repository, "--max-batch", "4") as server:
+    with serving(double_repository, "--max-batch", "4", "--max-queue-rows", "4") as server:
         target = ("--target", server.grpc, "--model", "double")
-        done = farthing("load", *target, "--rows", "5")
+        done = farthing("load", *target, "--rows", "9")
     assert done.returncode == 2
-    assert "the model runs at most 4 at a time" in done.stderr
+    assert "takes at most 8 of this model" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
