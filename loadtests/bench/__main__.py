@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
 from loadtests.bench import results, suites
 from loadtests.bench.results import Figure
 from service.errors import FarthingError
+
+_BUSY_PERCENT = 10.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,6 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     chosen = parser.parse_args(argv).suite or list(suites.SUITES)
     console, failed = Console(width=100), False
     for name in chosen:
+        busy_percent = psutil.cpu_percent(interval=1.0)
+        if busy_percent > _BUSY_PERCENT:
+            told = (
+                f"other processes use {busy_percent:.0f} % of the CPUs, which the figures will show"
+            )
+            console.print(told, style="yellow")
         try:
             figures = _figures(name, console)
         except FarthingError as error:  # the next suite may do without what this one needs
@@ -37,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             failed = True
             continue
         console.print(_table(name, figures))
-        results.append(name, figures)
+        results.append(name, figures, busy_percent=busy_percent)
         console.print(f"appended to {results.PATH}")
     return int(failed)
 

@@ -46,7 +46,7 @@ def neighbour(directory: Path) -> list[Figure]:
         sum(outcome.good_per_s for outcome in seen) / _ROUNDS for seen in (alone, beside, storms)
     )
     text = arrivals.marked(f"{good_beside / good:.2f}", *alone, *beside, *storms)
-    lost = " | ".join(outcome.others for outcome in beside)
+    lost = "; ".join(outcome.others for outcome in beside)
     return [
         Figure(f"capacity of either model, closed loop of {_CALLERS} callers", f"{capacity:.1f}/s"),
         Figure("good answers of a model offered a quarter of it, alone", f"{good:.2f}/s"),

@@ -30,13 +30,20 @@ class Figure:
     goal: str = ""
 
 
-def append(suite: str, figures: Sequence[Figure]) -> None:
-    """Add a suite's figures to RESULTS.md."""
+def append(suite: str, figures: Sequence[Figure], *, busy_percent: float) -> None:
+    """Add a suite's figures to RESULTS.md.
+
+    Args:
+        suite: its name.
+        figures: what it measured.
+        busy_percent: how much of the machine others used before it began.
+    """
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
     lines = [
         f"\n## {suite}, {now}, revision {_revision()}\n",
-        f"{hardware.fingerprint()}; {hardware.cpus()} CPUs; {versions}\n",
+        f"{hardware.fingerprint()}; {hardware.cpus()} CPUs, {busy_percent:.0f} % busy before; "
+        f"{versions}\n",
         "| Measure | Figure | Goal |",
         "|---|---|---|",
         *(f"| {figure.measure} | {figure.text} | {figure.goal or '-'} |" for figure in figures),

@@ -35,11 +35,13 @@ def test_serving_needs_no_pytorch_and_so_make_does_not_install_it_for_that() -> 
     assert set(SERVING) <= set(line.split()[2:]) <= set(suites.SUITES)
 
 
-def test_results_tell_the_number_of_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_tell_the_number_of_cpus_and_what_others_used_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(results, "PATH", tmp_path / "RESULTS.md")
-    results.append("small", [Figure("a", "1", ">= 2")])
+    results.append("small", [Figure("a", "1", ">= 2")], busy_percent=7.4)
     text = (tmp_path / "RESULTS.md").read_text()
-    assert " CPUs; farthing " in text and "| a | 1 | >= 2 |" in text
+    assert " CPUs, 7 % busy before; farthing " in text and "| a | 1 | >= 2 |" in text
 
 
 def test_a_metric_is_summed_over_its_labels_only() -> None:
