@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -53,8 +53,12 @@ class Unreadable:
     error: InvalidInput
 
 
-class Interceptor(grpc.aio.ServerInterceptor):
-    """Wraps each method of one server once."""
+class Interceptor(grpc.GenericRpcHandler):
+    """Stands between one server and all methods that are added here, and wraps each of them once.
+
+    Not among gRPC's own interceptors: those run as coroutines of their own for every call, which
+    took 50 us of the 500 that a small request takes.
+    """
 
     def __init__(
         self,
@@ -73,16 +77,20 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._tokens = tokens
         self._limit = max_message_bytes
         self._refused = refused
+        self._handlers: list[grpc.GenericRpcHandler] = []
         self._wrapped: dict[str, Any] = {}
         self._open: set[asyncio.Task[Any]] = set()
         self._closed = False
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """The guarded method, or one that refuses the call."""
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Take a service's methods; what gRPC generates calls it, as it would a server's."""
+        self._handlers.extend(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """The same methods once more; gRPC's servers on asyncio have no use for them either."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """The guarded method, or one that refuses the call; None where there is none."""
         if self._tokens is not None:
             try:
                 self._tokens.check(handler_call_details.invocation_metadata or ())
@@ -90,12 +98,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 self._refused(error)
                 return _refusing(error)
         method = handler_call_details.method
-        handler = self._wrapped.get(method)
-        if handler is None:
-            handler = await continuation(handler_call_details)
-            if handler is not None:  # otherwise anyone could fill the memory with names
-                handler = self._wrapped[method] = self._wrap(method, handler)
-        return handler
+        if method not in self._wrapped:
+            found = (each.service(handler_call_details) for each in self._handlers)
+            handler = next(filter(None, found), None)
+            if handler is None:  # not remembered: anyone could fill the memory with names
+                return None
+            self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
 
     def close(self) -> None:
         """End what is still open with UNAVAILABLE, and refuse all that still comes.

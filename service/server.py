@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from service import log, probes, tls
@@ -204,7 +204,6 @@ def _port(
     limit = settings.max_message_mib * 2**20
     interceptor = Interceptor(tokens, limit, refused=shared.metrics.stray)
     server = grpc.aio.server(
-        interceptors=[interceptor],
         options=[
             # A guard for the memory; the limit that callers meet is the interceptor's.
             ("grpc.max_receive_message_length", 2 * limit),
@@ -217,11 +216,12 @@ def _port(
         ],
     )
     servicer = Control(shared, allowed=door.allowed)
-    add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    reflection.enable_server_reflection(
-        (SERVICE, _HEALTH, reflection.SERVICE_NAME), server, pool=_reflected()
-    )
+    add_GRPCInferenceServiceServicer_to_server(servicer, interceptor)
+    health_pb2_grpc.add_HealthServicer_to_server(health, interceptor)
+    shown = (SERVICE, _HEALTH, reflection.SERVICE_NAME)
+    reflected = reflection.aio.ReflectionServicer(shown, pool=_reflected())
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, interceptor)
+    server.add_generic_rpc_handlers([interceptor])
     return _Port(_bind_grpc(server, door, settings), server, interceptor, servicer)
 
 

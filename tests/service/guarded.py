@@ -66,14 +66,15 @@ class Service(GRPCInferenceServiceServicer):  # type: ignore[misc]
 async def running(
     service: Service, interceptor: Interceptor
 ) -> AsyncIterator[tuple[grpc.aio.Channel, grpc.aio.Server]]:
-    server = grpc.aio.server(interceptors=[interceptor])
-    add_GRPCInferenceServiceServicer_to_server(service, server)
+    server = grpc.aio.server()
+    add_GRPCInferenceServiceServicer_to_server(service, interceptor)
     stream = grpc.stream_stream_rpc_method_handler(
         service.other, pb.ModelInferRequest.FromString, pb.ModelInferResponse.SerializeToString
     )
-    server.add_generic_rpc_handlers(
+    interceptor.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler("other.Service", {"Stream": stream})]
     )
+    server.add_generic_rpc_handlers([interceptor])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
