@@ -45,29 +45,35 @@ class Peer:
 
     Attributes:
         name: directory of its environment.
-        package: its package, pinned; ONNX Runtime joins it at our own version.
+        packages: what it needs, pinned; ONNX Runtime joins it at our own version.
         label: what tables call it, with its version and the day of its release (of its file on
             the package index, as the index tells it).
+        workers: processes that run models beside the one that serves, where it asks for them.
     """
 
     name: str
-    package: str
+    packages: tuple[str, ...]
     label: str
+    workers: int = 0
 
     @property
     def pins(self) -> tuple[str, ...]:
         """What is installed."""
-        return (self.package, f"onnxruntime=={metadata.version('onnxruntime')}")
+        return (*self.packages, f"onnxruntime=={metadata.version('onnxruntime')}")
 
 
-MLSERVER = Peer("mlserver", "mlserver==1.7.1", "MLServer 1.7.1 (2025-06-06)")
+# Its worker processes do not start with uvloop 0.22, which its own pins allow.
+_MLSERVER = ("mlserver==1.7.1", "uvloop<0.22")
+MLSERVER = Peer("mlserver", _MLSERVER, "MLServer 1.7.1 (2025-06-06), its default", workers=1)
+# Twice as fast with small requests; its event loop then stands still during runs.
+MLSERVER_INLINE = Peer("mlserver", _MLSERVER, "MLServer 1.7.1 (2025-06-06), in one process")
 # Its wheel holds no backend but Python's, so the session sits in a Python callback.
 PYTRITON = Peer(
     "pytriton",
-    "nvidia-pytriton==0.7.0",
+    ("nvidia-pytriton==0.7.0",),
     "Triton 2.51 (2024), Python backend, in nvidia-pytriton 0.7.0 (2025-08-13)",
 )
-ALL = (PYTRITON, MLSERVER)
+ALL = (PYTRITON, MLSERVER, MLSERVER_INLINE)
 
 
 def python_of(peer: Peer, home: Path = _HOME) -> Path:
@@ -114,10 +120,10 @@ def serving(peer: Peer, graph: Path, directory: Path) -> Iterator[str]:
         PeerMissing: it cannot be installed, or does not start.
     """
     python, (grpc_port, *others) = python_of(peer), _free_ports(3)
-    home = directory / peer.name
+    home = directory / f"{peer.name}-{peer.workers}"
     home.mkdir(exist_ok=True)
-    if peer is MLSERVER:
-        _write_settings(home, graph, (grpc_port, *others))
+    if peer.name == MLSERVER.name:
+        _write_settings(peer, home, graph, (grpc_port, *others))
         command = [str(python.with_name("mlserver")), "start", str(home)]
     else:
         numbers = map(str, (grpc_port, *others, hardware.cpus(), _BATCH))
@@ -157,12 +163,12 @@ def _no_orphans() -> Iterator[list[psutil.Process]]:
                 process.kill()
 
 
-def _write_settings(home: Path, graph: Path, ports: tuple[int, ...]) -> None:
-    """MLServer's settings: one process (workers of their own cost it half), no log of calls."""
+def _write_settings(peer: Peer, home: Path, graph: Path, ports: tuple[int, ...]) -> None:
+    """MLServer's settings: its defaults but for ports and workers, and no log of each call."""
     shutil.copy(_HERE / "mlserver_runtime.py", home)
     server = {
         "host": "127.0.0.1", **dict(zip(("grpc_port", "http_port", "metrics_port"), ports,
-        strict=True)), "parallel_workers": 0, "debug": False,
+        strict=True)), "parallel_workers": peer.workers, "debug": False,
         "metrics_dir": str(home / "metrics"), "environments_dir": str(home / "environments"),
     }  # fmt: skip
     model = {

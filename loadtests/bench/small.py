@@ -15,7 +15,8 @@ _ROUND_S = 1.5
 _WIDTH = 4  # float32: 16 bytes
 _GOALS = (
     (servers.NOOP, "the no-op", ">= 0.6"),
-    (peers.MLSERVER.label, "MLServer", ">= 2.0"),
+    (peers.MLSERVER.label, "MLServer, its default", ">= 2.0"),
+    (peers.MLSERVER_INLINE.label, "MLServer, in one process", ">= 2.0"),
     (peers.PYTRITON.label, "Triton's Python backend", ""),
 )
 

@@ -20,6 +20,8 @@ _DEADLINE_S = 0.4
 _SECONDS = 5.0
 _LOADS = (1, 2, 5)
 _DRAIN_S = 20.0
+# MLServer as it is at its best here; a minute is long enough to watch.
+_PEERS = (peers.PYTRITON, peers.MLSERVER_INLINE)
 
 Opening = Callable[[], AbstractContextManager[servers.Server]]
 
@@ -79,7 +81,7 @@ def versus(directory: Path) -> list[Figure]:
 
 def _openings(graph: Path, directory: Path) -> dict[str, Opening]:
     found: dict[str, Opening] = {servers.FARTHING: lambda: servers.farthing(directory / "models")}
-    for one in peers.ALL:
+    for one in _PEERS:
         found[one.label] = lambda one=one: servers.peer(one, graph, directory)  # type: ignore[misc]
     return found
 

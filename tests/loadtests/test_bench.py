@@ -78,7 +78,7 @@ def test_a_peer_that_is_installed_is_used_again(tmp_path: Path) -> None:
 def test_a_peer_whose_package_does_not_exist_is_missing_and_leaves_no_marker(
     tmp_path: Path,
 ) -> None:
-    lost = peers.Peer("lost", "not a requirement", "Lost 1")
+    lost = peers.Peer("lost", ("not a requirement",), "Lost 1")
     with pytest.raises(peers.PeerMissing, match=r"^not installed: .*requirement"):
         peers.python_of(lost, tmp_path)
     assert not (tmp_path / "lost" / "installed.txt").exists()
