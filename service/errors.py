@@ -102,7 +102,8 @@ class Overloaded(ServingError):
 
         Args:
             message: the sentence for the caller.
-            reason: what was full, for metrics: ``queue_rows``, ``queue_bytes``, ``queue_requests``.
+            reason: what was full, for metrics: ``queue_rows``, ``queue_bytes``, ``queue_requests``
+                or ``calls``.
             retry_after_ms: sent as ``grpc-retry-pushback-ms`` (gRPC proposal A6), so that
                 well-behaved clients wait that long before they try again.
         """

@@ -124,21 +124,21 @@ class Figures:
 
     def __add__(self, other: Figures) -> Figures:
         return Figures(
-            self.success + other.success,
-            _merged(self.failures, other.failures, Duration()),
-            self.queue + other.queue,
-            self.compute + other.compute,
-            _merged(self.batches, other.batches, Compute()),
-            self.rows + other.rows,
-            self.inference_count + other.inference_count,
-            self.execution_count + other.execution_count,
-            max(self.last_inference_ms, other.last_inference_ms),
-            self.busy_s + other.busy_s,
-            self.with_deadline + other.with_deadline,
-            self.without_deadline + other.without_deadline,
-            self.late + other.late,
-            _merged(self.seconds, other.seconds, Histogram()),
-            self.estimates + other.estimates,
+            success=self.success + other.success,
+            failures=_merged(self.failures, other.failures, Duration()),
+            queue=self.queue + other.queue,
+            compute=self.compute + other.compute,
+            batches=_merged(self.batches, other.batches, Compute()),
+            rows=self.rows + other.rows,
+            inference_count=self.inference_count + other.inference_count,
+            execution_count=self.execution_count + other.execution_count,
+            last_inference_ms=max(self.last_inference_ms, other.last_inference_ms),
+            busy_s=self.busy_s + other.busy_s,
+            with_deadline=self.with_deadline + other.with_deadline,
+            without_deadline=self.without_deadline + other.without_deadline,
+            late=self.late + other.late,
+            seconds=_merged(self.seconds, other.seconds, Histogram()),
+            estimates=self.estimates + other.estimates,
         )
 
     @property

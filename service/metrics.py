@@ -24,7 +24,7 @@ from prometheus_client.utils import floatToGoString
 
 from service import statistics, tritonmetrics
 from service.figures import Ending, Figures, Histogram, Labels
-from service.statistics import Book, Tally
+from service.statistics import Book
 
 if TYPE_CHECKING:
     from service.model import Model
@@ -88,10 +88,6 @@ class Metrics:
         self._stray: dict[Ending, int] = {}
         ProcessCollector(registry=registry)
         registry.register(self)
-
-    def record(self, labels: Labels) -> Tally:
-        """Where to write down the inferences of these labels, each once."""
-        return self._book.tally(labels)
 
     def stray(self, error: BaseException) -> None:
         """Count an inference that was refused before its model was known."""

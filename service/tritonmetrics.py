@@ -17,8 +17,8 @@ Version = tuple[str, str]
 _LABELS = ("model", "version")
 # Triton's reasons of nv_inference_request_failure; what is not here is OTHER.
 _REJECTED = (
-    "deadline_exceeded", "draining", "overloaded", "queue_bytes", "queue_requests", "queue_rows",
-    "queue_time",
+    "calls", "deadline_exceeded", "draining", "overloaded", "queue_bytes", "queue_requests",
+    "queue_rows", "queue_time",
 )  # fmt: skip
 _REASONS = {
     "cancelled": "CANCELED", "inference_failed": "BACKEND", **dict.fromkeys(_REJECTED, "REJECTED"),

@@ -25,7 +25,7 @@ TRITON = {
 
 
 def test_answered_inference_is_counted_once_as_ok(server: Server) -> None:
-    server.metrics.record(LABELS).succeeded(ONE)
+    server.book.tally(LABELS).succeeded(ONE)
     assert server.value("farthing_requests_total", status="OK", reason="") == 1
     assert server.value("farthing_rows_total") == 3
 
@@ -36,8 +36,8 @@ def test_answered_inference_is_counted_once_as_ok(server: Server) -> None:
      ("request", 0.76)],
 )  # fmt: skip
 def test_each_phase_has_its_histogram(server: Server, phase: str, seconds: float) -> None:
-    server.metrics.record(LABELS).succeeded(ONE)
-    server.metrics.record(LABELS).succeeded(ONE)
+    server.book.tally(LABELS).succeeded(ONE)
+    server.book.tally(LABELS).succeeded(ONE)
     name = f"farthing_{phase}_seconds"
     assert server.value(f"{name}_count") == 2
     assert server.value(f"{name}_sum") == pytest.approx(2 * seconds)
@@ -50,7 +50,7 @@ def test_edge_stands_exactly_at_the_latency_target() -> None:
     server = Server(target_ms=70)
     for whole_s in (0.07, math.nextafter(0.07, 1.0)):
         phases = Phases(0.0, 0.0, 0.0, 0.0, 0.0, whole_s, rows=1, batch_rows=1)
-        server.metrics.record(LABELS).succeeded(phases)
+        server.book.tally(LABELS).succeeded(phases)
     for phase in ("decode", "queue", "assembly", "run", "encode"):
         assert server.value(f"farthing_{phase}_seconds_bucket", le="0.07") == 2
     assert server.value("farthing_request_seconds_bucket", le="0.07") == 1, "0.07 s is in time"
@@ -60,7 +60,7 @@ def test_edge_stands_exactly_at_the_latency_target() -> None:
 def test_target_that_is_an_edge_already_adds_none() -> None:
     with_target, without = Server(target_ms=50), Server()
     for server in (with_target, without):
-        server.metrics.record(LABELS).succeeded(ONE)
+        server.book.tally(LABELS).succeeded(ONE)
     texts = [
         [line for line in server.metrics.text().decode().splitlines() if "_bucket" in line]
         for server in (with_target, without)
@@ -69,7 +69,7 @@ def test_target_that_is_an_edge_already_adds_none() -> None:
 
 
 def test_failure_is_counted_by_status_and_reason_and_is_no_good_answer(server: Server) -> None:
-    record = server.metrics.record(LABELS)
+    record = server.book.tally(LABELS)
     record.failed(*statistics.ending(InvalidInput("bad")), 0.001)
     record.failed("CANCELLED", "cancelled", 0.001)
     requests = "farthing_requests_total"
@@ -80,7 +80,7 @@ def test_failure_is_counted_by_status_and_reason_and_is_no_good_answer(server: S
 
 
 def test_refused_are_those_that_no_model_was_tried_for(server: Server) -> None:
-    record = server.metrics.record(LABELS)
+    record = server.book.tally(LABELS)
     for reason in ("overloaded", "overloaded", "invalid_input", "cancelled", "inference_failed"):
         record.failed("ANY", reason, 0.001)
     assert server.value("farthing_refused_total", reason="overloaded") == 2
@@ -101,7 +101,7 @@ def test_inference_for_no_model_is_counted_without_the_callers_words(server: Ser
 def test_batch_sizes_are_those_of_the_runs(server: Server) -> None:
     server.load().tally.executed(8, 0.0, 0.1)
     server.models[0].tally.executed(3, 0.0, 0.1)
-    server.metrics.record(LABELS).succeeded(ONE)
+    server.book.tally(LABELS).succeeded(ONE)
     assert server.value("farthing_batch_rows_bucket", le="2.0") == 0
     assert server.value("farthing_batch_rows_bucket", le="4.0") == 1
     assert server.value("farthing_batch_rows_bucket", le="8.0") == 2
@@ -132,7 +132,7 @@ def test_busy_ratio_is_the_share_of_all_instances(server: Server) -> None:
 
 def test_unloaded_model_keeps_its_counts_and_nothing_else(server: Server) -> None:
     server.load()
-    server.metrics.record(LABELS).succeeded(ONE)
+    server.book.tally(LABELS).succeeded(ONE)
     server.metrics.text()
     gone = weakref.ref(server.models.pop())
     gc.collect()
@@ -153,7 +153,7 @@ def test_two_models_with_the_same_labels_are_one_series(server: Server) -> None:
 
 def test_tritons_counters_have_tritons_names_labels_and_units(server: Server) -> None:
     server.load().tally.executed(8, 0.003, 0.5)
-    server.metrics.record(LABELS).succeeded(ONE)
+    server.book.tally(LABELS).succeeded(ONE)
     text = server.metrics.text().decode()
     assert 'nv_inference_request_success{model="digits",version="1"} 1.0' in text
     assert 'nv_inference_count{model="digits",version="1"} 8.0' in text
@@ -170,12 +170,15 @@ def test_tritons_counters_have_tritons_names_labels_and_units(server: Server) ->
 def test_tritons_failures_have_tritons_four_reasons(server: Server) -> None:
     endings = [
         ("RESOURCE_EXHAUSTED", "overloaded"), ("DEADLINE_EXCEEDED", "deadline_exceeded"),
+        ("RESOURCE_EXHAUSTED", "calls"), ("RESOURCE_EXHAUSTED", "queue_rows"),
+        ("RESOURCE_EXHAUSTED", "queue_bytes"), ("RESOURCE_EXHAUSTED", "queue_requests"),
+        ("RESOURCE_EXHAUSTED", "queue_time"),
         ("UNAVAILABLE", "draining"), ("CANCELLED", "cancelled"), ("INTERNAL", "inference_failed"),
         ("INTERNAL", "internal"), ("INVALID_ARGUMENT", "invalid_input"),
     ]  # fmt: skip
     for status, reason in endings:
-        server.metrics.record(LABELS).failed(status, reason, 0.1)
-    expected = {"REJECTED": 3, "CANCELED": 1, "BACKEND": 1, "OTHER": 2}
+        server.book.tally(LABELS).failed(status, reason, 0.1)
+    expected = {"REJECTED": 8, "CANCELED": 1, "BACKEND": 1, "OTHER": 2}
     name = "nv_inference_request_failure"
     assert {reason: server.triton(name, reason=reason) for reason in expected} == expected
 
@@ -184,7 +187,7 @@ def test_tritons_counters_sum_over_variants(server: Server) -> None:
     for variant in ("fp32", "int8"):
         labels = ("digits", "1", variant)
         server.load(labels)
-        server.metrics.record(labels).succeeded(ONE)
+        server.book.tally(labels).succeeded(ONE)
     assert server.triton("nv_inference_request_success") == 2
     assert server.triton("nv_inference_pending_request_count") == 6
     assert server.value("farthing_requests_total", status="OK", reason="") == 1
@@ -192,7 +195,7 @@ def test_tritons_counters_sum_over_variants(server: Server) -> None:
 
 def test_model_statistics_agrees_with_the_metrics(server: Server) -> None:
     server.load().tally.executed(8, 0.003, 0.5)
-    record = server.metrics.record(LABELS)
+    record = server.book.tally(LABELS)
     record.succeeded(ONE)
     record.failed("INTERNAL", "internal", 0.2)
     total = statistics.by_version(server.book.figures())["digits", "1"]
@@ -208,7 +211,7 @@ def test_model_statistics_agrees_with_the_metrics(server: Server) -> None:
 
 
 def test_scrapers_are_told_that_tritons_counters_count(server: Server) -> None:
-    server.metrics.record(LABELS).succeeded(ONE)
+    server.book.tally(LABELS).succeeded(ONE)
     families = {family.name: family.type for family in parsed(server.metrics.text().decode())}
     assert {name: families[name] for name in TRITON} == dict.fromkeys(TRITON, "counter")
     lines = server.metrics.text().decode().splitlines()
@@ -221,14 +224,14 @@ def test_scrapers_are_told_that_tritons_counters_count(server: Server) -> None:
 
 def test_strict_parser_takes_the_openmetrics_form_too(server: Server) -> None:
     server.load()
-    server.metrics.record(LABELS).succeeded(ONE)
+    server.book.tally(LABELS).succeeded(ONE)
     names = {family.name for family in strict(openmetrics(server.metrics.registry).decode())}
     assert names >= TRITON
 
 
 def test_two_servers_in_one_process_count_apart(server: Server) -> None:
     other = Server()
-    other.metrics.record(LABELS).succeeded(ONE)
+    other.book.tally(LABELS).succeeded(ONE)
     assert server.value("farthing_request_seconds_count") is None
 
 

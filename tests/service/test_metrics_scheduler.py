@@ -18,7 +18,7 @@ OTHER = ("letters", "1", "fp32")
 
 
 def test_share_of_calls_without_a_deadline_can_be_read(server: Server) -> None:
-    record = server.metrics.record(LABELS)
+    record = server.book.tally(LABELS)
     assert server.value(CALLS, deadline="given") == server.value(CALLS, deadline="none") == 0
     for has_deadline in (True, False, True, True):
         record.called(has_deadline)
@@ -27,7 +27,7 @@ def test_share_of_calls_without_a_deadline_can_be_read(server: Server) -> None:
 
 
 def test_call_is_counted_however_it_ends(server: Server) -> None:
-    record = server.metrics.record(LABELS)
+    record = server.book.tally(LABELS)
     record.called(True)
     record.succeeded(ONE)
     record.called(True)
@@ -37,7 +37,7 @@ def test_call_is_counted_however_it_ends(server: Server) -> None:
 
 
 def test_answers_after_their_deadline_are_counted_as_answers_and_as_late(server: Server) -> None:
-    record = server.metrics.record(LABELS)
+    record = server.book.tally(LABELS)
     assert server.value(LATE) == 0
     record.succeeded(ONE)
     record.succeeded(ONE, late=True)
@@ -47,7 +47,7 @@ def test_answers_after_their_deadline_are_counted_as_answers_and_as_late(server:
 
 
 def test_estimates_error_is_what_runs_took_over_what_was_expected(server: Server) -> None:
-    tally = server.metrics.record(LABELS)
+    tally = server.book.tally(LABELS)
     for actual_s in (0.05, 0.1, 0.100001, 0.3, 9.0):
         tally.executed(4, 0.0, 0.04, 0.1, actual_s)
     assert server.value(f"{RATIO}_bucket", le="0.25") == 0
@@ -61,7 +61,7 @@ def test_estimates_error_is_what_runs_took_over_what_was_expected(server: Server
 
 
 def test_run_that_nothing_was_expected_of_is_counted_without_an_error(server: Server) -> None:
-    tally = server.metrics.record(LABELS)
+    tally = server.book.tally(LABELS)
     tally.executed(4, 0.0, 0.1)
     tally.executed(4, 0.0, 0.1, 0.0, 0.1)
     assert server.value(f"{RATIO}_count") == 0
@@ -69,10 +69,10 @@ def test_run_that_nothing_was_expected_of_is_counted_without_an_error(server: Se
 
 
 def test_one_models_figures_are_not_anothers(server: Server) -> None:
-    server.metrics.record(OTHER).called(False)
-    server.metrics.record(OTHER).executed(1, 0.0, 0.1, 0.1, 0.1)
-    server.metrics.record(OTHER).succeeded(ONE, late=True)
-    server.metrics.record(LABELS)
+    server.book.tally(OTHER).called(False)
+    server.book.tally(OTHER).executed(1, 0.0, 0.1, 0.1, 0.1)
+    server.book.tally(OTHER).succeeded(ONE, late=True)
+    server.book.tally(LABELS)
     for name in (LATE, f"{RATIO}_count", "farthing_request_seconds_count"):
         assert (server.value(name), server.value(name, model="letters")) == (0, 1)
     assert server.value(CALLS, deadline="none") == 0
@@ -92,7 +92,7 @@ def test_servers_latency_target_is_an_edge_of_the_phases_and_of_nothing_else(
 
 def test_variants_deadlines_histograms_and_errors_add_up(server: Server) -> None:
     for variant in ("fp32", "int8"):
-        record = server.metrics.record(("digits", "1", variant))
+        record = server.book.tally(("digits", "1", variant))
         record.called(True)
         record.called(False)
         record.executed(8, 0.0, 0.1, 0.1, 0.2)
