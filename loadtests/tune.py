@@ -212,16 +212,11 @@ def _cells(each: Tried) -> tuple[str, ...]:
         str(setting.max_batch or "-"),
         f"{setting.instances} x {setting.threads}",
         "on" if setting.spin else "off",
-        said_rate(measured.rate),
+        tuned.said_rate(measured.rate),
         f"{1e3 * measured.run_s_median:.3g}",
         f"{1e3 * measured.worst_s:.3g}",
         f"{'* ' if each.stays else ''}{each.verdict}",
     )
-
-
-def said_rate(rows_per_s: float) -> str:
-    """A rate with as many digits as mean something."""
-    return f"{rows_per_s:,.0f}" if rows_per_s >= 100 else f"{rows_per_s:.3g}"
 
 
 def _last_words(
@@ -235,7 +230,7 @@ def _last_words(
             "nothing was written."
         )
     assert outcome.winner is not None
-    rate = said_rate(entry.figures["rows_per_s"])
+    rate = tuned.said_rate(entry.figures["rows_per_s"])
     where = f"written to {written}" if written else "nothing was written (--dry-run)"
     return (
         f"* {_said(outcome.winner)}: {rate} rows/s, over the defaults: "
@@ -254,9 +249,5 @@ def _noise(outcome: Outcome) -> str:
 
 
 def _said(setting: Setting) -> str:
-    some = f"up to {setting.max_batch} rows a run, "
-    rows = {0: "", 1: "single rows, "}.get(setting.max_batch, some)
-    spin = "on" if setting.spin else "off"
-    return (
-        f"{setting.variant}, {rows}{setting.instances} x {setting.threads} threads, spinning {spin}"
-    )
+    options = asdict(setting)
+    return f"{options.pop('variant')}, {tuned.said(**options)}"

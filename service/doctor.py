@@ -187,15 +187,16 @@ def _model(place: Place) -> Iterable[Finding]:
 
 
 def _served(label: str, contract: Manifest, directory: Path) -> Iterable[Finding]:
-    from service import choice, tuned
+    from service import choice, opening
 
-    entry = None
+    entry, why = None, ""
     try:
-        entry = tuned.find(tuned.read(directory), hardware.fingerprint(), hardware.cpus())
+        here = opening.tuned_here(directory, [contract.variant(v) for v in contract.published])
+        entry, why = here.entry, here.why
     except FarthingError as error:
-        yield Finding("repository", "note", f"{label}: {error}")
-    if entry and entry.variant not in contract.published:
-        entry = None
+        why = str(error)
+    if why:
+        yield Finding("repository", "note", f"{label}: served without what was tuned: {why}")
     known = choice.known(contract, choice.AUTO, hardware.fingerprint(), tuned=entry)
     serves = f"{known.variant.name}: {known.why}" if known else "what is fastest when it is loaded"
     published = ", ".join(contract.published)

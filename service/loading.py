@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from service import layout, log, model
 from service.errors import ModelUnusable
@@ -81,7 +81,7 @@ class Loader:
         Args:
             name: the model's.
             serving: version -> what serves now.
-            given: options instead of those in its config.pbtxt.
+            given: options instead of those in its config.pbtxt; they win over what was tuned.
             files: instead of those on disk.
 
         Raises:
@@ -101,7 +101,7 @@ class Loader:
     def _load(self, place: Place, serving: Mapping[str, Model], given: Options | None) -> Loaded:
         available = place.available()
         try:
-            options = given or place.options()
+            options = replace(given, requested=True) if given else place.options()
             wanted = place.picked(options)
         except ModelUnusable as error:
             return Loaded(failures={str(version): error for version in available[-1:]})

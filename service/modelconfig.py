@@ -52,6 +52,8 @@ class Options:
         warmups: samples to run before callers come.
         warnings: sentences about what has no effect here.
         config: what all this was read from; None without ``config.pbtxt``.
+        requested: whether a load request brought it; then it is taken as it is, and what was tuned
+            has no effect.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Options:
     warmups: tuple[Warmup, ...] = ()
     warnings: tuple[str, ...] = ()
     config: pb.ModelConfig | None = None
+    requested: bool = False
 
 
 def read(path: Path) -> pb.ModelConfig:

@@ -69,7 +69,7 @@ def open_version(
     Args:
         place: where it lies.
         version: of those there.
-        options: what config.pbtxt says.
+        options: what config.pbtxt says, or a load request; what was tuned has no effect then.
         settings: of the server.
         clock: seconds, to time variants with where need be.
         heed_tuned: whether what was tuned has its effect.
@@ -78,7 +78,7 @@ def open_version(
         ModelUnusable: it cannot be served as it is.
     """
     directory = place.version_directory(version)
-    heed = heed_tuned and not place.single
+    heed = heed_tuned and not place.single and not options.requested
     find = partial(_tuned_here, place, directory, settings.variant) if heed else _nothing
     with place.named():
         if is_published(place, directory):
@@ -198,6 +198,17 @@ def _as_it_is(
     ), running
 
 
+def tuned_here(directory: Path, variants: Sequence[Variant]) -> tuned.Here:
+    """What holds of what was tuned for a version, on this hardware and for these files.
+
+    Raises:
+        ModelUnusable: ``tuned.json`` cannot be read.
+    """
+    digests = {variant.name: variant.sha256 for variant in variants}
+    cpus, fingerprint = hardware.cpus(), hardware.fingerprint()
+    return tuned.here(directory, digests, fingerprint=fingerprint, cpus=cpus)
+
+
 def _nothing(variants: Sequence[Variant]) -> None:
     return None
 
@@ -209,45 +220,41 @@ def _tuned_here(
 
     Never a reason not to serve: it only says how fast.
     """
+    name = place.name
     try:
-        entries = tuned.read(directory)
+        here = tuned_here(directory, variants)
     except ModelUnusable as error:
-        log.warning("served without what was tuned", model=place.name, reason=str(error))
+        log.warning("served without what was tuned", model=name, reason=str(error))
         return None
-    cpus = hardware.cpus()
-    entry = tuned.find(entries, hardware.fingerprint(), cpus)
+    if here.stale:
+        log.warning("served without what was tuned; tune again", model=name, reason=here.why)
+    elif here.why:
+        log.info("nothing was tuned for this hardware and number of CPUs", model=name,
+                 reason=here.why)  # fmt: skip
+    entry = here.entry
     if entry is None:
-        if entries:
-            log.info("nothing was tuned for this hardware and number of CPUs", model=place.name,
-                     cpus=cpus, tuned_for=[[e.fingerprint, e.cpus] for e in entries])  # fmt: skip
         return None
     if wanted not in (choice.AUTO, entry.variant):
-        log.info("served without what was tuned: another variant is pinned", model=place.name,
+        log.info("served without what was tuned: another variant is pinned", model=name,
                  tuned=entry.variant, pinned=wanted)  # fmt: skip
         return None
-    digests = {variant.name: variant.sha256 for variant in variants}
-    if digests.get(entry.variant) != entry.sha256:
-        why = "is not what was measured" if entry.variant in digests else "is not published"
-        log.warning("served without what was tuned; tune again", model=place.name,
-                    reason=f"variant '{entry.variant}' {why}")  # fmt: skip
-        return None
     if entry.onnxruntime != ort_version():
-        log.info("tuned with another ONNX Runtime; tune again to be sure", model=place.name,
+        log.info("tuned with another ONNX Runtime; tune again to be sure", model=name,
                  then=entry.onnxruntime, now=ort_version())  # fmt: skip
     return entry
 
 
 def _told(place: Place, chosen: Chosen, running: Running, entry: Tuned | None) -> Chosen:
-    """The choice, with the flags that win over what was tuned; the log is told of both."""
+    """The choice, with what flags change of what was tuned; the log is told of both."""
     if entry is None:
         return chosen
-    flags = ", ".join(running.overruled)
-    if flags:
-        chosen = replace(chosen, why=f"{chosen.why}; but for {flags}, which the command line gives")
+    if running.overruled:
+        names = ", ".join(running.overruled)
+        chosen = replace(chosen, why=f"{chosen.why}; but not {names}: the command line's flags win")
     log.info("runs as tuned", model=place.name, variant=chosen.variant.name,
              max_batch=running.max_batch, instances=running.instances,
              threads=running.session.threads, spin=running.session.spin,
-             given_by_flags=list(running.overruled),
+             overruled_by_flags=list(running.overruled),
              instead_of_config=dict(running.replaced or {}))  # fmt: skip
     return chosen
 

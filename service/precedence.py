@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from service import hardware, log
@@ -23,8 +23,8 @@ class Running:
         max_batch: rows in one run, where the model has a batch dimension.
         instances: runs at the same time, on one session.
         session: how that session is made.
-        overruled: flags that win over what was tuned.
-        replaced: what config.pbtxt says and what was tuned wins over.
+        overruled: options that do not run as they were tuned, because of flags.
+        replaced: what config.pbtxt says otherwise than what was tuned and runs instead.
     """
 
     max_batch: int
@@ -45,55 +45,60 @@ def settled(settings: Settings, options: Options, tuned: Tuned | None = None) ->
         options: of the model.
         tuned: what was found for this hardware, or None.
     """
-    given = dict(options.session)
-    pair = tuned
-    if tuned and (
-        settings.instances not in (0, tuned.instances) or settings.threads not in (0, tuned.threads)
-    ):
-        pair = None
+    config = dict(options.session)
+    pair = None if tuned is None or _undone(settings, tuned) else tuned
     instances = settings.instances or (pair and pair.instances) or options.instances or 1
     threads = (
         settings.threads
         or (pair and pair.threads)
-        or given.pop("threads", 0)
+        or config.get("threads")
         or max(1, hardware.cpus() // instances)
     )
-    said = (settings.spin, tuned.spin if tuned else None, given.pop("spin", None))
-    given.pop("threads", None)
-    if given.get("inter_op_threads") == 0:  # ONNX Runtime would count the host's cores
-        given["inter_op_threads"] = threads
-    return Running(
+    spins = (settings.spin, tuned.spin if tuned else None, config.get("spin"))
+    spin = next((said for said in spins if said is not None), False)
+    if config.get("inter_op_threads") == 0:  # ONNX Runtime would count the host's cores
+        config["inter_op_threads"] = threads
+    running = Running(
         max_batch=settings.max_batch
         or (tuned and tuned.max_batch)
         or options.max_batch
         or _MAX_BATCH,
         instances=instances,
-        session=SessionOptions(
-            threads=threads, spin=next((spin for spin in said if spin is not None), False), **given
-        ),
-        overruled=_overruled(settings, tuned) if tuned else (),
-        replaced=_replaced(options, tuned) if tuned else {},
+        session=SessionOptions(**{**config, "threads": threads, "spin": spin}),
     )
+    return running if tuned is None else _compared(running, options, tuned)
 
 
-def _overruled(settings: Settings, tuned: Tuned) -> tuple[str, ...]:
-    given: dict[str, tuple[Any, Any]] = {
-        "--max-batch": (settings.max_batch or None, tuned.max_batch),
-        "--instances": (settings.instances or None, tuned.instances),
-        "--threads": (settings.threads or None, tuned.threads),
-        "--spin": (settings.spin, tuned.spin),
-    }
-    return tuple(flag for flag, (mine, its) in given.items() if mine not in (None, its))
+def _undone(settings: Settings, tuned: Tuned) -> bool:
+    """Whether a flag gives instances or threads otherwise than they were tuned."""
+    same_instances = settings.instances in (0, tuned.instances)
+    return not (same_instances and settings.threads in (0, tuned.threads))
 
 
-def _replaced(options: Options, tuned: Tuned) -> dict[str, Any]:
-    said: dict[str, tuple[Any, Any]] = {
-        "max_batch_size": (options.max_batch, tuned.max_batch),
-        "instance_group": (options.instances, tuned.instances),
-        "intra_op_thread_count": (options.session.get("threads"), tuned.threads),
-        "session.intra_op.allow_spinning": (options.session.get("spin"), tuned.spin),
-    }
-    return {name: mine for name, (mine, its) in said.items() if mine not in (None, its)}
+def _compared(running: Running, options: Options, tuned: Tuned) -> Running:
+    """The same, with what differs from what was tuned, and from what config.pbtxt says.
+
+    0 rows say that there is no batch dimension, wherever they are said; no limit wins over that.
+    """
+    session, said = running.session, options.session
+    # our name, Triton's name, what runs, what was tuned, what config.pbtxt says
+    knobs = [
+        ("max_batch", "max_batch_size", running.max_batch, tuned.max_batch, options.max_batch),
+        ("instances", "instance_group", running.instances, tuned.instances, options.instances),
+        ("threads", "intra_op_thread_count", session.threads, tuned.threads, said.get("threads")),
+        ("spin", "session.intra_op.allow_spinning", session.spin, tuned.spin, said.get("spin")),
+    ]
+    if 0 in (tuned.max_batch, options.max_batch):
+        del knobs[0]
+    return replace(
+        running,
+        overruled=tuple(name for name, _, runs, best, _ in knobs if runs != best),
+        replaced={
+            name: config
+            for _, name, runs, best, config in knobs
+            if runs == best and config not in (None, runs)
+        },
+    )
 
 
 def warn_of_too_many(name: str, running: Running) -> None:

@@ -121,7 +121,7 @@ class Repository:
 
         Args:
             name: of a model on disk.
-            options: instead of those in its config.pbtxt.
+            options: instead of those in its config.pbtxt, and of what was tuned.
             files: instead of those on disk, by version and name.
 
         Raises:

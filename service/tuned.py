@@ -59,15 +59,64 @@ class Tuned:
     @property
     def said(self) -> str:
         """The options and what they came to, in words."""
-        some = f"up to {self.max_batch} rows a run, "
-        rows = {0: "", 1: "single rows, "}.get(self.max_batch, some)
-        spin = "on" if self.spin else "off"
-        text = f"{rows}{self.instances} x {self.threads} threads, spinning {spin}"
+        text = said(max_batch=self.max_batch, instances=self.instances, threads=self.threads,
+                    spin=self.spin)  # fmt: skip
         if {"rows_per_s", "over_defaults"} <= set(self.figures):
             rate, over = self.figures["rows_per_s"], self.figures["over_defaults"]
-            text += f"; {rate:,.0f} rows/s" if rate >= 100 else f"; {rate:.3g} rows/s"
-            text += f", {over:.2f}x the defaults"
+            text += f"; {said_rate(rate)} rows/s, {over:.2f}x the defaults"
         return text
+
+
+def said(*, max_batch: int, instances: int, threads: int, spin: bool) -> str:
+    """Options in words, as ``Tuned`` has them."""
+    rows = {0: "", 1: "single rows, "}.get(max_batch, f"up to {max_batch} rows a run, ")
+    return f"{rows}{instances} x {threads} threads, spinning {'on' if spin else 'off'}"
+
+
+def said_rate(rows_per_s: float) -> str:
+    """A rate with as many digits as mean something."""
+    return f"{rows_per_s:,.0f}" if rows_per_s >= 100 else f"{rows_per_s:.3g}"
+
+
+@dataclass(frozen=True)
+class Here:
+    """What holds of what was tuned, on one machine and for the files that are there.
+
+    Attributes:
+        entry: None where nothing holds.
+        why: nothing does; empty where nothing was ever tuned, or where something holds.
+        stale: whether that is because the files are not those that were measured.
+    """
+
+    entry: Tuned | None
+    why: str = ""
+    stale: bool = False
+
+
+def here(
+    directory: Path, digests: Mapping[str, str | None], *, fingerprint: str, cpus: int
+) -> Here:
+    """What a server may take of what was tuned for a version.
+
+    Args:
+        directory: the version's.
+        digests: published variant -> digest of its file.
+        fingerprint: of this hardware.
+        cpus: that this process has.
+
+    Raises:
+        ModelUnusable: the file cannot be read.
+    """
+    entries = read(directory)
+    entry = find(entries, fingerprint, cpus)
+    if entry is None:
+        others = "; ".join(f"{e.fingerprint} with {e.cpus} CPUs" for e in entries)
+        return Here(None, f"it was tuned for {others}" if others else "")
+    if entry.variant not in digests:
+        return Here(None, f"the tuned variant '{entry.variant}' is not published", stale=True)
+    if digests[entry.variant] != entry.sha256:
+        return Here(None, f"variant '{entry.variant}' is not what was measured", stale=True)
+    return Here(entry)
 
 
 def read(directory: Path) -> tuple[Tuned, ...]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import pytest
 
-from service import hardware, layout, manifest, opening, repository
+from service import hardware, layout, manifest, opening, repository, tuned
 from service.doctor import doctor
 from service.errors import InvalidSetting, ModelUnusable
 from service.settings import Settings
+from service.tuned import Tuned
 from tests import models
 
 
@@ -63,6 +65,37 @@ def test_sound_repository_tells_what_auto_serves(
     assert code == 0
     (text,) = texts(findings, "repository", "ok")
     assert text.startswith("double/1: as-is; auto serves as-is")
+
+
+@pytest.mark.parametrize(
+    ("fields", "serves", "note"),
+    [
+        ({}, "auto serves as-is: tuned on ", ""),
+        ({"sha256": "of another file"}, "auto serves as-is: nothing else", "is not what was"),
+        ({"variant": "int8"}, "auto serves as-is: nothing else", "'int8' is not published"),
+        ({"fingerprint": "another"}, "auto serves as-is: nothing else", "tuned for another with"),
+    ],
+)
+def test_what_was_tuned_is_said_to_be_served_only_where_serve_takes_it(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    fields: dict[str, Any],
+    serves: str,
+    note: str,
+) -> None:
+    path = published(tmp_path)
+    entry = Tuned(
+        fingerprint=hardware.fingerprint(), cpus=hardware.cpus(), variant="as-is",
+        sha256=manifest.sha256_of(path), max_batch=4, instances=1, threads=1, spin=False,
+        target_ms=0.0,
+    )  # fmt: skip
+    tuned.write(path.parent, replace(entry, **fields))
+    code, findings = report(capsys, "--repository", str(tmp_path))
+    (served,) = repository.load(Settings(repository=tmp_path))
+    (text,) = texts(findings, "repository", "ok")
+    assert code == 0 and serves in text
+    assert served.why in text
+    assert [note in told for told in texts(findings, "repository", "note")] == [True] * bool(note)
 
 
 def test_file_that_is_not_what_was_verified_is_a_problem(

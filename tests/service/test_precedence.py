@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,9 +67,35 @@ def test_flag_for_one_of_instances_and_threads_undoes_the_tuned_pair() -> None:
     assert runs(plain, threads=1) == (8, 1, 1, False)
 
 
-def test_flags_that_win_are_named_and_those_that_agree_are_not() -> None:
+def test_options_that_flags_overrule_are_named_and_those_that_agree_are_not() -> None:
     given = Settings(max_batch=8, instances=1, spin=True)
-    assert settled(given, CONFIG, TUNED).overruled == ("--instances", "--spin")
+    assert settled(given, Options(name="m"), TUNED).overruled == ("instances", "threads", "spin")
+    agreeing = Settings(max_batch=8, instances=2, threads=7, spin=False)
+    assert settled(agreeing, CONFIG, TUNED).overruled == ()
+
+
+def test_undone_pair_is_told_of_both_and_what_the_config_says_of_them_is_not_replaced() -> None:
+    found = settled(Settings(threads=1), CONFIG, TUNED)
+    assert (found.instances, found.session.threads) == (4, 1)
+    assert found.overruled == ("instances", "threads")
+    assert found.replaced == {"max_batch_size": 32, "session.intra_op.allow_spinning": True}
+
+
+def test_what_a_flag_replaces_is_not_said_to_be_replaced_by_what_was_tuned() -> None:
+    found = settled(Settings(max_batch=5), CONFIG, TUNED)
+    assert found.overruled == ("max_batch",)
+    assert "max_batch_size" not in (found.replaced or {})
+
+
+@pytest.mark.parametrize(("rows", "tuned_rows"), [(0, 8), (32, 0)])
+def test_limit_of_rows_is_not_compared_where_there_is_no_batch_dimension(
+    rows: int, tuned_rows: int
+) -> None:
+    found = settled(
+        Settings(), replace(CONFIG, max_batch=rows), replace(TUNED, max_batch=tuned_rows)
+    )
+    assert "max_batch_size" not in (found.replaced or {})
+    assert found.overruled == ()
 
 
 def test_flag_that_switches_spinning_off_wins_over_all() -> None:

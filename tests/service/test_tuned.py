@@ -12,7 +12,7 @@ import pytest
 
 from service import tuned
 from service.errors import ModelUnusable
-from service.tuned import Tuned
+from service.tuned import Here, Tuned
 
 HERE = Tuned(
     fingerprint="x86_64, some CPU", cpus=2, variant="fp32", sha256="d1", max_batch=8, instances=2,
@@ -52,6 +52,30 @@ def test_entries_of_other_hardware_and_other_cpus_stay(
 @pytest.mark.parametrize(("mark", "cpus"), [("another", 2), (HERE.fingerprint, 3)])
 def test_other_hardware_finds_nothing(mark: str, cpus: int) -> None:
     assert tuned.find([HERE], mark, cpus) is None
+
+
+@pytest.mark.parametrize(
+    ("cpus", "digests", "why", "stale"),
+    [
+        (2, {"fp32": "d1", "int8": "d2"}, "", False),
+        (3, {"fp32": "d1"}, "it was tuned for x86_64, some CPU with 2 CPUs", False),
+        (2, {"int8": "d1"}, "the tuned variant 'fp32' is not published", True),
+        (2, {"fp32": "d2"}, "variant 'fp32' is not what was measured", True),
+        (2, {"fp32": None}, "variant 'fp32' is not what was measured", True),
+    ],
+)
+def test_only_what_was_measured_here_on_these_files_holds(
+    tmp_path: Path, cpus: int, digests: dict[str, str | None], why: str, stale: bool
+) -> None:
+    tuned.write(tmp_path, HERE)
+    found = tuned.here(tmp_path, digests, fingerprint=HERE.fingerprint, cpus=cpus)
+    assert found == Here(None if why else HERE, why, stale)
+
+
+def test_nothing_holds_where_nothing_was_tuned_and_there_is_nothing_to_tell(
+    tmp_path: Path,
+) -> None:
+    assert tuned.here(tmp_path, {"fp32": "d1"}, fingerprint="here", cpus=2) == Here(None)
 
 
 @pytest.mark.parametrize(
