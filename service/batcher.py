@@ -1,21 +1,22 @@
 """Rows of several callers in one run; each caller settled by itself. The only concurrency we write.
 
 What it is. One queue per model, drained by a fixed number of *instances*: slots on a thread pool,
-each busy with one run or idle. Everything but the run itself happens on the event loop, so there
-is no lock: a method runs to its next ``await`` undisturbed.
+each busy with one run or idle. Everything but the run happens on the event loop, so there is no
+lock: a method runs to its next ``await`` undisturbed. A run that is shorter than the way to a
+thread (``inplace``) happens there too, with no queue at all.
 
-The rule. A batch is formed at the moment an instance falls idle, never earlier: it takes the
-request that is due first and whatever else fits behind it. Who would be late is refused when it
-comes, or dropped before it runs (``scheduler``). Under light load a request runs at once and
-alone; under heavy load batches grow by themselves, because more is waiting. There is no window to
-tune, and no instance idles while a row waits ("work-conserving").
+The rule. A batch is formed when an instance is free, never earlier: it takes the request that is
+due first and whatever else fits behind it. Who would be late is refused on arrival, or dropped
+before the run (``scheduler``). Under light load a request runs at once and alone; under heavy load
+batches grow by themselves, because more is waiting. There is no window to tune, and no instance
+idles while a row waits ("work-conserving"). What is too large for a run waits as several parts.
 
 Prior art. mosec and Triton wait for a window to close; text-embeddings-inference prefetches one
 batch and skips callers who left; Netflix' concurrency-limits end each permit exactly once. Taken:
 skip the departed, settle once, refuse at the bound at once. Rejected: a window, since on an idle
-server it only adds delay; one outcome for a whole batch, since a bad row then fails its
-neighbours (a failing batch is run again, request by request); shrinking a batch to save a late
-head, which is how servers collapse under overload.
+server it only adds delay; one outcome for a whole batch, since a bad row then fails its neighbours
+(a failing batch is run again, request by request); shrinking a batch to save a late head, which is
+how servers collapse under overload.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 
 from service import batching
 from service.batching import Answer, Arrays, Limits, Ran, Run
-from service.callers import Part, Request
-from service.errors import DeadlineExceeded, Draining, InferenceFailed
+from service.callers import Part, Request, too_late, waited_too_long
+from service.errors import Draining, InferenceFailed
 from service.latency import Latency
 from service.scheduler import Entry, Queue
 
@@ -61,7 +63,7 @@ class Batcher:
             on_run: told of each run, once.
             latency: what is known of its runs already; it goes on learning here.
         """
-        self._run = run
+        self._run = partial(batching.run, run, batched=limits.batched, clock=clock)
         self._limits = limits
         self._executor = executor
         self._clock = clock
@@ -92,7 +94,7 @@ class Batcher:
     @property
     def waiting_requests(self) -> int:
         """Requests in the queue now."""
-        return len(self._queue)
+        return self._queue.requests
 
     @property
     def running(self) -> int:
@@ -137,6 +139,9 @@ class Batcher:
             for timer in timers:
                 timer.cancel()
             self._forget(request)
+            # An error that leaves holds this frame, and is held by the request: without this, such
+            # a cycle would keep the tensors until the next full garbage collection.
+            del request, whole, timers
 
     def expect(self, rows: int, deadline: float | None, priority: int = 0) -> None:
         """Refuse what ``submit`` would refuse for load or time, before anyone decodes it."""
@@ -144,8 +149,9 @@ class Batcher:
             self._check_open(deadline)
             return
         # Nobody has looked yet whether these are rows at all: too many are decoding's to refuse.
-        rows, level = min(rows, self._limits.max_request_rows), self._queue.level(priority)
-        self._check(Entry({}, rows, 0, level, self._clock(), deadline))
+        if rows <= self._limits.max_request_rows:
+            level = self._queue.level(priority)
+            self._check(Entry({}, rows, 0, level, self._clock(), deadline))
 
     async def drain(self, timeout_s: float | None) -> bool:
         """Take no new work, and finish what was accepted, however long it takes if None is given.
@@ -168,29 +174,29 @@ class Batcher:
 
     def _admit(self, whole: Entry) -> tuple[Request, list[asyncio.TimerHandle]]:
         """Queue a request's parts; the timers, if any, end its waiting."""
-        self._check(whole)
+        sure = self._check(whole)
         loop, limits = asyncio.get_running_loop(), self._limits
         timeout_s = limits.policy(whole.priority).timeout_s
         timers = []
         request = Request(loop.create_future())
         if whole.deadline is not None:
             left_s = whole.deadline - whole.arrived
-            timers.append(loop.call_later(left_s, lambda: request.fail(_too_late())))
+            timers.append(loop.call_later(left_s, lambda: request.fail(too_late())))
         if timeout_s is not None:
             timers.append(loop.call_later(timeout_s, self._expire, request))
         for feeds, rows in batching.cut(whole.feeds, whole.rows, limits.max_rows):
+            start_by = None if timeout_s is None else whole.arrived + timeout_s
             part = Part(feeds, rows, whole.nbytes * rows // whole.rows, whole.priority,
-                        whole.arrived, whole.deadline, request=request)  # fmt: skip
-            if timeout_s is not None:
-                part.start_by = whole.arrived + timeout_s
+                        whole.arrived, whole.deadline, start_by, first=not request.parts,
+                        sure=sure, request=request)  # fmt: skip
             request.parts.append(part)
             self._queue.put(part)
         self._dispatch()
         return request, timers
 
-    def _check(self, entry: Entry) -> None:
+    def _check(self, entry: Entry) -> bool:
         now, busy_until = self._check_open(entry.deadline), tuple(self._busy_until.values())
-        self._queue.check(entry, now=now, idle=self._idle, busy_until=busy_until)
+        return self._queue.check(entry, now=now, idle=self._idle, busy_until=busy_until)
 
     def _check_open(self, deadline: float | None) -> float:
         """Refuse what no server could answer any more; the time."""
@@ -198,12 +204,12 @@ class Batcher:
         if self._draining:
             raise Draining()
         if deadline is not None and deadline <= now:
-            raise _too_late()
+            raise too_late()
         return now
 
     def _expire(self, request: Request) -> None:
         if any(part.waiting for part in request.parts):
-            request.fail(_waited_too_long())
+            request.fail(waited_too_long())
             self._forget(request)
 
     def _forget(self, request: Request) -> None:
@@ -211,6 +217,7 @@ class Batcher:
         request.leave()
         for part in request.parts:
             self._queue.remove(part)
+        request.let_go()
 
     def _runs_in_place(self, rows: int) -> bool:
         """Whether a run is over sooner than another thread would have begun it."""
@@ -223,7 +230,7 @@ class Batcher:
 
     def _run_in_place(self, feeds: Arrays, rows: int) -> Answer:
         started, expected_s = self._clock(), self._latency(rows)
-        ran = self._run_rows([feeds], [rows])
+        ran = self._run([feeds], [rows])
         self._learn(rows, ran, expected_s, self._clock() - started)
         return Answer(ran.parts[0], 0.0, ran.assembly_s, ran.run_s, rows)
 
@@ -234,21 +241,28 @@ class Batcher:
             batch, late = self._queue.take(now)
             for part in late:
                 waited = part.start_by is not None and part.start_by <= now
-                part.request.fail(_waited_too_long() if waited else _too_late())
+                part.request.fail(waited_too_long() if waited else too_late())
             if not batch:
                 continue
             self._idle -= 1
             # Not only when the task begins: who comes before that must know of this run.
             rows = sum(part.rows for part in batch)
             self._busy_until[id(batch)] = now + self._latency(rows)
+            self._running.update(batch)
             task = asyncio.get_running_loop().create_task(self._run_batch(batch))
             self._tasks.add(task)  # the loop itself keeps only weak references
             task.add_done_callback(self._tasks.discard)
 
     async def _run_batch(self, batch: list[Part]) -> None:
-        self._running.update(batch)
         try:
-            await self._run_and_settle(batch)
+            if not await self._run_and_settle(batch):
+                # One bad row fails alone. Who comes meanwhile must know how long that takes.
+                again = [part for part in batch if not part.left]
+                took_s = sum(self._latency(part.rows) for part in again)
+                self._busy_until[id(batch)] = self._clock() + took_s
+                for part in again:
+                    if not part.left:
+                        await self._run_and_settle([part])
         finally:
             del self._busy_until[id(batch)]
             self._running.difference_update(batch)
@@ -257,43 +271,30 @@ class Batcher:
             self._idle += 1
             self._dispatch()
 
-    async def _run_and_settle(self, batch: Sequence[Part]) -> None:
+    async def _run_and_settle(self, batch: Sequence[Part]) -> bool:
+        """Run once; False if it failed and the callers are to be run one by one."""
         started = self._clock()
         feeds, counts = [part.feeds for part in batch], [part.rows for part in batch]
         total = sum(counts)
         expected_s = self._latency(total)
         loop = asyncio.get_running_loop()
         try:
-            ran = await loop.run_in_executor(self._executor, self._run_rows, feeds, counts)
+            ran = await loop.run_in_executor(self._executor, self._run, feeds, counts)
         except InferenceFailed as error:
-            if len(batch) == 1:
-                batch[0].request.fail(error)
-                return
-            for part in batch:
-                if not part.left:
-                    await self._run_and_settle([part])
-            return
+            if len(batch) > 1:
+                return False
+            # Its traceback holds this frame, which holds the tensors; the cause says what failed.
+            batch[0].request.fail(error.with_traceback(None))
+            return True
         ended = self._clock()
         self._learn(total, ran, expected_s, ended - started)
         for part, outputs in zip(batch, ran.parts, strict=True):
             queued_s = started - part.arrived
             answer = Answer(outputs, queued_s, ran.assembly_s, ran.run_s, total)
             part.request.answer(part, answer, ended)
+        return True
 
     def _learn(self, rows: int, ran: Ran, expected_s: float, took_s: float) -> None:
         self._latency.observe(rows, took_s)
         if self._on_run is not None:
             self._on_run(rows, ran.assembly_s, ran.run_s, expected_s, took_s)
-
-    def _run_rows(self, feeds: Sequence[Arrays], counts: Sequence[int]) -> Ran:
-        return batching.run(
-            self._run, feeds, counts, batched=self._limits.batched, clock=self._clock
-        )
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("the deadline passed before the model could answer")
-
-
-def _waited_too_long() -> DeadlineExceeded:
-    return DeadlineExceeded("the request waited longer than the model's queue policy allows")

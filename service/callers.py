@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from service import batching
 from service.batching import Answer
-from service.errors import InferenceFailed, ServingError
+from service.errors import DeadlineExceeded, InferenceFailed, ServingError
 from service.scheduler import Entry
 
 
@@ -83,3 +83,18 @@ class Request:
             self.settled.cancel()
         elif not self.settled.cancelled():
             self.settled.exception()  # read, so that asyncio does not report it as forgotten
+
+    def let_go(self) -> None:
+        """Forget the parts, each of which knows the request: no cycle is to be left behind."""
+        self.parts.clear()
+        self._answers.clear()
+
+
+def too_late() -> DeadlineExceeded:
+    """What a caller is told whose deadline has passed."""
+    return DeadlineExceeded("the deadline passed before the model could answer")
+
+
+def waited_too_long() -> DeadlineExceeded:
+    """What a caller is told who has waited for as long as the model lets anyone wait."""
+    return DeadlineExceeded("the request waited longer than the model's queue policy allows")

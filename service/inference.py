@@ -75,12 +75,12 @@ class Inference:
             except ServingError as error:
                 self._metrics.stray(error)
                 raise
-            record = model.tally
+            record, deadline = model.tally, _earliest(started, remaining_s, model.target_s)
             self._calls += 1
             try:
                 asked = parameters.parameters(request, limits=self._limits)
-                deadline = _deadline(started, remaining_s, asked.timeout_s, model.target_s)
-                record.called(deadline is not None)
+                if asked.timeout_s is not None:
+                    deadline = _earliest(started, remaining_s, model.target_s, asked.timeout_s)
                 response, phases = await self._run(request, model, started, deadline, asked)
             except BaseException as error:
                 status, reason = statistics.ending(error)
@@ -90,6 +90,7 @@ class Inference:
                 raise
             finally:
                 self._calls -= 1
+                record.called(deadline is not None)
             late = deadline is not None and started + phases.whole_s > deadline
             record.succeeded(phases, late)
             if self._access.wanted():
@@ -153,8 +154,8 @@ class Inference:
         return self._repository.model(name, version)
 
 
-def _deadline(started: float, *given_s: float | None) -> float | None:
-    """The earliest of a call's deadlines; None without any."""
+def _earliest(started: float, *given_s: float | None) -> float | None:
+    """The first of a call's deadlines, each given in seconds from its start; None without any."""
     return min((started + each for each in given_s if each is not None), default=None)
 
 

@@ -42,6 +42,9 @@ class Entry:
         arrived: when, in seconds.
         deadline: when the answer is worthless; None if never.
         start_by: when waiting any longer is refused by the model's queue policy; None if never.
+        first: whether it stands for its request where requests are counted; of one that runs in
+            parts, only the first does.
+        sure: whether it is run whatever the estimate says, since it met an idle server.
     """
 
     feeds: Arrays
@@ -51,6 +54,8 @@ class Entry:
     arrived: float
     deadline: float | None = None
     start_by: float | None = None
+    first: bool = True
+    sure: bool = False
     waiting: bool = field(default=False, init=False)
     shapes: tuple[Any, ...] = field(init=False)
     order: Order = field(default=(0, 0.0, 0), init=False)
@@ -91,11 +96,10 @@ class Queue(Generic[E]):
         self._latency = latency
         self._waiting: list[E] = []
         self._number = 0
-        self.rows = 0
-        self.nbytes = 0
+        self.rows = self.nbytes = self.requests = 0
 
     def __len__(self) -> int:
-        """Requests that wait now."""
+        """Entries that wait now; see ``requests``."""
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[E]:
@@ -107,7 +111,7 @@ class Queue(Generic[E]):
         limits = self._limits
         return priority if 0 < priority <= limits.priority_levels else limits.default_priority
 
-    def check(self, entry: Entry, *, now: float, idle: int, busy_until: Sequence[float]) -> None:
+    def check(self, entry: Entry, *, now: float, idle: int, busy_until: Sequence[float]) -> bool:
         """Make sure that a request would be answered in time, and that there is room for it.
 
         Args:
@@ -116,6 +120,9 @@ class Queue(Generic[E]):
             idle: instances without work. One of them takes the request at once, whatever the
                 estimate says: an estimate that is too high could never fall otherwise.
             busy_until: when each of the other instances is expected to be free.
+
+        Returns:
+            Whether it met an idle server, so that it is to be run whatever the estimate says.
 
         Raises:
             InvalidInput: it has more rows than could ever run and wait.
@@ -128,19 +135,24 @@ class Queue(Generic[E]):
                 f"{limits.max_request_rows} of this model at a time: send fewer, or have its "
                 "--max-queue-rows raised"
             )
-        if idle and not self._waiting:
-            return
-        if self.rows + entry.rows > limits.max_queue_rows:
+        # One that runs in parts waits even then.
+        alone = bool(idle) and not self._waiting
+        if not alone and self.rows + entry.rows > limits.max_queue_rows:
             raise _full(
                 f"{self.rows} rows are waiting and the queue takes {limits.max_queue_rows}", "rows"
             )
-        if self.nbytes + entry.nbytes > limits.max_queue_bytes:
+        waits = not alone or entry.rows > limits.max_rows
+        if waits and self.nbytes + entry.nbytes > limits.max_queue_bytes:
             raise _full(
                 f"{self.nbytes} bytes are waiting and the queue takes {limits.max_queue_bytes}",
                 "bytes",
             )
+        if alone:
+            return True
         most = limits.policy(entry.priority).max_requests
-        waiting = sum(one.priority == entry.priority for one in self._waiting) if most else 0
+        waiting = 0
+        if most:
+            waiting = sum(one.first and one.priority == entry.priority for one in self._waiting)
         if most and waiting >= most:
             raise _full(
                 f"{waiting} requests are waiting and the model's queue takes {most}", "requests"
@@ -149,6 +161,7 @@ class Queue(Generic[E]):
             ends = self._finish(entry, now, busy_until) + WAY_BACK_S
             if ends > entry.deadline:
                 raise _full("too much waits for an answer before the deadline", "time")
+        return False
 
     def _finish(self, entry: Entry, now: float, busy_until: Sequence[float]) -> float:
         """When a request that stands in its place in the queue is expected to be answered."""
@@ -161,8 +174,14 @@ class Queue(Generic[E]):
         if more and not last:
             more, last = more - 1, most
         free = sorted(max(end, now) for end in busy_until) or [now]
-        turns, instance = divmod(runs + more, len(free))
-        return free[instance] + turns * self._latency(most) + self._latency(last)
+
+        def starts(run: int) -> float:
+            turns, instance = divmod(run, len(free))
+            return free[instance] + turns * self._latency(most)
+
+        ends = starts(runs + more) + self._latency(last)
+        # With several instances, the full runs before the last may end after it.
+        return max(ends, starts(runs + more - 1) + self._latency(most)) if more else ends
 
     def put(self, entry: E) -> None:
         """Let a request wait."""
@@ -172,6 +191,7 @@ class Queue(Generic[E]):
         entry.waiting = True
         self.rows += entry.rows
         self.nbytes += entry.nbytes
+        self.requests += entry.first
 
     def _order(self, entry: Entry) -> Order:
         return entry.priority, entry.due, self._number
@@ -183,6 +203,7 @@ class Queue(Generic[E]):
             entry.waiting = False
             self.rows -= entry.rows
             self.nbytes -= entry.nbytes
+            self.requests -= entry.first
 
     def take(self, now: float) -> tuple[list[E], list[E]]:
         """The next run, and those who are late; both leave the queue, and so do the departed.
@@ -193,19 +214,29 @@ class Queue(Generic[E]):
             The requests of one run, empty if nobody waits; and those to be told that time is up.
         """
         late: list[E] = []
+        for entry in self:  # at once, where many are lost; the rest is found out batch by batch
+            if not self._lost(entry, now, entry.rows):
+                break
+            self.remove(entry)
+            late.append(entry)
         while True:
             batch = self._first(now, late)
             rows = sum(one.rows for one in batch)
-            hurried = [one for one in batch if one.deadline is not None]
-            if hurried and len(self._waiting) > 1:
-                head = min(hurried, key=lambda one: one.due)
-                if now + self._latency(rows) + WAY_BACK_S > head.due:
-                    self.remove(head)
-                    late.append(head)
-                    continue
+            head = min((one for one in batch if one.deadline is not None and not one.sure),
+                       key=lambda one: one.due, default=None)  # fmt: skip
+            if head is not None and self._lost(head, now, rows):
+                self.remove(head)
+                late.append(head)
+                continue
             for one in batch:
                 self.remove(one)
             return batch, late
+
+    def _lost(self, entry: E, now: float, rows: int) -> bool:
+        """Whether it would be late in a run of so many rows, if that began now."""
+        if entry.deadline is None or entry.sure or len(self._waiting) == 1:
+            return False
+        return now + self._latency(rows) + WAY_BACK_S > entry.deadline
 
     def _first(self, now: float, late: list[E]) -> list[E]:
         """Those who would run together now; the departed and the late are taken out on the way."""

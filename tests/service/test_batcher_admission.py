@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from service.errors import Overloaded
-from tests.service.stage import Stage, submit, until
+from tests.fakes import Arrays
+from tests.service.stage import Stage, queue, submit, until
 
 # A caller who is never settled waits for ever.
 pytestmark = pytest.mark.timeout(30)
@@ -44,4 +47,27 @@ async def test_run_that_has_only_just_been_given_out_is_known_to_who_comes_next(
 async def test_rows_that_nobody_has_looked_at_are_not_refused_for_their_number(
     stage: Stage,
 ) -> None:
-    stage.batcher().expect(2**40, None)
+    batcher = stage.batcher()
+    await stage.occupy(batcher)
+    batcher.expect(2**40, None)  # decoding finds out what is wrong with that
+    stage.door.release()
+
+
+async def test_who_comes_while_a_failed_batch_is_run_again_is_told_the_time_of_that(
+    stage: Stage,
+) -> None:
+    def run(given: Arrays) -> Arrays:
+        if len(given["x"]) == 3:
+            raise ValueError("one of them is bad")
+        return stage(given)
+
+    batcher = stage.batcher(run, known_s=1.0)
+    await stage.occupy(batcher)
+    callers = await queue(batcher, (-1,), (2,), (3,))
+    stage.run.hold()
+    stage.door.release()
+    await until(lambda: stage.run.batches == [1])
+    with pytest.raises(Overloaded, match="deadline"):  # three runs of a second
+        batcher.expect(1, stage.clock() + 2.5)
+    stage.run.release()
+    await asyncio.gather(*callers, return_exceptions=True)

@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from service.batching import QueuePolicy
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, InvalidInput, Overloaded
 from tests.fakes import Arrays
 from tests.service.stage import Stage, feeds, is_answer, queue, submit, until
@@ -43,13 +44,30 @@ async def test_instances_run_the_parts_at_the_same_time(stage: Stage) -> None:
     assert is_answer(await caller, 1, 2, 3, 4)
 
 
-async def test_time_between_the_runs_counts_as_waiting(stage: Stage) -> None:
+async def test_time_that_is_no_run_counts_as_waiting(stage: Stage) -> None:
     def run(given: Arrays) -> Arrays:
         stage.clock.advance(2.0)
         return {"y": given["x"] * 2}
 
-    answer = await submit(stage.batcher(run, max_rows=1), 1, 2, 3)
-    assert (answer.run_s, answer.queued_s) == (6.0, 0.0)
+    batcher = stage.batcher(run, max_rows=1)
+    other, caller = submit(batcher, 9), submit(batcher, 1, 2, 3)
+    await other
+    answer = await caller
+    assert (answer.run_s, answer.queued_s) == (6.0, 2.0)
+
+
+async def test_request_alone_on_the_server_is_run_whatever_the_estimate_says(stage: Stage) -> None:
+    batcher = stage.batcher(max_rows=2, known_s=10.0)
+    assert is_answer(await submit(batcher, *MANY, deadline=stage.clock() + 1.0), *MANY)
+
+
+async def test_part_that_finds_others_waiting_is_judged_like_them(stage: Stage) -> None:
+    batcher = stage.batcher(max_rows=2, known_s=10.0)
+    await stage.occupy(batcher)
+    with pytest.raises(Overloaded) as refused:
+        await submit(batcher, *MANY, deadline=stage.clock() + 1.0)
+    assert refused.value.reason == "queue_time"
+    stage.door.release()
 
 
 async def test_bad_row_in_one_part_fails_the_whole_and_nobody_else(stage: Stage) -> None:
@@ -132,12 +150,33 @@ async def test_only_model_that_can_be_cut_is_cut(stage: Stage) -> None:
     assert stage.run.batches == [3]
 
 
-async def test_parts_keep_within_the_queues_bytes(stage: Stage) -> None:
-    batcher = stage.batcher(max_rows=1)
+async def test_parts_count_as_one_request_and_with_all_of_its_bytes(stage: Stage) -> None:
+    batcher = stage.batcher(max_rows=1, max_queue_bytes=150)
     await stage.occupy(batcher)
     caller = asyncio.create_task(batcher.submit(feeds(1, 2), 2, None, nbytes=100))
     await until(lambda: batcher.waiting_rows == 2)
-    assert batcher.waiting_bytes == 100
+    assert (batcher.waiting_requests, batcher.waiting_bytes) == (1, 100)
+    with pytest.raises(Overloaded) as refused:
+        await batcher.submit(feeds(3), 1, None, nbytes=60)
+    assert refused.value.reason == "queue_bytes"
     stage.door.release()
     await caller
-    assert batcher.waiting_bytes == 0
+    assert (batcher.waiting_requests, batcher.waiting_bytes) == (0, 0)
+
+
+async def test_idle_server_does_not_hold_more_bytes_of_parts_than_it_may(stage: Stage) -> None:
+    batcher = stage.batcher(max_rows=1, max_queue_bytes=50)
+    assert is_answer(await batcher.submit(feeds(1), 1, None, nbytes=100), 1)
+    with pytest.raises(Overloaded) as refused:
+        await batcher.submit(feeds(1, 2), 2, None, nbytes=100)
+    assert refused.value.reason == "queue_bytes"
+
+
+async def test_level_takes_requests_whatever_their_parts(stage: Stage) -> None:
+    batcher = stage.batcher(max_rows=1, default_policy=QueuePolicy(max_requests=2))
+    await stage.occupy(batcher)
+    callers = await queue(batcher, (1, 2, 3), (4,))
+    with pytest.raises(Overloaded, match="2 requests are waiting"):
+        await submit(batcher, 5)
+    stage.door.release()
+    await asyncio.gather(*callers)

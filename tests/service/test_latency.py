@@ -62,3 +62,41 @@ def test_more_rows_never_take_less(runs: list[tuple[int, float]]) -> None:
     latency = learned(*runs)
     estimates = [latency(rows) for rows in range(1, 80)]
     assert all(a <= b + 1e-12 for a, b in pairwise(estimates))
+
+
+def test_stall_of_a_size_that_never_runs_again_is_corrected_by_larger_ones() -> None:
+    latency = learned((1, 1.0), (16, 2.0), (7, 60.0))
+    assert latency(16) == 60.0  # nothing says yet which of the two is wrong
+    for _ in range(2):
+        latency.observe(16, 2.0)
+    assert latency(7) == 2.0
+    assert latency(16) == 2.0
+
+
+def test_stalls_that_keep_their_own_sizes_from_running_are_forgotten() -> None:
+    latency = learned((6, 1.0), (7, 60.0), (16, 2.0))
+    for _ in range(50):
+        latency.observe(6, 1.0)  # all that still runs
+    assert latency(7) == pytest.approx(1.1)
+    assert latency(16) == 2.0
+
+
+def test_stall_of_the_largest_size_is_forgotten_too() -> None:
+    latency = learned((8, 1.0), (16, 60.0))
+    for _ in range(50):
+        latency.observe(8, 1.0)
+    assert latency(16) == 2.0
+
+
+def test_large_size_that_has_not_run_lately_is_kept() -> None:
+    latency = learned((16, 2.0))
+    for _ in range(100):
+        latency.observe(1, 1.0)
+    assert latency(16) == 2.0
+
+
+def test_machine_that_has_become_slower_is_believed_over_what_once_was() -> None:
+    latency = learned(*[(16, 2.0)] * 40)
+    for _ in range(50):
+        latency.observe(1, 5.0)
+    assert (latency(1), latency(16)) == (5.0, 5.0)

@@ -58,7 +58,22 @@ def test_operators_are_those_that_onnx_itself_reads(tmp_path: Path) -> None:
 def test_what_is_no_onnx_file_has_none_that_could_be_trusted(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(data)
-    assert not operators.of(path)
+    assert operators.of(path) is None
+
+
+def test_operator_of_another_domain_is_not_taken_for_its_namesake(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"], domain="my.own")
+    assert operators.of(saved(tmp_path / "m.onnx", node)) == {"my.own:Relu"}
+
+
+def test_file_that_defines_operators_is_not_trusted(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.onnx", PRODUCT)
+    model = onnx.load(path)
+    body = [helper.make_node("Identity", ["a"], ["b"])]
+    opset = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("", "MatMul", ["a"], ["b"], body, opset))
+    onnx.save(model, path)
+    assert operators.of(path) is None
 
 
 def test_missing_and_huge_files_are_not_looked_at(tmp_path: Path) -> None:

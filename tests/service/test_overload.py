@@ -36,7 +36,14 @@ class Outcome:
     late: int = 0
 
 
-def simulate(load: float, *, margin: float = MARGIN, known: float = 1.0, seed: int = 1) -> Outcome:
+def simulate(
+    load: float,
+    *,
+    margin: float = MARGIN,
+    known: float = 1.0,
+    seed: int = 1,
+    stalled: dict[int, float] | None = None,
+) -> Outcome:
     """One instance, open arrivals at ``load`` times its capacity.
 
     Args:
@@ -44,10 +51,11 @@ def simulate(load: float, *, margin: float = MARGIN, known: float = 1.0, seed: i
         margin: of the estimates.
         known: what the first estimates are, of the truth.
         seed: of arrivals, deadlines and noise.
+        stalled: rows -> seconds that the first run of that size took.
     """
     chance, latency = random.Random(seed), Latency(margin=margin)
     for rows in (1, 2, 4, 8, 16):
-        latency.observe(rows, run_s(rows) * known)
+        latency.observe(rows, (stalled or {}).get(rows, run_s(rows) * known))
     queue: Queue[Entry] = Queue(Limits(MAX_ROWS, 10_000), latency)
     result, running, ends, expected, begun = Outcome(), list[Entry](), 0.0, 0.0, 0.0
     arrival = chance.expovariate(load * CAPACITY)
@@ -97,3 +105,9 @@ def test_nearly_no_answer_is_late(load: float) -> None:
 @pytest.mark.parametrize("known", [0.5, 0.8, 1.0, 3.0])
 def test_first_estimates_that_are_wrong_are_unlearned(known: float) -> None:
     assert simulate(5.0, known=known).good >= 0.95 * PEAK
+
+
+@pytest.mark.parametrize("rows", [2, 8, 16])
+@pytest.mark.parametrize("load", [1.2, 5.0])
+def test_one_stalled_run_does_not_teach_the_server_to_refuse(load: float, rows: int) -> None:
+    assert simulate(load, stalled={rows: 2.0}).good >= 0.9 * PEAK

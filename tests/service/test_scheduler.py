@@ -148,6 +148,21 @@ def test_large_request_is_expected_to_take_all_of_its_runs() -> None:
         queue.check(entry(20, deadline=2.9), now=0.0, idle=0, busy_until=busy_until)
 
 
+def test_large_request_ends_with_the_last_of_its_runs_wherever_that_is() -> None:
+    queue = waiting()
+    free = [0.9, 0.9]  # one instance for the full run, another for the row behind it
+    queue.check(entry(9, deadline=2.0), now=0.0, idle=0, busy_until=free)
+    with pytest.raises(Overloaded, match="deadline"):
+        queue.check(entry(9, deadline=1.5), now=0.0, idle=0, busy_until=free)
+
+
+def test_many_lost_heads_are_told_in_one_go() -> None:
+    lost = [entry(deadline=0.1, width=n) for n in range(1, 2000)]
+    saved = entry(deadline=9.0)
+    queue = waiting(*lost, saved, max_queue_rows=10_000)
+    assert queue.take(0.05) == ([saved], lost)
+
+
 def test_earliest_deadline_runs_first() -> None:
     late, soon, never = entry(deadline=9.0), entry(deadline=8.0), entry()
     assert waiting(never, late, soon, max_rows=2).take(0.0)[0] == [never, soon]

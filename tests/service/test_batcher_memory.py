@@ -1,0 +1,73 @@
+"""What a request held is given back at once, not when the garbage is next collected."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from service.errors import ServingError
+from tests.service.stage import Stage, feeds, until
+
+# A caller who is never settled waits for ever.
+pytestmark = pytest.mark.timeout(30)
+
+
+@pytest.fixture(autouse=True)
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def tensors_left(stage: Stage, *values: float, late: bool = False, **limits: int) -> bool:
+    """Whether a request's tensors are still there after it has ended."""
+    batcher = stage.batcher(**limits)
+    given = feeds(*values)
+    tensors = weakref.ref(given["x"])
+    deadline = stage.clock() + (0.05 if late else 60.0)
+    if late:
+        stage.run.hold()
+
+    async def call() -> None:
+        with suppress(ServingError):
+            await batcher.submit(given, len(values), deadline)
+
+    caller = asyncio.create_task(call())
+    await caller
+    given.clear()
+    del caller, call
+    stage.run.release()
+    await until(lambda: batcher.running == 0)
+    await asyncio.sleep(0.01)  # the executor's thread lets go of what it ran
+    return tensors() is not None
+
+
+@pytest.mark.parametrize("values", [(1,), (1, 2, 3)], ids=["whole", "in parts"])
+async def test_answered_request_leaves_nothing(stage: Stage, values: tuple[float, ...]) -> None:
+    assert not await tensors_left(stage, *values, max_rows=2)
+
+
+@pytest.mark.parametrize("values", [(-1,), (1, -2, 3)], ids=["whole", "in parts"])
+async def test_failed_request_leaves_nothing(stage: Stage, values: tuple[float, ...]) -> None:
+    assert not await tensors_left(stage, *values, max_rows=2)
+
+
+@pytest.mark.parametrize("values", [(1,), (1, 2, 3)], ids=["whole", "in parts"])
+async def test_request_whose_deadline_passed_leaves_nothing(
+    stage: Stage, values: tuple[float, ...]
+) -> None:
+    assert not await tensors_left(stage, *values, late=True, max_rows=2)
+
+
+async def test_refused_request_leaves_nothing(stage: Stage) -> None:
+    assert not await tensors_left(stage, *range(1, 10), max_rows=2, max_queue_rows=2)
+
+
+async def test_failure_in_place_leaves_nothing(stage: Stage) -> None:
+    assert not await tensors_left(stage, -1, in_place_rows=1)
