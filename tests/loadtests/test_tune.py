@@ -9,15 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import farthing
-from loadtests import measuring, search
+from loadtests import search
 from loadtests.measuring import Clocks, Rig
 from loadtests.trials import Group, Setting
 from service import hardware, layout, manifest, model, tuned
-from service.manifest import Manifest, TensorSpec, Variant
+from service.manifest import Golden, Manifest, TensorSpec, Variant
 from service.model import Model
+from service.session import RunFailed
 from service.settings import Settings
 from service.statistics import Book
 from service.tuned import Tuned
@@ -30,8 +32,10 @@ CPUS = hardware.cpus()
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
     """The front door sets its own."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
     yield
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -172,19 +176,45 @@ def test_broken_file_is_told_before_anything_is_measured(
     assert (root / "m" / "1" / tuned.FILENAME).read_text() == "of a later version"
 
 
-def test_published_variants_for_cpus_are_tried_and_the_golden_rows_are_run(root: Path) -> None:
-    directory = root / "m" / "1"
-    variants = []
-    for name, device in (("fp32", "cpu"), ("int8", "cpu"), ("half", "gpu")):
-        path = models.double(directory / f"{name}.onnx")
-        variants.append(
-            Variant(name, True, "", path.name, manifest.sha256_of(path), 1, device=device)
-        )
-    tensors = [(TensorSpec(name, "FP32", (-1, 4)),) for name in ("x", "y")]
-    contract = Manifest("m", True, tensors[0], tensors[1], tuple(variants))
+def publish(directory: Path, devices: dict[str, str], shape: tuple[int, ...]) -> None:
+    """A manifest for NAME.onnx by device, whose golden samples are golden.npz if that is there."""
+    digests = {name: manifest.sha256_of(directory / f"{name}.onnx") for name in devices}
+    variants = tuple(
+        Variant(name, True, "", f"{name}.onnx", digests[name], 1, device=device)
+        for name, device in devices.items()
+    )
+    tensors = [(TensorSpec(name, "FP32", shape),) for name in ("x", "y")]
+    golden = directory / "golden.npz"
+    made = Golden(golden.name, manifest.sha256_of(golden), 1) if golden.exists() else None
+    contract = Manifest("m", True, tensors[0], tensors[1], variants, golden=made)
     (directory / manifest.FILENAME).write_text(contract.to_json())
-    _, found = rig(root).defaults()
-    assert found == ["fp32", "int8"]
+
+
+def test_published_variants_for_cpus_are_tried_and_no_others(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = root / "m" / "1"
+    devices = {"fp32": "cpu", "int8": "cpu", "half": "gpu"}
+    for name in devices:
+        models.double(directory / f"{name}.onnx")
+    publish(directory, devices, (-1, 4))
+    found = tune(capsys, root, "--dry-run")
+    tried = [each["variant"] for each in found["tried"] if each["knob"] == search.VARIANT]
+    assert sorted(tried) == ["fp32", "int8"]
+    assert {each["variant"] for each in found["tried"]} == {"fp32", "int8"}
+
+
+def test_golden_rows_are_what_is_run(root: Path) -> None:
+    directory = root / "m" / "1"
+    # It takes images of any size from 3 x 3, so it cannot be run on made-up ones of 1 x 1.
+    models.valid_convolution(directory / "fp32.onnx")
+    group = Group(search.ROWS, (Setting("fp32", 2, 1, 1),))
+    publish(directory, {"fp32": "cpu"}, (-1, 1, -1, -1))
+    with pytest.raises(RunFailed):
+        rig(root).measure(group, ends=0.0)
+    np.savez(directory / "golden.npz", **{"in:x": np.ones((1, 1, 8, 8), np.float32)})
+    publish(directory, {"fp32": "cpu"}, (-1, 1, -1, -1))
+    assert list(rig(root).measure(group, ends=0.0)) == list(group.settings)
 
 
 def test_variant_that_cannot_be_opened_is_left_out(root: Path) -> None:
@@ -224,15 +254,16 @@ def test_sparse_requests_count_the_cpu_of_all_threads(root: Path) -> None:
     assert found[setting].sparse_cpu_s == 16 / 8
 
 
-def test_interrupted_search_leaves_nothing_behind(root: Path) -> None:
-    bench = rig(root)
-    defaults, variants = bench.defaults()
-    steps = search.search(defaults, variants, cpus=CPUS, target_s=None)
-
-    def interrupt(knob: str) -> None:
-        if knob == search.PAIR:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measuring.run(steps, bench, ends=0.0, told=interrupt)
-    assert [path.name for path in (root / "m" / "1").iterdir()] == ["model.onnx"]
+def test_interrupted_search_leaves_what_was_there_and_nothing_else(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = root / "m" / "1"
+    path = tuned.write(directory, entry(root))
+    before = path.read_bytes()
+    # A budget of an hour is not used up by then.
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 2.0)
+    code = farthing.main(["tune", str(root), "--model", "m", "--budget-s", "3600", "--json"])
+    assert (code, capsys.readouterr().out) == (130, "")
+    assert sorted(found.name for found in directory.iterdir()) == ["model.onnx", path.name]
+    assert path.read_bytes() == before
