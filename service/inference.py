@@ -67,40 +67,46 @@ class Inference:
         Raises:
             ServingError: what the caller is told.
         """
-        started = self._clock()
+        if not request.id:
+            return await self._answer(request, remaining_s)
         with log.request(request.id):
-            try:
-                self._limits.check_name(request.id, "the request")
-                model = self.model(request.model_name, request.model_version)
-            except ServingError as error:
-                self._metrics.stray(error)
-                raise
-            record, deadline = model.tally, _earliest(started, remaining_s, model.target_s)
-            self._calls += 1
-            try:
-                asked = parameters.parameters(request, limits=self._limits)
-                if asked.timeout_s is not None:
-                    deadline = _earliest(started, remaining_s, model.target_s, asked.timeout_s)
-                response, phases = await self._run(request, model, started, deadline, asked)
-            except BaseException as error:
-                status, reason = statistics.ending(error)
-                record.failed(status, reason, self._clock() - started)
-                if self._access.wanted():
-                    self._access.write(status, **_named(model), reason=reason)
-                raise
-            finally:
-                self._calls -= 1
-                record.called(deadline is not None)
-            late = deadline is not None and started + phases.whole_s > deadline
-            record.succeeded(phases, late)
+            return await self._answer(request, remaining_s)
+
+    async def _answer(
+        self, request: pb.ModelInferRequest, remaining_s: float | None
+    ) -> pb.ModelInferResponse:
+        started = self._clock()
+        try:
+            self._limits.check_name(request.id, "the request")
+            model = self.model(request.model_name, request.model_version)
+        except ServingError as error:
+            self._metrics.stray(error)
+            raise
+        record, remaining_s = model.tally, _sooner(remaining_s, model.target_s)
+        self._calls += 1
+        try:
+            asked = parameters.parameters(request, limits=self._limits)
+            remaining_s = _sooner(remaining_s, asked.timeout_s)
+            deadline = None if remaining_s is None else started + remaining_s
+            response, phases = await self._run(request, model, started, deadline, asked)
+        except BaseException as error:
+            status, reason = statistics.ending(error)
+            record.failed(status, reason, self._clock() - started)
             if self._access.wanted():
-                self._access.write("OK", **_named(model), **asdict(phases))
-            name = model.manifest.name
-            if self._traces.take(name):
-                self._traces.write(
-                    name, model.version, request.id, started_ns=int(started * 1e9), spans=phases
-                )
-            return response
+                self._access.write(status, **_named(model), reason=reason)
+            raise
+        finally:
+            self._calls -= 1
+            record.called(remaining_s is not None)
+        record.succeeded(phases, remaining_s is not None and phases.whole_s > remaining_s)
+        if self._access.wanted():
+            self._access.write("OK", **_named(model), **asdict(phases))
+        name = model.manifest.name
+        if self._traces.take(name):
+            self._traces.write(
+                name, model.version, request.id, started_ns=int(started * 1e9), spans=phases
+            )
+        return response
 
     async def _run(
         self,
@@ -154,9 +160,11 @@ class Inference:
         return self._repository.model(name, version)
 
 
-def _earliest(started: float, *given_s: float | None) -> float | None:
-    """The first of a call's deadlines, each given in seconds from its start; None without any."""
-    return min((started + each for each in given_s if each is not None), default=None)
+def _sooner(one_s: float | None, other_s: float | None) -> float | None:
+    """The smaller of two times that may not be there."""
+    if one_s is None or other_s is None:
+        return other_s if one_s is None else one_s
+    return min(one_s, other_s)
 
 
 def _too_many(most: int) -> Overloaded:
