@@ -76,9 +76,9 @@ def refusal(directory: Path) -> list[Figure]:
         answered = 0
         with _besieged(server, message):
             for _ in range(_TURNS):
-                before = server.cpu_s_beside_runs()
+                threads = server.threads_s()
                 seen = generator.closed(server.target, message, callers=16, seconds=_TURN_S)
-                spent["refused"] += server.cpu_s_beside_runs() - before
+                spent["refused"] += servers.beside_busiest_s(threads, server.threads_s())
                 calls_made["refused"] += seen.refused
                 answered += len(seen.latencies_s)
                 before = floor.cpu_s()

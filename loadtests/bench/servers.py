@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,17 +45,26 @@ class Server:
         times = psutil.Process(self.pid).cpu_times()
         return float(times.user + times.system)
 
-    def cpu_s_beside_runs(self) -> float:
-        """The same without the thread that used most of it: in ours, the one that runs graphs."""
+    def threads_s(self) -> dict[int, float]:
+        """CPU seconds of each of its threads so far, by the thread's id."""
         threads = psutil.Process(self.pid).threads()
-        spent = [thread.user_time + thread.system_time for thread in threads]
-        return float(sum(spent) - max(spent))
+        return {each.id: float(each.user_time + each.system_time) for each in threads}
 
 
 def total(scraped: str, name: str) -> float:
     """A sum over all labels of one metric, in the text that Prometheus reads."""
     lines = (line for line in scraped.splitlines() if line.startswith((f"{name} ", f"{name}{{")))
     return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+def beside_busiest_s(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """CPU seconds between two looks at the threads, without the thread that used most meanwhile.
+
+    In ours, with one instance on one thread, that is the one that runs graphs. What a thread used
+    that ended in between is not known and left out.
+    """
+    spent = [seconds - before.get(thread, 0.0) for thread, seconds in after.items()]
+    return sum(spent) - max(spent, default=0.0)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -48,6 +49,19 @@ def test_a_metric_is_summed_over_its_labels_only() -> None:
     text = 'runs{model="a"} 2.0\nruns{model="b"} 3.0\nruns_created{model="a"} 9\n# HELP runs Of.\n'
     assert servers.total(text, "runs") == 5.0
     assert servers.total(text, "walks") == 0.0
+
+
+def test_busiest_thread_is_that_of_the_time_between_and_not_of_all_time() -> None:
+    # Thread 1 has used most in all; meanwhile it was 2 that ran, and 3 that began.
+    before = {1: 100.0, 2: 10.0}
+    after = {1: 100.5, 2: 17.0, 3: 0.25}
+    assert servers.beside_busiest_s(before, after) == 0.75
+    assert servers.beside_busiest_s({}, {}) == 0.0
+
+
+def test_threads_of_a_server_are_told_apart_by_their_ids() -> None:
+    found = servers.Server("this", "", os.getpid()).threads_s()
+    assert threading.get_native_id() in found and all(spent >= 0 for spent in found.values())
 
 
 def test_rows_that_were_run_for_nobody_are_seen_though_the_server_counts_none() -> None:
