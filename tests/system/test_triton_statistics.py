@@ -76,7 +76,7 @@ def test_each_answer_and_its_rows_are_counted(served: Served, client: Client) ->
     for part in ("queue", "compute_input", "compute_infer", "compute_output"):
         duration = getattr(after.inference_stats, part)
         assert duration.count == after.inference_stats.success.count
-        assert duration.ns > 0
+        assert duration.ns > 0 or part == "queue"  # in which nobody was
     assert_agrees(served, after)
 
 
