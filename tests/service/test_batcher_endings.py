@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -264,3 +265,14 @@ async def test_runs_are_told_once_each_with_their_rows(stage: Stage) -> None:
     stage.door.release()
     await asyncio.gather(*callers)
     assert told == [1, 3]
+
+
+async def test_executor_that_is_broken_leaves_no_caller_without_an_answer(stage: Stage) -> None:
+    broken = ThreadPoolExecutor(1)
+    broken.shutdown()
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # it is logged
+    batcher = Stage(broken).batcher(max_rows=2)
+    for values in ((1,), (1, 2, 3)):
+        with pytest.raises(InferenceFailed, match="the server could not run this request"):
+            await submit(batcher, *values)
+    assert (batcher.waiting_rows, batcher.running) == (0, 0)

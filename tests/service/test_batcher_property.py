@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batcher import Answer
+from service.batching import QueuePolicy
 from service.errors import (
     DeadlineExceeded,
     Draining,
@@ -18,9 +19,10 @@ from service.errors import (
     InvalidInput,
     Overloaded,
 )
-from tests.service.stage import Caller, Stage, is_answer, submit, until
+from tests.service.stage import Caller, Stage, feeds, is_answer, until
 
 MAX_ROWS, MAX_QUEUE_ROWS = 4, 6
+BYTES = 100  # of a row
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Submit:
     values: tuple[float, ...]
     width: int
     patience_s: float | None
+    priority: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,12 @@ SUBMIT = st.builds(
     ).map(tuple),
     st.sampled_from([1, 1, 1, 2]),
     st.sampled_from([None, None, None, 0.0, 10.0, 30.0]),
+    st.integers(0, 3),
 )
 OTHER = st.one_of(
     st.builds(Cancel, st.integers(0, 20)),
     st.builds(Advance, st.sampled_from([1.0, 20.0])),
-    st.sampled_from(["hold", "release", "turn", "turn", "progress"]),
+    st.sampled_from(["hold", "release", "turn", "turn", "progress"] * 4 + ["crash"]),
 )
 # Callers come at least as often as all else; the server goes away once, if at all.
 STEPS = st.lists(st.booleans().flatmap(lambda new: SUBMIT if new else OTHER), min_size=10)
@@ -68,24 +72,30 @@ DRAIN = st.none() | st.tuples(st.integers(5, 30), st.builds(Drain, st.sampled_fr
 class Play:
     """One sequence of steps on one batcher."""
 
-    def __init__(self, stage: Stage, instances: int, in_place_rows: int) -> None:
-        self.stage, self.held = stage, not in_place_rows
-        self.batcher = stage.batcher(
+    def __init__(self, executor: ThreadPoolExecutor, instances: int, in_place_rows: int) -> None:
+        self.executor, self.stage, self.held = executor, Stage(executor), not in_place_rows
+        self.batcher = self.stage.batcher(
             max_rows=MAX_ROWS,
             max_queue_rows=MAX_QUEUE_ROWS,
+            max_queue_bytes=MAX_QUEUE_ROWS * BYTES,
             instances=instances,
             in_place_rows=in_place_rows,
+            priority_levels=2,
+            default_priority=2,
+            policies={1: QueuePolicy(timeout_s=60.0, max_requests=3)},
         )
+        self.crashes = False
         self.callers: list[tuple[Submit, Caller]] = []
         self.cancelled: set[Caller] = set()
         self.drains: list[asyncio.Task[bool]] = []
 
     async def step(self, step: Any) -> None:
         match step:
-            case Submit(values, width, patience_s):
-                deadline = None if patience_s is None else self.stage.clock() + patience_s
-                caller = submit(self.batcher, *values, width=width, deadline=deadline)
-                self.callers.append((step, caller))
+            case Submit():
+                self.callers.append((step, self.submit(step)))
+            case "crash":
+                self.crashes = True
+                self.executor.shutdown(wait=False)  # it takes no run any more
             case Cancel(index) if index < len(self.callers):
                 self.callers[index][1].cancel()
                 self.cancelled.add(self.callers[index][1])
@@ -106,6 +116,15 @@ class Play:
                         break
                     await asyncio.sleep(0)
 
+    def submit(self, asked: Submit) -> Caller:
+        patience_s, rows = asked.patience_s, len(asked.values)
+        deadline = None if patience_s is None else self.stage.clock() + patience_s
+        given = feeds(*asked.values, width=asked.width)
+        nbytes, priority = rows * BYTES, asked.priority
+        return asyncio.create_task(
+            self.batcher.submit(given, rows, deadline, nbytes=nbytes, priority=priority)
+        )
+
     async def finish(self) -> None:
         self.stage.run.release()
         tasks = [*(caller for _, caller in self.callers), *self.drains]
@@ -122,9 +141,9 @@ class Play:
             case Answer():
                 return is_answer(ending, *request.values, width=request.width)
             case InferenceFailed():
-                return min(request.values) < 0
+                return min(request.values) < 0 or self.crashes
             case DeadlineExceeded():
-                return request.patience_s is not None
+                return request.patience_s is not None or request.priority == 1  # its policy's
             case InvalidInput():
                 return len(request.values) > MAX_ROWS + MAX_QUEUE_ROWS
             case Draining():
@@ -154,7 +173,7 @@ async def test_every_submit_ends_once_as_its_own_deeds_allow(
     if drain:
         steps.insert(*drain)
     with ThreadPoolExecutor(instances) as executor:
-        play = Play(Stage(executor), instances, in_place_rows)
+        play = Play(executor, instances, in_place_rows)
         try:
             for step in ["hold", *steps] if held else steps:
                 await play.step(step)
@@ -162,6 +181,13 @@ async def test_every_submit_ends_once_as_its_own_deeds_allow(
             await play.finish()
     for request, caller in play.callers:
         assert play.allowed(request, caller), (request, caller)
-    assert (play.batcher.waiting_rows, play.batcher.running) == (0, 0)
+    batcher = play.batcher
+    assert (batcher.waiting_rows, batcher.waiting_bytes, batcher.waiting_requests) == (0, 0, 0)
+    assert batcher.running == 0
     assert max(play.stage.run.batches, default=0) <= MAX_ROWS
-    assert not complaints, "a caller was settled twice, or a task failed unseen"
+    unexpected = [what for what in complaints if not (play.crashes and _is_shutdown(what))]
+    assert not unexpected, "a caller was settled twice, or a task failed unseen"
+
+
+def _is_shutdown(complaint: dict[str, Any]) -> bool:
+    return "after shutdown" in str(complaint.get("exception"))
