@@ -6,14 +6,14 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.bench import results, suites
+from loadtests.bench import results, steps, suites
 from loadtests.bench.results import Figure
 from service.errors import FarthingError
 
@@ -57,9 +57,12 @@ def _told(name: str) -> str:
 
 def _figures(name: str, console: Console) -> list[Figure]:
     suite, told = suites.SUITES[name], f"{name}: {_told(name)}"
-    # Redrawn seldom: the screen shares the cores with what is measured.
-    shown = console.status(told, refresh_per_second=2) if name not in suites.WATCHED else None
-    with shown or nullcontext(), tempfile.TemporaryDirectory(prefix="farthing-bench-") as directory:
+    with ExitStack() as stack:
+        if name not in suites.WATCHED:
+            # Redrawn seldom: the screen shares the cores with what is measured.
+            status = stack.enter_context(console.status(told, refresh_per_second=2))
+            stack.enter_context(steps.told(lambda step: status.update(f"{told}\n  now: {step}")))
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="farthing-bench-"))
         return suite(Path(directory))
 
 

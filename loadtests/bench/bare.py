@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from loadtests.bench import steps
 from service.session import Session, SessionOptions
 
 
@@ -30,6 +31,7 @@ class Bare:
 
     def median_s(self, *, seconds: float, batch: int = 1) -> float:
         """The median of runs for about so many seconds, at least three."""
+        steps.begun(f"bare ONNX Runtime, {batch} at a time, for {seconds:.1f} s")
         times, ends = list[float](), time.perf_counter() + seconds
         while len(times) < 3 or time.perf_counter() < ends:
             times.append(self.run_s(batch))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from loadtests.bench import arrivals, calls
+from loadtests.bench import arrivals, calls, steps
 from loadtests.bench.arrivals import Outcome
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def closed(
     deadline_s: float = _NO_DEADLINE_S,
 ) -> Closed:
     """So many callers, each with one call at a time."""
+    steps.begun(f"{callers} callers for {seconds:.1f} s")
     with first():
         return asyncio.run(_closed(target, message, callers, Closed(seconds), deadline_s))
 
@@ -125,6 +126,8 @@ def open_loop(*streams: Stream, watch: Callable[[list[Outcome]], None] | None = 
         watch: is shown the outcomes twice a second while they come.
     """
     outcomes = [Outcome(stream.seconds) for stream in streams]
+    rates = " and ".join(f"{stream.rate:.0f}" for stream in streams)
+    steps.begun(f"{rates} calls per second for {max(each.seconds for each in streams):.1f} s")
 
     async def run() -> None:
         watcher = asyncio.create_task(_watched(watch, outcomes)) if watch else None

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 
 from loadtests import processes
-from loadtests.bench import calls
+from loadtests.bench import calls, steps
 from service.errors import FarthingError
 
 _CONNECTIONS = 4
@@ -103,11 +103,13 @@ class Driver:
 
     Attributes:
         target: ``host:port`` of the server.
+        label: what people call the server.
     """
 
-    def __init__(self, target: str, message: bytes, directory: Path) -> None:
+    def __init__(self, target: str, message: bytes, directory: Path, *, label: str = "") -> None:
         """Write the framed message into the directory."""
-        self.target, self._message, self._log = target, message, directory / "h2load.txt"
+        self.target, self.label = target, label or target
+        self._message, self._log = message, directory / "h2load.txt"
         self._file = directory / "message.bin"
         self._file.write_bytes(calls.framed(message))
         self._requests = _FIRST
@@ -118,6 +120,7 @@ class Driver:
         Raises:
             H2loadFailed: h2load is missing, or some answers were not OK.
         """
+        steps.begun(f"{self._requests} requests of h2load to {self.label}")
         size = self._answer_bytes()
         measured = parsed(processes.finish(self._command(), log=self._log).decode())
         checked(measured, sent=self._requests, answer_bytes=size)

@@ -47,7 +47,7 @@ class Peer:
         name: directory of its environment.
         packages: what it needs, pinned; ONNX Runtime joins it at our own version.
         label: what tables call it, with its version and the day of its release (of its file on
-            the package index, as the index tells it).
+            the package index, as the index tells it; of Triton the month of its container, 24.10).
         workers: processes that run models beside the one that serves, where it asks for them.
     """
 
@@ -71,7 +71,7 @@ MLSERVER_INLINE = Peer("mlserver", _MLSERVER, "MLServer 1.7.1 (2025-06-06), in o
 PYTRITON = Peer(
     "pytriton",
     ("nvidia-pytriton==0.7.0",),
-    "Triton 2.51 (2024), Python backend, in nvidia-pytriton 0.7.0 (2025-08-13)",
+    "Triton 2.51 (2024-10), Python backend, in nvidia-pytriton 0.7.0 (2025-08-13)",
 )
 ALL = (PYTRITON, MLSERVER, MLSERVER_INLINE)
 

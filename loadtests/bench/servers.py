@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import psutil
 
 from loadtests import processes
-from loadtests.bench import nets, peers
+from loadtests.bench import nets, peers, steps
 from loadtests.bench.results import Figure
 
 FARTHING = "farthing"
@@ -70,6 +70,7 @@ def beside_busiest_s(before: Mapping[int, float], after: Mapping[int, float]) ->
 @contextmanager
 def farthing(models: Path, *options: str, label: str = FARTHING) -> Iterator[Server]:
     """`farthing serve` with its defaults and these options, until the context ends."""
+    steps.begun(f"{label} starts")
     before = _children()
     log = models.parent / "log.txt"
     with processes.serving(models, variant="auto", log=log, options=options) as endpoint:
@@ -95,6 +96,7 @@ def peer(one: peers.Peer, graph: Path, directory: Path) -> Iterator[Server]:
     Raises:
         PeerMissing: it cannot be installed, or does not start.
     """
+    steps.begun(f"{one.label} is installed, if need be, and starts")
     before = _children()
     with peers.serving(one, graph, directory) as target:
         (pid,) = _children() - before

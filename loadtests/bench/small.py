@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from loadtests.bench import calls, h2load, nets, peers, servers
+from loadtests.bench import calls, generator, h2load, nets, peers, servers
 from loadtests.bench.bare import Bare
 from loadtests.bench.results import Figure
 
 _ROUNDS = 7
 _ROUND_S = 1.5
+_FEW, _CROWD, _DEADLINE_S = 32, 256, 0.1
+_CROWD_ROUNDS, _CROWD_S = 3, 2.0
 _WIDTH = 4  # float32: 16 bytes
 _GOALS = (
     (servers.NOOP, "the no-op", ">= 0.6"),
@@ -37,7 +40,9 @@ def small(directory: Path) -> list[Figure]:
                 running.append(stack.enter_context(servers.peer(one, graph, directory)))
             except peers.PeerMissing as error:
                 lost.append(servers.missing(one, error))
-        rates = _measured(running, calls.request(servers.MODEL, row), directory)
+        message = calls.request(servers.MODEL, row)
+        rates = _measured(running, message, directory)
+        crowded = _crowded(running[:2], message)
     bare_s = Bare(graph, row, batches=(1,)).median_s(seconds=0.5)
     return [
         Figure("bare ONNX Runtime in a loop", f"{1 / bare_s:.0f} runs/s"),
@@ -47,7 +52,33 @@ def small(directory: Path) -> list[Figure]:
             for label, short, goal in _GOALS
             if label in rates
         ),
+        *crowded,
         *lost,
+    ]
+
+
+def _crowded(running: Sequence[servers.Server], message: bytes) -> list[Figure]:
+    """What callers leave of a server's good answers who are more than can be answered in time.
+
+    Offered ten times what it can do is out of reach: our generator shares its cores, and costs more
+    than a call does, so the no-op beside it tells what of this is the generator's own. Who is
+    refused here calls again at once, which takes the server's CPU too.
+    """
+    ratios: dict[str, list[float]] = {one.label: [] for one in running}
+    for _ in range(_CROWD_ROUNDS):
+        for one in running:
+            few = generator.closed(one.target, message, callers=_FEW, seconds=_CROWD_S)
+            many = generator.closed(
+                one.target, message, callers=_CROWD, seconds=_CROWD_S, deadline_s=_DEADLINE_S
+            )
+            ratios[one.label].append(many.rate / few.rate)
+    what = (
+        f"small model, {_CROWD} callers with {_DEADLINE_S * 1e3:.0f} ms deadlines, good answers "
+        f"over {_FEW} callers"
+    )
+    return [
+        Figure(f"{what}: {label}", f"{statistics.median(seen):.2f}")
+        for label, seen in ratios.items()
     ]
 
 
@@ -61,7 +92,9 @@ def _measured(
     running: list[servers.Server], message: bytes, directory: Path
 ) -> dict[str, list[float]]:
     """Requests per second of each, round by round, one round of each after the other."""
-    drivers = {one.label: h2load.Driver(one.target, message, directory) for one in running}
+    drivers = {
+        one.label: h2load.Driver(one.target, message, directory, label=one.label) for one in running
+    }
     rates: dict[str, list[float]] = {label: [] for label in drivers}
     for number in range(_ROUNDS + 2):
         for label, driver in drivers.items():

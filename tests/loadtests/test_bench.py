@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -11,7 +12,17 @@ from pathlib import Path
 import grpc
 import pytest
 
-from loadtests.bench import calls, generator, overload, peers, results, servers, suites
+from loadtests.bench import (
+    calls,
+    generator,
+    overload,
+    peers,
+    results,
+    servers,
+    steps,
+    suites,
+    versus,
+)
 from loadtests.bench.arrivals import Outcome
 from loadtests.bench.results import Figure
 
@@ -62,6 +73,22 @@ def test_busiest_thread_is_that_of_the_time_between_and_not_of_all_time() -> Non
 def test_threads_of_a_server_are_told_apart_by_their_ids() -> None:
     found = servers.Server("this", "", os.getpid()).threads_s()
     assert threading.get_native_id() in found and all(spent >= 0 for spent in found.values())
+
+
+def test_listener_is_told_what_a_suite_is_doing_until_it_stops_listening(
+    half_refused: str,
+) -> None:
+    heard = list[str]()
+    with steps.told(heard.append):
+        generator.closed(half_refused, b"x", callers=2, seconds=0.1)
+        generator.open_loop(generator.Stream(half_refused, b"x", 40, 0.1, deadline_s=30))
+    steps.begun("nobody listens")
+    assert heard == ["2 callers for 0.1 s", "40 calls per second for 0.1 s"]
+
+
+def test_side_by_side_says_in_its_title_how_long_it_takes() -> None:
+    title = str(versus.Board(["farthing"], 30.0).rich().title)
+    assert re.search(r"per second, \d+ s for each load, a minute in all", title)
 
 
 def test_rows_that_were_run_for_nobody_are_seen_though_the_server_counts_none() -> None:
