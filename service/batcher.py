@@ -30,14 +30,13 @@ from service import batching
 from service.batching import Answer, Arrays, Limits, Ran, Run
 from service.callers import Part, Request, too_late, waited_too_long
 from service.errors import Draining, InferenceFailed
+from service.inplace import InPlace
 from service.latency import Latency
 from service.scheduler import Entry, Queue
 
 # rows, seconds of assembly, seconds of the run, seconds that were expected from taking the rows to
 # the answers, and seconds that it took
 OnRun = Callable[[int, float, float, float, float], None]
-# Runs that hold up the event loop for longer go to a thread, whatever the warm-up said.
-_IN_PLACE_S = 0.005
 
 
 class Batcher:
@@ -69,6 +68,7 @@ class Batcher:
         self._clock = clock
         self._on_run = on_run
         self._latency = latency or Latency()
+        self._in_place = InPlace(limits.in_place_rows, self._latency)
         self._queue: Queue[Part] = Queue(limits, self._latency)
         self._busy_until: dict[int, float] = {}
         self._idle = limits.instances
@@ -221,17 +221,14 @@ class Batcher:
 
     def _runs_in_place(self, rows: int) -> bool:
         """Whether a run is over sooner than another thread would have begun it."""
-        return (
-            rows <= self._limits.in_place_rows
-            and self._idle > 0
-            and not len(self._queue)
-            and self._latency(rows) < _IN_PLACE_S
-        )
+        return self._idle > 0 and not len(self._queue) and self._in_place.takes(rows)
 
     def _run_in_place(self, feeds: Arrays, rows: int) -> Answer:
         started, expected_s = self._clock(), self._latency(rows)
         ran = self._run([feeds], [rows])
-        self._learn(rows, ran, expected_s, self._clock() - started)
+        took_s = self._clock() - started
+        self._in_place.learn(rows, took_s)
+        self._tell(rows, ran, expected_s, took_s)
         return Answer(ran.parts[0], 0.0, ran.assembly_s, ran.run_s, rows)
 
     def _dispatch(self) -> None:
@@ -287,14 +284,14 @@ class Batcher:
             batch[0].request.fail(error.with_traceback(None))
             return True
         ended = self._clock()
-        self._learn(total, ran, expected_s, ended - started)
+        self._latency.observe(total, ended - started)
+        self._tell(total, ran, expected_s, ended - started)
         for part, outputs in zip(batch, ran.parts, strict=True):
             queued_s = started - part.arrived
             answer = Answer(outputs, queued_s, ran.assembly_s, ran.run_s, total)
             part.request.answer(part, answer, ended)
         return True
 
-    def _learn(self, rows: int, ran: Ran, expected_s: float, took_s: float) -> None:
-        self._latency.observe(rows, took_s)
+    def _tell(self, rows: int, ran: Ran, expected_s: float, took_s: float) -> None:
         if self._on_run is not None:
             self._on_run(rows, ran.assembly_s, ran.run_s, expected_s, took_s)

@@ -12,9 +12,38 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from statistics import median
 
+from service.latency import Latency
+
 _TIMES = 21
 # As many runs tell a model that is far too large; the first does what later ones need not.
 _GLANCE = 3
+# Runs that hold up the event loop for longer go to a thread, whatever the warm-up said.
+_LONGEST_S = 0.005
+# Of the others one of so many is learned from: learning takes a tenth of a small request.
+_SAMPLED = 8
+
+
+class InPlace:
+    """Which runs of one model stay where they are."""
+
+    def __init__(self, most: int, latency: Latency) -> None:
+        """Start.
+
+        Args:
+            most: rows of the largest run that was found short enough, by ``rows``; 0 for none.
+            latency: what runs take; it goes on learning here.
+        """
+        self._most, self._latency, self._runs = most, latency, 0
+
+    def takes(self, rows: int) -> bool:
+        """Whether a run of so many rows stays."""
+        return rows <= self._most and self._latency(rows) < _LONGEST_S
+
+    def learn(self, rows: int, took_s: float) -> None:
+        """Learn from one that stayed, and took so long."""
+        self._runs += 1
+        if took_s >= _LONGEST_S or self._runs % _SAMPLED == 0:
+            self._latency.observe(rows, took_s)
 
 
 def hop_s(executor: Executor, clock: Callable[[], float]) -> float:

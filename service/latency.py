@@ -23,6 +23,8 @@ _QUANTILE = 0.95
 _KEPT = 40
 # As many runs, of whatever sizes, are "lately".
 _LATELY = 50
+# So often, where sizes contradict each other, it is looked again at which of them to believe.
+_AGAIN = 8
 
 
 class Latency:
@@ -40,7 +42,7 @@ class Latency:
         self._highest: dict[int, float] = {}
         self._lately: deque[int] = deque()
         self._often: Counter[int] = Counter()
-        self._doubt = False
+        self._doubt, self._since = False, 0
         self._sizes: list[int] = []
         self._levels: list[float] = []
 
@@ -63,7 +65,8 @@ class Latency:
         changed = highest != self._highest.get(rows)
         self._highest[rows] = highest
         # The smallest models do this thousands of times a second.
-        if self._remember(rows) or changed or self._doubt:
+        self._since += 1
+        if self._remember(rows) or changed or (self._doubt and self._since >= _AGAIN):
             self._settle()
 
     def _remember(self, rows: int) -> bool:
@@ -89,6 +92,7 @@ class Latency:
 
     def _settle(self) -> None:
         """Levels that never fall with more rows; see the top of this file."""
+        self._since = 0
         levels = [self._highest[size] for size in self._sizes]
         self._doubt = any(less > more for less, more in pairwise(levels))
         most, trusted = 0, inf

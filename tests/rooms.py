@@ -22,7 +22,10 @@ SERVICE_IMPORTS = {
     "service.scheduler": LEAVES | {"service.batching", "service.latency"},
     "service.callers": LEAVES | {"service.batching", "service.scheduler"},
     "service.batcher": LEAVES
-    | {"service.batching", "service.callers", "service.latency", "service.scheduler"},
+    | {
+        "service.batching", "service.callers", "service.inplace", "service.latency",
+        "service.scheduler",
+    },
     "service.regions": LEAVES,
     "service.classification": LEAVES,
     "service.parameters": LEAVES | {"service.proto", "service.regions"},
@@ -68,7 +71,7 @@ SERVICE_IMPORTS = {
         "service.hardware", "service.modelconfig", "service.session", "service.settings",
         "service.tuned",
     },
-    "service.inplace": set(),
+    "service.inplace": {"service.latency"},
     "service.operators": {"service.encoded"},
     "service.opened": LEAVES
     | {

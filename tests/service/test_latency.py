@@ -67,7 +67,7 @@ def test_more_rows_never_take_less(runs: list[tuple[int, float]]) -> None:
 def test_stall_of_a_size_that_never_runs_again_is_corrected_by_larger_ones() -> None:
     latency = learned((1, 1.0), (16, 2.0), (7, 60.0))
     assert latency(16) == 60.0  # nothing says yet which of the two is wrong
-    for _ in range(2):
+    for _ in range(8):
         latency.observe(16, 2.0)
     assert latency(7) == 2.0
     assert latency(16) == 2.0
