@@ -63,7 +63,7 @@ def hop_s(executor: Executor, clock: Callable[[], float]) -> float:
 
 
 def rows(run: Callable[[int], None], most: int, limit_s: float, clock: Callable[[], float]) -> int:
-    """Rows of the largest run that takes less than this; 0 if none does.
+    """Rows, a power of two, of the largest run that takes less than this; 0 if none does.
 
     Args:
         run: runs so many rows, once.

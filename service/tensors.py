@@ -164,10 +164,10 @@ def _checked_input(
 
 def _check_elements(given: Sequence[_Input], raw: int) -> None:
     """Refuse what would keep the event loop for seconds."""
-    strings = sum(math.prod(i.shape) for i in given if i.spec.datatype == "BYTES")
-    if strings > _MOST_STRINGS:
+    texts = sum(math.prod(i.shape) for i in given if i.spec.datatype == "BYTES")
+    if texts > _MOST_STRINGS:
         raise InvalidInput(
-            f"the request has {strings} BYTES elements; this server takes at most {_MOST_STRINGS}"
+            f"the request has {texts} BYTES elements; this server takes at most {_MOST_STRINGS}"
         )
     if raw:  # and then nothing is typed
         return
