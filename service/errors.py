@@ -97,13 +97,13 @@ class Overloaded(ServingError):
 
     status = "RESOURCE_EXHAUSTED"
 
-    def __init__(self, message: str, *, retry_after_ms: int, reason: str = "") -> None:
+    def __init__(self, message: str, *, reason: str = "", retry_after_ms: int = 100) -> None:
         """Refuse with a hint.
 
         Args:
             message: the sentence for the caller.
-            reason: what was full, for metrics: ``queue_rows``, ``queue_bytes``, ``queue_requests``
-                or ``calls``.
+            reason: what was full, for metrics: ``calls``, or ``queue_`` and one of ``rows``,
+                ``bytes``, ``requests`` and ``time``.
             retry_after_ms: sent as ``grpc-retry-pushback-ms`` (gRPC proposal A6), so that
                 well-behaved clients wait that long before they try again.
         """

@@ -19,8 +19,6 @@ from service.regions import Regions
 from service.repository import Repository
 from service.tracing import Traces
 
-_RETRY_AFTER_MS = 100
-
 
 class Inference:
     """Answers inferences, for all ports of one server."""
@@ -170,7 +168,6 @@ def _sooner(one_s: float | None, other_s: float | None) -> float | None:
 def _too_many(most: int) -> Overloaded:
     return Overloaded(
         f"the server already holds the {most} inferences that it takes at a time; try again later",
-        retry_after_ms=_RETRY_AFTER_MS,
         reason="calls",
     )
 

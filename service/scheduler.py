@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, Generic, TypeVar
 
 from service import batching
@@ -23,7 +24,8 @@ from service.latency import Latency
 AGED_S = 1.0
 # From an answer that is there to the caller who has it.
 WAY_BACK_S = 0.002
-_RETRY_AFTER_MS = 100
+# Of what an estimate says, a caller is sent away for this long at least.
+_RETRY_AFTER_MS = 10
 
 # Level of priority, time by which it should be done, and a number that no other has.
 Order = tuple[int, float, int]
@@ -160,7 +162,12 @@ class Queue(Generic[E]):
         if entry.deadline is not None:
             ends = self._finish(entry, now, busy_until) + WAY_BACK_S
             if ends > entry.deadline:
-                raise _full("too much waits for an answer before the deadline", "time")
+                raise Overloaded(
+                    "too much waits for an answer before the deadline; try again later",
+                    reason="queue_time",
+                    # By then as much of it is done as was too much.
+                    retry_after_ms=max(_RETRY_AFTER_MS, ceil(1000 * (ends - entry.deadline))),
+                )
         return False
 
     def _finish(self, entry: Entry, now: float, busy_until: Sequence[float]) -> float:
@@ -261,6 +268,4 @@ class Queue(Generic[E]):
 
 
 def _full(sentence: str, what: str) -> Overloaded:
-    return Overloaded(
-        f"{sentence}; try again later", retry_after_ms=_RETRY_AFTER_MS, reason=f"queue_{what}"
-    )
+    return Overloaded(f"{sentence}; try again later", reason=f"queue_{what}")
