@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from converter import pipeline, tables
@@ -246,9 +247,10 @@ def inspect(
         print(contract.to_json(), end="")
         return
     console = Console(width=tables.WIDTH)
-    tables.show(console, contract)
-    if path.is_dir():
-        tables.show_tuned(console, directory)
+    entry, others = tables.held(directory, contract) if path.is_dir() else (None, [])
+    tables.show(console, contract, entry)
+    for line in others:
+        console.print(escape(line), highlight=False)
     for variant in contract.variants:
         if variant.file:
             tables.show_findings(console, variant.name, directory / variant.file)

@@ -9,15 +9,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from converter import speed
-from service import hardware, tuned
+from service import hardware, opening, tuned
 from service.errors import FarthingError
 from service.manifest import Manifest, Variant
+from service.tuned import Tuned
 
 WIDTH = 100
 
 
-def show(console: Console, contract: Manifest) -> None:
-    """Print a manifest: its variants, its tensors, where it came from, how to do it again."""
+def show(console: Console, contract: Manifest, entry: Tuned | None = None) -> None:
+    """Print a manifest: its variants, its tensors, where it came from, how to do it again.
+
+    Args:
+        console: where.
+        contract: the manifest.
+        entry: what holds here of what was tuned, which wins over what the manifest records.
+    """
     table = Table(title=f"{contract.name}: variants", title_justify="left")
     table.add_column("variant")
     for heading in ("MB", "accuracy", "agrees", "speed-up\nbatch 1 / 8"):
@@ -35,11 +42,11 @@ def show(console: Console, contract: Manifest) -> None:
             else f"[red]refused[/]: {escape(variant.reason)}",
         )
     console.print(table)
-    for line in _lines(contract):
+    for line in _lines(contract, entry):
         console.print(escape(line), highlight=False)
 
 
-def _lines(contract: Manifest) -> list[str]:
+def _lines(contract: Manifest, entry: Tuned | None) -> list[str]:
     lines = []
     for kind, specs in (("takes", contract.inputs), ("gives", contract.outputs)):
         tensors = ", ".join(f"{s.name} {s.datatype} {list(s.shape)}" for s in specs)
@@ -51,7 +58,12 @@ def _lines(contract: Manifest) -> list[str]:
     lines += [f"Route {name} fell: {reason}" for name, reason in fallen.items()]
     lines += [f"Note: {note}." for note in contract.source.get("notes") or ()]
     choice = contract.chosen.get(hardware.fingerprint())
-    if choice:
+    if entry:
+        lines.append(
+            f"On this hardware with {tuned.counted(entry.cpus, 'CPU')} `farthing serve` takes "
+            f"{entry.variant}, as tuned on {entry.date}: {entry.said}."
+        )
+    elif choice:
         lines.append(f"On this hardware `farthing serve` takes {choice.variant}: {choice.reason}.")
     if contract.reproduce:
         lines.append(f"Again: {contract.reproduce}")
@@ -68,20 +80,26 @@ def _ratios(variant: Variant) -> str:
     return " / ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
 
 
-def show_tuned(console: Console, directory: Path) -> None:
-    """Print what was tuned for a version, on which hardware."""
+def held(directory: Path, contract: Manifest) -> tuple[Tuned | None, list[str]]:
+    """What `farthing serve` takes here of what was tuned; and sentences on what it does not."""
     try:
+        variants = [contract.variant(name) for name in contract.published]
+        here = opening.tuned_here(directory, variants)
         entries = tuned.read(directory)
     except FarthingError as error:
-        console.print(escape(str(error)), highlight=False)
-        return
+        return None, [str(error)]
+    found = []
     for entry in entries:
-        here = (entry.fingerprint, entry.cpus) == (hardware.fingerprint(), hardware.cpus())
-        where = "this hardware" if here else entry.fingerprint
-        taken = ", and so `farthing serve` takes" if here else ":"
-        text = f"Tuned on {entry.date} for {where}, {entry.cpus} CPUs{taken} {entry.variant}"
-        text += f", {entry.said}."
-        console.print(escape(text), highlight=False)
+        if entry == here.entry:
+            continue
+        ours = (entry.fingerprint, entry.cpus) == (hardware.fingerprint(), hardware.cpus())
+        where = f"{entry.fingerprint} with {tuned.counted(entry.cpus, 'CPU')}"
+        text = f"Tuned on {entry.date} for {'this hardware' if ours else where}: {entry.variant}"
+        text += f", {entry.said}"
+        if ours and here.why:
+            text += f"; `farthing serve` does not take it, since {here.why}; tune again"
+        found.append(f"{text}.")
+    return here.entry, found
 
 
 def show_findings(console: Console, name: str, path: Path) -> None:

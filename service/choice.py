@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from statistics import geometric_mean, median
 
 from service.manifest import Manifest, Variant
-from service.tuned import Tuned
+from service.tuned import Tuned, counted
 
 AUTO = "auto"
 # fp32's order is kept unless a variant wins by more than this.
@@ -65,7 +65,8 @@ def known(
 
 def as_tuned(variant: Variant, tuned: Tuned) -> Chosen:
     """The choice of what ``farthing tune`` found."""
-    why = f"tuned on {tuned.date} for this hardware and {tuned.cpus} CPUs: {tuned.said}"
+    cpus = counted(tuned.cpus, "CPU")
+    why = f"tuned on {tuned.date} for this hardware and {cpus}: {tuned.said}"
     figures = {f"tuned_{name}": value for name, value in tuned.figures.items()}
     return Chosen(variant, "tuned", why, figures)
 

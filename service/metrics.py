@@ -186,7 +186,9 @@ def _gauges(models: Mapping[Labels, Same]) -> Iterator[Metric]:
         "farthing_variant_chosen", "1 for the variant served.", labels=(*_MODEL, "how")
     )
     measured = GaugeMetricFamily(
-        "farthing_variant_figure", "What the converter measured of it.", labels=(*_MODEL, "figure")
+        "farthing_variant_figure",
+        "What convert or tune measured of it.",
+        labels=(*_MODEL, "figure"),
     )
     for labels, same in models.items():
         chosen.add_metric((*labels, same[-1].chosen.how), 1)

@@ -250,7 +250,8 @@ def _told(place: Place, chosen: Chosen, running: Running, entry: Tuned | None) -
         return chosen
     if running.overruled:
         names = ", ".join(running.overruled)
-        chosen = replace(chosen, why=f"{chosen.why}; but not {names}: the command line's flags win")
+        why = f"{chosen.why}; but not {names}: the command line's flags win"
+        chosen = replace(chosen, why=why, figures={})
     log.info("runs as tuned", model=place.name, variant=chosen.variant.name,
              max_batch=running.max_batch, instances=running.instances,
              threads=running.session.threads, spin=running.session.spin,

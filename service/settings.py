@@ -43,8 +43,9 @@ class Settings:
     variant: str = _knob(
         "auto",
         "Variant to serve: auto, or a name such as fp32 or int8-static. auto takes what `farthing "
-        "convert` recorded for this hardware, so that replicas agree, and times the variants where "
-        "nothing is recorded. A pinned variant that was not published stops the server.",
+        "tune` found on this hardware, else what `farthing convert` recorded for it, so that "
+        "replicas agree, and times the variants where nothing is recorded. A pinned variant that "
+        "was not published stops the server.",
     )
     max_batch: int = _knob(
         0,

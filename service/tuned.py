@@ -58,19 +58,28 @@ class Tuned:
 
     @property
     def said(self) -> str:
-        """The options and what they came to, in words."""
+        """The options, the target and what they came to, in words."""
         text = said(max_batch=self.max_batch, instances=self.instances, threads=self.threads,
                     spin=self.spin)  # fmt: skip
+        if self.target_ms:
+            text += f"; for answers within {self.target_ms:g} ms"
         if {"rows_per_s", "over_defaults"} <= set(self.figures):
             rate, over = self.figures["rows_per_s"], self.figures["over_defaults"]
-            text += f"; {said_rate(rate)} rows/s, {over:.2f}x the defaults"
+            text += f"; {said_rate(rate)} rows/s in process, without the network, "
+            text += f"{over:.2f}x the defaults"
         return text
 
 
 def said(*, max_batch: int, instances: int, threads: int, spin: bool) -> str:
     """Options in words, as ``Tuned`` has them."""
     rows = {0: "", 1: "single rows, "}.get(max_batch, f"up to {max_batch} rows a run, ")
-    return f"{rows}{instances} x {threads} threads, spinning {'on' if spin else 'off'}"
+    count = counted(threads, "thread")
+    return f"{rows}{instances} x {count}, spinning {'on' if spin else 'off'}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, e.g. ``1 CPU``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def said_rate(rows_per_s: float) -> str:
@@ -110,8 +119,9 @@ def here(
     entries = read(directory)
     entry = find(entries, fingerprint, cpus)
     if entry is None:
-        others = "; ".join(f"{e.fingerprint} with {e.cpus} CPUs" for e in entries)
-        return Here(None, f"it was tuned for {others}" if others else "")
+        others = "; ".join(f"{e.fingerprint} with {counted(e.cpus, 'CPU')}" for e in entries)
+        this = f"{fingerprint} with {counted(cpus, 'CPU')}"
+        return Here(None, f"it was tuned for {others}; this is {this}" if others else "")
     if entry.variant not in digests:
         return Here(None, f"the tuned variant '{entry.variant}' is not published", stale=True)
     if digests[entry.variant] != entry.sha256:
@@ -178,9 +188,37 @@ def write(directory: Path, entry: Tuned) -> Path:
         ModelUnusable: the file that is there cannot be read.
         OSError: the disk refuses; what was there is as it was.
     """
-    mark = (entry.fingerprint, entry.cpus)
-    kept = [old for old in read(directory) if (old.fingerprint, old.cpus) != mark]
-    found = [asdict(each) for each in (*kept, entry)]
+    return _put(directory, [*_others(directory, entry.fingerprint, entry.cpus), entry])
+
+
+def remove(directory: Path, fingerprint: str, cpus: int) -> Path | None:
+    """Take the entries of one kind of hardware out, in one step; the file goes with the last.
+
+    Returns:
+        The file, or None where there was no such entry.
+
+    Raises:
+        ModelUnusable: the file that is there cannot be read.
+        OSError: the disk refuses; what was there is as it was.
+    """
+    kept = _others(directory, fingerprint, cpus)
+    if len(kept) == len(read(directory)):
+        return None
+    if kept:
+        return _put(directory, kept)
+    path = directory / FILENAME
+    path.unlink()
+    _to_disk(directory)
+    return path
+
+
+def _others(directory: Path, fingerprint: str, cpus: int) -> list[Tuned]:
+    mark = (fingerprint, cpus)
+    return [entry for entry in read(directory) if (entry.fingerprint, entry.cpus) != mark]
+
+
+def _put(directory: Path, entries: Iterable[Tuned]) -> Path:
+    found = [asdict(each) for each in entries]
     text = json.dumps({"schema": SCHEMA, "tuned": found}, indent=2) + "\n"
     path = directory / FILENAME
     # In the same directory: a rename is one step only within a file system.

@@ -103,7 +103,7 @@ async def test_version_runs_with_exactly_what_was_tuned_and_says_so(
     loaded = load(tmp_path)
     assert (runs(loaded), loaded.chosen.how) == (AS_TUNED, "tuned")
     assert "tuned on 2026-11-22" in loaded.why and "up to 4 rows a run, 3 x 5 threads" in loaded.why
-    assert "1,234 rows/s, 1.50x the defaults" in loaded.why
+    assert "1,234 rows/s in process, without the network, 1.50x the defaults" in loaded.why
     assert loaded.chosen.figures["tuned_rows_per_s"] == 1234.5
     assert "runs as tuned" in caplog.messages
     answer = await loaded.batcher.submit({"x": np.ones((4, 4), np.float32)}, 4, None)
@@ -124,6 +124,7 @@ def test_flags_win_over_what_was_tuned_and_are_named(tmp_path: Path) -> None:
     tune(publish(tmp_path), "fp16")
     loaded = load(tmp_path, max_batch=2, spin=False)
     assert runs(loaded) == ("fp16", 2, 3, 5, False)
+    assert loaded.chosen.figures == {}, "what runs was not measured"
     assert loaded.why.endswith("; but not max_batch, spin: the command line's flags win")
 
 

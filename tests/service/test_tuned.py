@@ -58,7 +58,12 @@ def test_other_hardware_finds_nothing(mark: str, cpus: int) -> None:
     ("cpus", "digests", "why", "stale"),
     [
         (2, {"fp32": "d1", "int8": "d2"}, "", False),
-        (3, {"fp32": "d1"}, "it was tuned for x86_64, some CPU with 2 CPUs", False),
+        (
+            3,
+            {"fp32": "d1"},
+            "it was tuned for x86_64, some CPU with 2 CPUs; this is x86_64, some CPU with 3 CPUs",
+            False,
+        ),
         (2, {"int8": "d1"}, "the tuned variant 'fp32' is not published", True),
         (2, {"fp32": "d2"}, "variant 'fp32' is not what was measured", True),
         (2, {"fp32": None}, "variant 'fp32' is not what was measured", True),
@@ -70,6 +75,25 @@ def test_only_what_was_measured_here_on_these_files_holds(
     tuned.write(tmp_path, HERE)
     found = tuned.here(tmp_path, digests, fingerprint=HERE.fingerprint, cpus=cpus)
     assert found == Here(None if why else HERE, why, stale)
+
+
+def test_removed_entry_is_gone_and_those_of_other_hardware_stay(tmp_path: Path) -> None:
+    elsewhere = replace(HERE, cpus=1)
+    for entry in (elsewhere, HERE):
+        tuned.write(tmp_path, entry)
+    assert tuned.remove(tmp_path, HERE.fingerprint, 2) == tmp_path / tuned.FILENAME
+    assert tuned.read(tmp_path) == (elsewhere,)
+    assert tuned.remove(tmp_path, HERE.fingerprint, 2) is None
+    assert tuned.remove(tmp_path, HERE.fingerprint, 1) == tmp_path / tuned.FILENAME
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_tuned_is_told_with_its_target_and_what_was_measured() -> None:
+    assert HERE.said == (
+        "up to 8 rows a run, 2 x 1 thread, spinning off; for answers within 20 ms; 100 rows/s in "
+        "process, without the network, 1.20x the defaults"
+    )
+    assert "within" not in replace(HERE, target_ms=0.0).said
 
 
 def test_nothing_holds_where_nothing_was_tuned_and_there_is_nothing_to_tell(
