@@ -39,9 +39,9 @@ proto: $(INSTALLED) ## the stubs from inference.proto, in a descriptor pool of t
 		$(PROTO).proto
 	@sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' $(PROTO)_pb2.py
 
-# Suites that need no PyTorch; anyone who wants to see one should not wait for 2 GB.
-LIGHT := versus small resnet overload overload-resnet half neighbour refusal spinning start serving echo reload
-bench: $(if $(filter-out $(LIGHT),$(or $(SUITE),all)),$(EVERYTHING),$(INSTALLED)) ## measure, print a table, append it to loadtests/bench/RESULTS.md; SUITE=NAME
+# Suites that need PyTorch; who wants another, or mistypes one, should not wait for 2 GB.
+HEAVY := int8 encoder pruned digits damaged conversion
+bench: $(if $(filter $(HEAVY),$(or $(SUITE),$(HEAVY))),$(EVERYTHING),$(INSTALLED)) ## measure, print a table, append it to loadtests/bench/RESULTS.md; SUITE=NAME
 	@$(BIN)/python -m loadtests.bench $(SUITE)
 
 zoo-matrix: $(EVERYTHING) ## train, convert, serve and call the whole zoo; its table goes into README

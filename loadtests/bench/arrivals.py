@@ -13,11 +13,13 @@ _VOID_SHARE = 0.01
 
 
 def schedule(rate: float, seconds: float, *, seed: int) -> list[float]:
-    """Seconds after the start at which to send: Poisson arrivals, the same for equal seeds."""
-    chance, times, now = random.Random(seed), list[float](), 0.0
-    while (now := now + chance.expovariate(rate)) < seconds:
-        times.append(now)
-    return times
+    """Seconds after the start at which to send, the same for equal seeds.
+
+    Poisson arrivals, of those draws that hold just as many as were asked for (which are sorted
+    uniform times): what is answered can then not exceed what is said to be offered.
+    """
+    chance = random.Random(seed)
+    return sorted(chance.uniform(0, seconds) for _ in range(round(rate * seconds)))
 
 
 def slack_s(deadline_s: float) -> float:

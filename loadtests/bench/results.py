@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import operator
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 from service import hardware
 
 PATH = Path(__file__).with_name("RESULTS.md")
+_COMPARISONS = {">=": operator.ge, "<=": operator.le, "<": operator.lt, ">": operator.gt}
 _PACKAGES = ("farthing", "onnxruntime", "grpcio", "numpy", "locust")
 
 
@@ -28,6 +31,15 @@ class Figure:
     measure: str
     text: str
     goal: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the figure is what it should be; None where the two cannot be compared."""
+        goal = re.fullmatch(r"([<>]=?) ([\d.]+) ?(\S*)", self.goal)
+        found = re.fullmatch(r"(?:.* = )?(-?[\d.]+) ?(\S*)", self.text)
+        if not goal or not found or goal[3] != found[2]:
+            return None
+        return bool(_COMPARISONS[goal[1]](float(found[1]), float(goal[2])))
 
 
 def append(suite: str, figures: Sequence[Figure], *, busy_percent: float) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from loadtests.bench import __main__ as bench
 from loadtests.bench import (
     calls,
     generator,
@@ -41,10 +42,59 @@ def test_serving_comes_first() -> None:
     assert set(list(suites.SUITES)[: len(SERVING)]) == set(SERVING)
 
 
-def test_serving_needs_no_pytorch_and_so_make_does_not_install_it_for_that() -> None:
+def test_make_installs_pytorch_for_suites_that_are_there_and_need_it_and_not_for_serving() -> None:
     text = (Path(suites.__file__).parents[2] / "Makefile").read_text()
-    line = next(line for line in text.splitlines() if line.startswith("LIGHT := "))
-    assert set(SERVING) <= set(line.split()[2:]) <= set(suites.SUITES)
+    line = next(line for line in text.splitlines() if line.startswith("HEAVY := "))
+    heavy = set(line.split()[2:])
+    assert {"int8", "conversion"} <= heavy <= set(suites.SUITES)
+    assert not heavy & {*SERVING, "start", "serving", "echo", "reload"}
+
+
+def test_a_suite_that_is_not_there_is_told_in_lines_of_100_columns_and_ends_with_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert bench.main(["small", "nonsense"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("no suite 'nonsense'; there are: versus, small, ")
+    assert all(len(line) <= 100 for line in said.splitlines())
+    assert set(suites.SUITES) <= set(re.findall(r"[\w-]+", said)) and "[" not in said
+
+
+def test_an_interruption_is_told_in_a_line_and_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_directory: Path) -> list[Figure]:
+        """Someone presses Ctrl-C."""
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(suites.SUITES, "small", interrupted)
+    assert bench.main(["small"]) == 130
+    told = capsys.readouterr()
+    assert "interrupted" in told.out and "Traceback" not in told.out + told.err
+
+
+@pytest.mark.parametrize(
+    ("text", "goal", "met"),
+    [
+        ("0.54", ">= 0.6", False),
+        ("0.60", ">= 0.6", True),
+        ("28.3/s = 0.94", ">= 0.97", False),
+        ("15.1x", "<= 6x", False),
+        ("0.36 %", "< 0.5 %", True),
+        ("0.50 %", "< 0.5 %", False),
+        ("99.10%", ">= 99 %", True),
+        ("46.42 ms", "<= 45.31 ms", False),
+        ("0.04 s", "<= 45.31 ms", None),
+        ("0.97 (void: generator late in 1.1%)", ">= 0.9", None),
+        ("of none", "< 0.5 %", None),
+        ("62 s", "about 60 s", None),
+        ("5/s", "", None),
+    ],
+)
+def test_a_goal_is_met_or_missed_only_where_it_can_be_compared(
+    text: str, goal: str, met: bool | None
+) -> None:
+    assert Figure("a", text, goal).met is met
 
 
 def test_results_tell_the_number_of_cpus_and_what_others_used_of_them(

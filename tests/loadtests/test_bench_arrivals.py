@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+from itertools import pairwise
+
 import pytest
 
 from loadtests.bench import arrivals
@@ -19,10 +22,17 @@ def test_equal_seeds_give_equal_schedules_and_others_others() -> None:
     assert arrivals.schedule(100, 5, seed=1) != arrivals.schedule(100, 5, seed=2)
 
 
-def test_a_schedule_has_the_rate_that_was_asked_for_inside_its_time() -> None:
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_a_schedule_has_exactly_as_many_sends_as_were_asked_for_inside_its_time(seed: int) -> None:
+    times = arrivals.schedule(200, 50, seed=seed)
+    assert len(times) == 10_000
+    assert times == sorted(times) and times[0] >= 0 and times[-1] <= 50
+
+
+def test_the_gaps_of_a_schedule_are_as_uneven_as_those_of_poisson_arrivals() -> None:
     times = arrivals.schedule(200, 50, seed=1)
-    assert len(times) == pytest.approx(10_000, rel=0.04)  # four standard deviations
-    assert times == sorted(times) and times[0] > 0 and times[-1] < 50
+    gaps = [after - before for before, after in pairwise(times)]
+    assert statistics.stdev(gaps) == pytest.approx(statistics.mean(gaps), rel=0.05)
 
 
 class Clock:
