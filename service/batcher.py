@@ -22,6 +22,7 @@ how servers collapse under overload.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -34,8 +35,7 @@ from service.inplace import InPlace
 from service.latency import Latency
 from service.scheduler import Entry, Queue
 
-# rows, seconds of assembly, seconds of the run, seconds that were expected from taking the rows to
-# the answers, and seconds that it took
+# rows; seconds of assembly, of the run, expected from taking the rows to answering, and taken
 OnRun = Callable[[int, float, float, float, float], None]
 
 
@@ -51,6 +51,7 @@ class Batcher:
         clock: Callable[[], float],
         on_run: OnRun | None = None,
         latency: Latency | None = None,
+        cpu: Callable[[], float] = time.thread_time,
     ) -> None:
         """Assign; nothing starts before the first ``submit``.
 
@@ -61,6 +62,7 @@ class Batcher:
             clock: monotonic seconds, the same that deadlines are given in.
             on_run: told of each run, once.
             latency: what is known of its runs already; it goes on learning here.
+            cpu: CPU seconds of the calling thread.
         """
         self._run = partial(batching.run, run, batched=limits.batched, clock=clock)
         self._limits = limits
@@ -68,7 +70,10 @@ class Batcher:
         self._clock = clock
         self._on_run = on_run
         self._latency = latency or Latency()
-        self._in_place = InPlace(limits.in_place_rows, self._latency)
+        self._in_place = InPlace(
+            self._run, limits.in_place_rows, latency=self._latency, clock=clock, cpu=cpu,
+            tell=self._tell,
+        )  # fmt: skip
         self._queue: Queue[Part] = Queue(limits, self._latency)
         self._busy_until: dict[int, float] = {}
         self._idle = limits.instances
@@ -127,9 +132,9 @@ class Batcher:
             InferenceFailed: the model failed on these rows.
             asyncio.CancelledError: the caller left.
         """
-        if self._runs_in_place(rows):
+        if self._idle and not len(self._queue) and self._in_place.takes(rows):
             self._check_open(deadline)
-            return self._run_in_place(feeds, rows)
+            return self._in_place.run(feeds, rows)
         level = self._queue.level(priority)
         whole = Entry(feeds, rows, nbytes, level, self._clock(), deadline)
         request, timers = self._admit(whole)
@@ -184,11 +189,15 @@ class Batcher:
             timers.append(loop.call_later(left_s, lambda: request.fail(too_late())))
         if timeout_s is not None:
             timers.append(loop.call_later(timeout_s, self._expire, request))
-        for feeds, rows in batching.cut(whole.feeds, whole.rows, limits.max_rows):
-            start_by = None if timeout_s is None else whole.arrived + timeout_s
-            part = Part(feeds, rows, whole.nbytes * rows // whole.rows, whole.priority,
-                        whole.arrived, whole.deadline, start_by, first=not request.parts,
-                        sure=sure, request=request)  # fmt: skip
+        pieces = batching.cut(whole.feeds, whole.rows, limits.max_rows)
+        if len(pieces) > 1:  # the parts share their bytes, which are held until the last has run
+            self._hold(request, whole.nbytes)
+        for feeds, rows in pieces:
+            first, nbytes = not request.parts, 0 if len(pieces) > 1 else whole.nbytes
+            # Once begun, it has not waited in vain.
+            start_by = whole.arrived + timeout_s if timeout_s is not None and first else None
+            part = Part(feeds, rows, nbytes, whole.priority, whole.arrived, whole.deadline,
+                        start_by, first=first, sure=sure, request=request)  # fmt: skip
             request.parts.append(part)
             self._queue.put(part)
         self._dispatch()
@@ -208,28 +217,22 @@ class Batcher:
         return now
 
     def _expire(self, request: Request) -> None:
-        if any(part.waiting for part in request.parts):
+        if any(part.first and part.waiting for part in request.parts):
             request.fail(waited_too_long())
             self._forget(request)
+
+    def _hold(self, request: Request, nbytes: int) -> None:
+        # Counted as waiting until the request is over.
+        request.nbytes += nbytes
+        self._queue.nbytes += nbytes
 
     def _forget(self, request: Request) -> None:
         """Take what is left of a request that is over out of the queue."""
         request.leave()
+        self._hold(request, -request.nbytes)
         for part in request.parts:
             self._queue.remove(part)
         request.let_go()
-
-    def _runs_in_place(self, rows: int) -> bool:
-        """Whether a run is over sooner than another thread would have begun it."""
-        return self._idle > 0 and not len(self._queue) and self._in_place.takes(rows)
-
-    def _run_in_place(self, feeds: Arrays, rows: int) -> Answer:
-        started, expected_s = self._clock(), self._latency(rows)
-        ran = self._run([feeds], [rows])
-        took_s = self._clock() - started
-        self._in_place.learn(rows, took_s)
-        self._tell(rows, ran, expected_s, took_s)
-        return Answer(ran.parts[0], 0.0, ran.assembly_s, ran.run_s, rows)
 
     def _dispatch(self) -> None:
         """Start runs while an instance is idle and rows wait."""
@@ -237,8 +240,7 @@ class Batcher:
             now = self._clock()
             batch, late = self._queue.take(now)
             for part in late:
-                waited = part.start_by is not None and part.start_by <= now
-                part.request.fail(waited_too_long() if waited else too_late())
+                part.fail_late(now)
             if not batch:
                 continue
             self._idle -= 1
@@ -289,7 +291,8 @@ class Batcher:
         for part, outputs in zip(batch, ran.parts, strict=True):
             queued_s = started - part.arrived
             answer = Answer(outputs, queued_s, ran.assembly_s, ran.run_s, total)
-            part.request.answer(part, answer, ended)
+            held = part.request.answer(part, answer, ended, self._limits.max_joined_bytes)
+            self._hold(part.request, held)
         return True
 
     def _tell(self, rows: int, ran: Ran, expected_s: float, took_s: float) -> None:

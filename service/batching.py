@@ -11,6 +11,9 @@ import numpy as np
 
 from service.errors import InferenceFailed
 
+# Each of them is queued and forgotten by itself.
+_MOST_PARTS = 1024
+
 Arrays = dict[str, np.ndarray[Any, Any]]
 Run = Callable[[Arrays], Arrays]
 
@@ -62,6 +65,7 @@ class Limits:
         default_policy: of the levels that are not in ``policies``.
         policies: priority level -> what may wait there.
         in_place_rows: a run of up to so many rows takes less than the way to another thread.
+        max_joined_bytes: of all outputs of a request that runs in parts.
     """
 
     max_rows: int
@@ -74,11 +78,14 @@ class Limits:
     default_policy: QueuePolicy = QueuePolicy()
     policies: Mapping[int, QueuePolicy] = field(default_factory=dict)
     in_place_rows: int = 0
+    max_joined_bytes: int = 2**40
 
     @property
     def max_request_rows(self) -> int:
-        """Rows of one request: one run's, and what may wait behind it."""
-        return self.max_rows + self.max_queue_rows if self.batched else 1
+        """Rows of one request: one run's and what may wait behind it, but not endless parts."""
+        if not self.batched:
+            return 1
+        return self.max_rows + min(self.max_queue_rows, _MOST_PARTS * self.max_rows)
 
     def policy(self, priority: int) -> QueuePolicy:
         """The queue policy of one priority level."""
@@ -103,6 +110,11 @@ class Ran:
 def shapes(feeds: Arrays) -> tuple[Any, ...]:
     """What rows must have in common to share a run: everything but their number."""
     return tuple((name, array.shape[1:]) for name, array in sorted(feeds.items()))
+
+
+def nbytes_of(arrays: Arrays) -> int:
+    """What arrays hold, roughly for strings."""
+    return sum(array.nbytes for array in arrays.values())
 
 
 def cut(feeds: Arrays, rows: int, most: int) -> list[tuple[Arrays, int]]:
@@ -134,16 +146,15 @@ def joined(answers: Sequence[Answer], whole_s: float) -> Answer:
     Raises:
         InferenceFailed: the outputs have different inner shapes.
     """
-    try:
-        outputs = {
-            name: np.concatenate([answer.outputs[name] for answer in answers])
-            for name in answers[0].outputs
-        }
-    except ValueError:
+    if len({shapes(answer.outputs) for answer in answers}) > 1:
         raise InferenceFailed(
             "the request was run in parts, and the outputs of those have different shapes; send "
             "fewer rows at a time"
-        ) from None
+        )
+    outputs = {
+        name: np.concatenate([answer.outputs[name] for answer in answers])
+        for name in answers[0].outputs
+    }
     assembly_s = sum(answer.assembly_s for answer in answers)
     run_s = sum(answer.run_s for answer in answers)
     most = max(answer.batch_rows for answer in answers)

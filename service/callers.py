@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from service import batching
 from service.batching import Answer
-from service.errors import DeadlineExceeded, InferenceFailed, ServingError
+from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, ServingError
 from service.scheduler import Entry
 
 
@@ -26,6 +26,11 @@ class Part(Entry):
         """Whether its request is over, so that nobody waits for this part any more."""
         return self.request.over
 
+    def fail_late(self, now: float) -> None:
+        """End its request, whose time is up: its caller's, or the model's for waiting."""
+        waited = self.start_by is not None and self.start_by <= now
+        self.request.fail(waited_too_long() if waited else too_late())
+
 
 class Request:
     """A request that waits or runs; its first ending counts, whatever comes after it.
@@ -33,11 +38,12 @@ class Request:
     Attributes:
         settled: what its caller waits for.
         parts: in the order of their rows.
+        nbytes: what it holds for as long as it is not over, where it runs in parts.
     """
 
     def __init__(self, settled: asyncio.Future[Answer]) -> None:
         """Start without parts."""
-        self.settled = settled
+        self.settled, self.nbytes = settled, 0
         self.parts: list[Part] = []
         self._answers: dict[Part, Answer] = {}
 
@@ -46,26 +52,41 @@ class Request:
         """Whether it was answered, or failed, or its caller is gone."""
         return self.settled.done()
 
-    def answer(self, part: Part, answer: Answer, now: float) -> None:
+    def answer(self, part: Part, answer: Answer, now: float, most: int) -> int:
         """Settle it once the last of its parts is answered.
 
         Args:
             part: that was run.
             answer: to that part.
             now: seconds, on the clock of its arrival.
+            most: bytes that the outputs of several parts may have together.
+
+        Returns:
+            Bytes of outputs that it holds from now on, beside those from before.
         """
         if self.over:
-            return
+            return 0
         if len(self.parts) == 1:
             self.settled.set_result(answer)
-            return
+            return 0
         self._answers[part] = answer
-        if len(self._answers) == len(self.parts):
+        nbytes = batching.nbytes_of(answer.outputs)
+        expected = nbytes * sum(each.rows for each in self.parts) // part.rows
+        if expected > most:
+            self.fail(
+                InvalidInput(
+                    f"the outputs of the request's parts would have {expected} bytes together, and "
+                    f"this server joins at most {most}; send fewer rows at a time"
+                )
+            )
+        elif len(self._answers) == len(self.parts):
             answers = [self._answers[each] for each in self.parts]
             try:
                 self.settled.set_result(batching.joined(answers, now - part.arrived))
             except InferenceFailed as error:
-                self.fail(error)
+                # Its traceback holds this frame, which holds the outputs.
+                self.fail(error.with_traceback(None))
+        return nbytes
 
     def fail(self, error: ServingError) -> None:
         """End it; parts that still wait will not be run."""

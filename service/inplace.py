@@ -8,11 +8,15 @@ only for models whose shapes are known beforehand, and only while the runs stay 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from statistics import median
 
+from service.batching import Answer, Arrays, Ran
 from service.latency import Latency
+
+Runs = Callable[[Sequence[Arrays], Sequence[int]], Ran]
+Tell = Callable[[int, Ran, float, float], None]
 
 _TIMES = 21
 # As many runs tell a model that is far too large; the first does what later ones need not.
@@ -24,26 +28,56 @@ _SAMPLED = 8
 
 
 class InPlace:
-    """Which runs of one model stay where they are."""
+    """The runs of one model that stay on the event loop, where all calls wait for them."""
 
-    def __init__(self, most: int, latency: Latency) -> None:
+    def __init__(
+        self,
+        run: Runs,
+        most: int,
+        *,
+        latency: Latency,
+        clock: Callable[[], float],
+        cpu: Callable[[], float],
+        tell: Tell,
+    ) -> None:
         """Start.
 
         Args:
+            run: several callers' feeds and rows in, what came of them out.
             most: rows of the largest run that was found short enough, by ``rows``; 0 for none.
             latency: what runs take; it goes on learning here.
+            clock: seconds.
+            cpu: CPU seconds of the calling thread.
+            tell: told rows, the run, the seconds that were expected and those that it took.
         """
-        self._most, self._latency, self._runs = most, latency, 0
+        self._run, self._most, self._latency = run, most, latency
+        self._clock, self._cpu, self._tell = clock, cpu, tell
+        self._runs = 0
 
     def takes(self, rows: int) -> bool:
         """Whether a run of so many rows stays."""
         return rows <= self._most and self._latency(rows) < _LONGEST_S
 
-    def learn(self, rows: int, took_s: float) -> None:
-        """Learn from one that stayed, and took so long."""
-        self._runs += 1
-        if took_s >= _LONGEST_S or self._runs % _SAMPLED == 0:
-            self._latency.observe(rows, took_s)
+    def run(self, feeds: Arrays, rows: int) -> Answer:
+        """Run one caller's rows here and now.
+
+        Raises:
+            InferenceFailed: the model failed on them.
+        """
+        started, cpu_s, expected_s = self._clock(), self._cpu(), self._latency(rows)
+        try:
+            ran = self._run([feeds], [rows])
+        finally:
+            took_s = self._clock() - started
+            # CPU, since whoever shares it may stall any run. Somebody has found out how to make
+            # this model slow: it will not hold up all others a second time.
+            if self._cpu() - cpu_s >= _LONGEST_S:
+                self._most = 0
+            self._runs += 1
+            if took_s >= _LONGEST_S or self._runs % _SAMPLED == 0:
+                self._latency.observe(rows, took_s)
+        self._tell(rows, ran, expected_s, took_s)
+        return Answer(ran.parts[0], 0.0, ran.assembly_s, ran.run_s, rows)
 
 
 def hop_s(executor: Executor, clock: Callable[[], float]) -> float:

@@ -152,6 +152,7 @@ def _limits(
         max_rows=max_rows,
         max_queue_rows=settings.max_queue_rows,
         max_queue_bytes=settings.max_queue_mib * 2**20,
+        max_joined_bytes=settings.max_message_mib * 2**20,
         instances=instances,
         batched=batched,
         priority_levels=options.priority_levels,

@@ -120,8 +120,7 @@ class Opened:
         def run(rows: int) -> None:
             self.session.warm_up_with(self.inwards(warmup.zeros(self.contract, rows)))
 
-        made_of = operators.of(self.session.path)
-        if self._doubtful or made_of is None or not made_of <= operators.STEADY:
+        if self._doubtful or not operators.steady(self.session.path):
             return 0
         try:
             return inplace.rows(run, max_rows, inplace.hop_s(executor, clock), clock)

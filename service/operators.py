@@ -1,18 +1,22 @@
-"""Which operators an ONNX file is made of, read without the package onnx, which servers lack.
+"""Whether callers can make a run of an ONNX file longer than it was when it was timed.
 
-An ONNX file is a protobuf message (onnx.proto: ModelProto.graph is field 7, GraphProto.node 1,
-NodeProto.op_type 4), so a few lines find them. ModelProto.functions (25) would give names a meaning
-of their own.
+The file is read without the package onnx, which servers lack. It is a protobuf message, so a few
+lines find what is asked for (onnx.proto: ModelProto.graph is field 7, its functions 25;
+GraphProto.node 1 and input 11; NodeProto.input 1, output 2, op_type 4 and domain 7).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.encoded import number
 
-_GRAPH, _FUNCTION, _NODE, _OP_TYPE, _DOMAIN = 7, 25, 1, 4, 7
+_GRAPH, _FUNCTION = 7, 25
+_NODE, _INPUT = 1, 11
+_INPUTS, _OUTPUTS, _OP_TYPE, _DOMAIN = 1, 2, 4, 7
+_NAME = 1
 # Of ONNX itself, its classical models, and ONNX Runtime's own; all others are named in front.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -40,32 +44,73 @@ STEADY = frozenset(
     TreeEnsembleClassifier TreeEnsembleRegressor Unsqueeze Where Xor
     """.split()  # noqa: SIM905  # a list of them would take a hundred lines
 )
+# Their inputs from this one on tell sizes: they may be the model's own numbers, not a caller's.
+_TOLD_FROM = {
+    **dict.fromkeys(("Reshape", "Slice", "Split", "Squeeze", "Unsqueeze"), 1),
+    **dict.fromkeys((name for name in STEADY if name.startswith("Reduce")), 1),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), 4),
+}
 
 
-def of(path: Path) -> frozenset[str] | None:
-    """The operators of a file, e.g. ``MatMul``, or ``custom.domain:Spin``.
+@dataclass(frozen=True)
+class Node:
+    """One node of a graph.
 
-    Returns:
-        None if the file is too large to be looked at, in another form, or defines operators.
+    Attributes:
+        operator: e.g. ``MatMul``, or ``custom.domain:Spin``.
+        inputs: names of tensors; empty where one is left out.
+        outputs: likewise.
+    """
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def steady(path: Path) -> bool:
+    """Whether a run's time hangs on the shapes of its inputs alone.
+
+    False as well for a file that is too large to be looked at, has another form, or defines
+    operators of its own.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
-            return None
+            return False
         model = memoryview(path.read_bytes())
-        if next(_parts(model, _FUNCTION), None) is not None:
-            return None
-        graphs = _parts(model, _GRAPH)
-        found = frozenset(_name(node) for graph in graphs for node in _parts(graph, _NODE))
+        graphs = list(_parts(model, _GRAPH))
+        if len(graphs) != 1 or next(_parts(model, _FUNCTION), None) is not None:
+            return False
+        nodes = [_node(node) for node in _parts(graphs[0], _NODE)]
+        sent = {name for each in _parts(graphs[0], _INPUT) for name in _texts(each, _NAME)}
     except (OSError, ValueError, IndexError):
-        return None
-    return found or None
+        return False
+    return _all_steady(nodes, sent)
 
 
-def _name(node: memoryview) -> str:
-    operator, domain = (
-        "".join(str(part, "utf-8") for part in _parts(node, field)) for field in (_OP_TYPE, _DOMAIN)
+def _all_steady(nodes: list[Node], sent: set[str]) -> bool:
+    """Whether no node is told a size by what callers send, or by what is made of that."""
+    before = -1
+    while len(sent) != before:  # once, unless the nodes stand in another order than they run
+        before = len(sent)
+        for node in nodes:
+            if node.operator != "Shape" and not sent.isdisjoint(node.inputs):
+                sent.update(node.outputs)
+    sent.discard("")
+    return bool(nodes) and all(
+        node.operator in STEADY
+        and sent.isdisjoint(node.inputs[_TOLD_FROM.get(node.operator, len(node.inputs)) :])
+        for node in nodes
     )
-    return operator if domain in _DOMAINS else f"{domain}:{operator}"
+
+
+def _node(message: memoryview) -> Node:
+    operator, domain = ("".join(_texts(message, field)) for field in (_OP_TYPE, _DOMAIN))
+    name = operator if domain in _DOMAINS else f"{domain}:{operator}"
+    return Node(name, tuple(_texts(message, _INPUTS)), tuple(_texts(message, _OUTPUTS)))
+
+
+def _texts(message: memoryview, wanted: int) -> list[str]:
+    return [str(part, "utf-8") for part in _parts(message, wanted)]
 
 
 def _parts(message: memoryview, wanted: int) -> Iterator[memoryview]:

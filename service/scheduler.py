@@ -141,7 +141,9 @@ class Queue(Generic[E]):
         alone = bool(idle) and not self._waiting
         if not alone and self.rows + entry.rows > limits.max_queue_rows:
             raise _full(
-                f"{self.rows} rows are waiting and the queue takes {limits.max_queue_rows}", "rows"
+                f"{self.rows} rows are waiting, the request has {entry.rows}, and the queue takes "
+                f"{limits.max_queue_rows}",
+                "rows",
             )
         waits = not alone or entry.rows > limits.max_rows
         if waits and self.nbytes + entry.nbytes > limits.max_queue_bytes:

@@ -71,7 +71,7 @@ SERVICE_IMPORTS = {
         "service.hardware", "service.modelconfig", "service.session", "service.settings",
         "service.tuned",
     },
-    "service.inplace": {"service.latency"},
+    "service.inplace": {"service.batching", "service.latency"},
     "service.operators": {"service.encoded"},
     "service.opened": LEAVES
     | {

@@ -25,6 +25,7 @@ class Stage:
 
     def __init__(self, executor: Executor) -> None:
         self.run, self.door, self.clock = FakeRun(), FakeRun(), ManualClock()
+        self.cpu = ManualClock()
         self._executor = executor
 
     def __call__(self, feeds: Arrays) -> Arrays:
@@ -48,6 +49,7 @@ class Stage:
             clock=self.clock,
             on_run=on_run,
             latency=latency,
+            cpu=self.cpu,
         )
 
     async def occupy(self, batcher: Batcher) -> Caller:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
@@ -15,15 +16,16 @@ pytestmark = pytest.mark.timeout(30)
 
 
 class Where:
-    """A model that remembers on which threads it ran, and takes so long on the manual clock."""
+    """A model that remembers on which threads it ran, and takes so long on the manual clocks."""
 
-    def __init__(self, stage: Stage, seconds: float = 0.0) -> None:
-        self.stage, self.seconds = stage, seconds
+    def __init__(self, stage: Stage, seconds: float = 0.0, cpu_s: float = 0.0) -> None:
+        self.stage, self.seconds, self.cpu_s = stage, seconds, cpu_s
         self.threads: list[int] = []
 
     def __call__(self, given: Arrays) -> Arrays:
         self.threads.append(threading.get_ident())
         self.stage.clock.advance(self.seconds)
+        self.stage.cpu.advance(self.cpu_s)
         return self.stage(given)
 
     @property
@@ -61,6 +63,31 @@ async def test_runs_that_have_become_long_go_to_a_thread(stage: Stage) -> None:
     await submit(batcher, 1)
     await submit(batcher, 2)
     assert run.in_place == [True, False]
+
+
+@pytest.mark.parametrize("value", [1, -1], ids=["answered", "failed"])
+async def test_caller_who_has_made_one_run_long_does_not_do_so_twice(
+    stage: Stage, value: float
+) -> None:
+    run = Where(stage, cpu_s=0.006)
+    batcher = stage.batcher(run, in_place_rows=1)
+    await asyncio.gather(submit(batcher, value), return_exceptions=True)
+    for _ in range(100):  # however short the others are
+        run.cpu_s = 0.0
+        await submit(batcher, 1)
+    assert run.in_place == [True] + 100 * [False]
+
+
+async def test_run_that_was_only_stalled_stays(stage: Stage) -> None:
+    run = Where(stage)
+    batcher = stage.batcher(run, in_place_rows=1)
+    for _ in range(320):  # one in eight is learned from
+        await submit(batcher, 1)
+    run.seconds = 0.1  # of which the model had none
+    await submit(batcher, 1)
+    run.seconds = 0.0
+    await submit(batcher, 1)
+    assert all(run.in_place)
 
 
 async def test_each_run_in_place_is_told_and_some_are_learned_from(stage: Stage) -> None:

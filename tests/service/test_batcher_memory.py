@@ -8,9 +8,12 @@ import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 
+import numpy as np
 import pytest
 
+from service.batching import Run
 from service.errors import ServingError
+from tests.fakes import Arrays
 from tests.service.stage import Stage, feeds, until
 
 # A caller who is never settled waits for ever.
@@ -25,9 +28,11 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
-async def tensors_left(stage: Stage, *values: float, late: bool = False, **limits: int) -> bool:
+async def tensors_left(
+    stage: Stage, *values: float, late: bool = False, run: Run | None = None, **limits: int
+) -> bool:
     """Whether a request's tensors are still there after it has ended."""
-    batcher = stage.batcher(**limits)
+    batcher = stage.batcher(run, **limits)
     given = feeds(*values)
     tensors = weakref.ref(given["x"])
     deadline = stage.clock() + (0.05 if late else 60.0)
@@ -63,6 +68,19 @@ async def test_request_whose_deadline_passed_leaves_nothing(
     stage: Stage, values: tuple[float, ...]
 ) -> None:
     assert not await tensors_left(stage, *values, late=True, max_rows=2)
+
+
+def as_wide_as_the_batch(given: Arrays) -> Arrays:
+    rows = len(given["x"])
+    return {"y": np.zeros((rows, rows), np.float32), "same": given["x"]}
+
+
+async def test_parts_that_cannot_be_joined_leave_nothing(stage: Stage) -> None:
+    assert not await tensors_left(stage, 1, 2, 3, run=as_wide_as_the_batch, max_rows=2)
+
+
+async def test_answer_that_is_too_large_leaves_nothing(stage: Stage) -> None:
+    assert not await tensors_left(stage, 1, 2, 3, max_rows=2, max_joined_bytes=5)
 
 
 async def test_refused_request_leaves_nothing(stage: Stage) -> None:

@@ -172,6 +172,49 @@ async def test_idle_server_does_not_hold_more_bytes_of_parts_than_it_may(stage: 
     assert refused.value.reason == "queue_bytes"
 
 
+async def test_request_of_which_only_a_part_still_waits_counts_with_all_it_holds(
+    stage: Stage,
+) -> None:
+    batcher = stage.batcher(max_rows=1, max_queue_bytes=150)
+    stage.run.hold()
+    caller = asyncio.create_task(batcher.submit(feeds(1, 2), 2, None, nbytes=100))
+    await until(lambda: stage.run.batches == [1])
+    assert (batcher.waiting_rows, batcher.waiting_bytes) == (1, 100)
+    with pytest.raises(Overloaded) as refused:
+        await batcher.submit(feeds(3), 1, None, nbytes=60)
+    assert refused.value.reason == "queue_bytes"
+    stage.run.release()
+    await caller
+    assert batcher.waiting_bytes == 0
+
+
+async def test_outputs_that_would_be_too_large_together_end_the_request_after_one_run(
+    stage: Stage,
+) -> None:
+    batcher = stage.batcher(max_rows=2, max_joined_bytes=50)
+    assert is_answer(await submit(batcher, 1, 2, 3, 4, 5, 6), 1, 2, 3, 4, 5, 6)  # 48 bytes
+    with pytest.raises(InvalidInput, match=r"56 bytes together.* at most 50; send fewer rows"):
+        await submit(batcher, *MANY)
+    assert stage.run.batches == [2, 2, 2, 2]
+    assert (batcher.waiting_rows, batcher.waiting_bytes) == (0, 0)
+
+
+async def test_request_that_has_begun_is_not_ended_by_the_limit_of_waiting(stage: Stage) -> None:
+    batcher = stage.batcher(max_rows=1, default_policy=QueuePolicy(timeout_s=0.05))
+    stage.run.hold()
+    caller = submit(batcher, 1, 2, 3)
+    await until(lambda: stage.run.batches == [1])
+    await asyncio.sleep(0.1)
+    stage.clock.advance(1.0)
+    stage.run.release()
+    assert is_answer(await caller, 1, 2, 3)
+
+
+async def test_request_has_at_most_so_many_parts(stage: Stage) -> None:
+    batcher = stage.batcher(max_rows=1, max_queue_rows=1_000_000)
+    assert batcher.max_request_rows == 1025
+
+
 async def test_level_takes_requests_whatever_their_parts(stage: Stage) -> None:
     batcher = stage.batcher(max_rows=1, default_policy=QueuePolicy(max_requests=2))
     await stage.occupy(batcher)
