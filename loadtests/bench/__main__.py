@@ -28,7 +28,10 @@ Goals that were missed are marked, and do not change the exit code."""
 
 def main(argv: list[str] | None = None) -> int:
     """Run the suites that are named, or all of them."""
-    lines = (f"  {name:16} {_told(name)}" for name in suites.SUITES)
+    lines = (
+        textwrap.fill(f"  {name:16} {_told(name)}", _COLUMNS, subsequent_indent=" " * 19)
+        for name in suites.SUITES
+    )
     parser = argparse.ArgumentParser(
         prog="make bench",
         usage="make bench [SUITE='NAME ...'], or python -m loadtests.bench [NAME ...]",

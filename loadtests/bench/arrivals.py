@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 GOOD = "good"
 LATE = "late"
 _VOID_SHARE = 0.01
+_CODES = {"RESOURCE_EXHAUSTED": "refused", "DEADLINE_EXCEEDED": "deadline"}
+_ALWAYS = (GOOD, LATE, *_CODES.values())
 
 
 def schedule(rate: float, seconds: float, *, seed: int) -> list[float]:
@@ -66,6 +68,14 @@ class Outcome:
         """What became of the calls that were not good, in words."""
         parts = (f"{n} {what}" for what, n in sorted(self.endings.items()) if what != GOOD)
         return ", ".join(parts) or "none"
+
+    @property
+    def told(self) -> str:
+        """What became of all calls, in words; the usual endings also where there were none."""
+        counts = Counter(dict.fromkeys(_ALWAYS, 0))
+        for what, number in self.endings.items():
+            counts[_CODES.get(what, what)] += number
+        return ", ".join(f"{number} {what}" for what, number in counts.items())
 
 
 def marked(text: str, *outcomes: Outcome) -> str:

@@ -46,14 +46,16 @@ class Peer:
     Attributes:
         name: directory of its environment.
         packages: what it needs, pinned; ONNX Runtime joins it at our own version.
-        label: what tables call it, with its version and the day of its release (of its file on
-            the package index, as the index tells it; of Triton the month of its container, 24.10).
+        label: what tables call it.
+        version: which, and the day of its release (of its file on the package index, as the index
+            tells it; of Triton the month of its container, 24.10).
         workers: processes that run models beside the one that serves, where it asks for them.
     """
 
     name: str
     packages: tuple[str, ...]
     label: str
+    version: str
     workers: int = 0
 
     @property
@@ -64,14 +66,16 @@ class Peer:
 
 # Its worker processes do not start with uvloop 0.22, which its own pins allow.
 _MLSERVER = ("mlserver==1.7.1", "uvloop<0.22")
-MLSERVER = Peer("mlserver", _MLSERVER, "MLServer 1.7.1 (2025-06-06), its default", workers=1)
+_MLSERVER_IS = "MLServer 1.7.1 (2025-06-06)"
+MLSERVER = Peer("mlserver", _MLSERVER, "MLServer, its default", _MLSERVER_IS, workers=1)
 # Twice as fast with small requests; its event loop then stands still during runs.
-MLSERVER_INLINE = Peer("mlserver", _MLSERVER, "MLServer 1.7.1 (2025-06-06), in one process")
+MLSERVER_INLINE = Peer("mlserver", _MLSERVER, "MLServer, in one process", _MLSERVER_IS)
 # Its wheel holds no backend but Python's, so the session sits in a Python callback.
 PYTRITON = Peer(
     "pytriton",
     ("nvidia-pytriton==0.7.0",),
-    "Triton 2.51 (2024-10), Python backend, in nvidia-pytriton 0.7.0 (2025-08-13)",
+    "Triton, Python backend",
+    "Triton 2.51 (2024-10), in nvidia-pytriton 0.7.0 (2025-08-13)",
 )
 ALL = (PYTRITON, MLSERVER, MLSERVER_INLINE)
 
@@ -142,10 +146,10 @@ def serving(peer: Peer, graph: Path, directory: Path) -> Iterator[str]:
     ):
         try:
             _wait(process, target, peer)
+            own.extend(_below(process))  # on Ctrl-C it may be gone before we look again
             yield target
         finally:
-            with suppress(psutil.NoSuchProcess):
-                own.extend(psutil.Process(process.pid).children(recursive=True))
+            own.extend(_below(process))
 
 
 @contextmanager
@@ -161,6 +165,13 @@ def _no_orphans() -> Iterator[list[psutil.Process]]:
         for process in own:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+
+
+def _below(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _write_settings(peer: Peer, home: Path, graph: Path, ports: tuple[int, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,14 @@ def peer(one: peers.Peer, graph: Path, directory: Path) -> Iterator[Server]:
 def place(directory: Path, name: str = MODEL) -> Path:
     """Where a graph of this name belongs in a repository below the directory."""
     return directory / "models" / name / "1" / "model.onnx"
+
+
+def legend(peers_: Sequence[peers.Peer]) -> list[Figure]:
+    """Which versions the labels of peers stand for."""
+    versions: dict[str, list[str]] = {}
+    for one in peers_:
+        versions.setdefault(one.version, []).append(one.label)
+    return [Figure("; ".join(labels), version) for version, labels in versions.items()]
 
 
 def missing(one: peers.Peer, error: peers.PeerMissing) -> Figure:

@@ -18,9 +18,9 @@ _CROWD_ROUNDS, _CROWD_S = 3, 2.0
 _WIDTH = 4  # float32: 16 bytes
 _GOALS = (
     (servers.NOOP, "the no-op", ">= 0.6"),
-    (peers.MLSERVER.label, "MLServer, its default", ">= 2.0"),
-    (peers.MLSERVER_INLINE.label, "MLServer, in one process", ">= 2.0"),
-    (peers.PYTRITON.label, "Triton's Python backend", ""),
+    (peers.MLSERVER.label, peers.MLSERVER.label, ">= 2.0"),
+    (peers.MLSERVER_INLINE.label, peers.MLSERVER_INLINE.label, ">= 2.0"),
+    (peers.PYTRITON.label, peers.PYTRITON.label, ""),
 )
 
 
@@ -54,6 +54,7 @@ def small(directory: Path) -> list[Figure]:
         ),
         *crowded,
         *lost,
+        *servers.legend(peers.ALL),
     ]
 
 
@@ -73,8 +74,8 @@ def _crowded(running: Sequence[servers.Server], message: bytes) -> list[Figure]:
             )
             ratios[one.label].append(many.rate / few.rate)
     what = (
-        f"small model, {_CROWD} callers with {_DEADLINE_S * 1e3:.0f} ms deadlines, good answers "
-        f"over {_FEW} callers"
+        f"share of {_FEW} callers' good answers kept with {_CROWD} callers and "
+        f"{_DEADLINE_S * 1e3:.0f} ms deadlines"
     )
     return [
         Figure(f"{what}: {label}", f"{statistics.median(seen):.2f}")

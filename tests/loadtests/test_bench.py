@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import threading
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+from rich.console import Console
 
 from loadtests.bench import __main__ as bench
 from loadtests.bench import (
+    board,
     calls,
     generator,
     overload,
@@ -136,9 +139,45 @@ def test_listener_is_told_what_a_suite_is_doing_until_it_stops_listening(
     assert heard == ["2 callers for 0.1 s", "40 calls per second for 0.1 s"]
 
 
-def test_side_by_side_says_in_its_title_how_long_it_takes() -> None:
-    title = str(versus.Board(["farthing"], 30.0).rich().title)
-    assert re.search(r"per second, \d+ s for each load, a minute in all", title)
+def test_columns_of_the_side_by_side_keep_their_place_in_100_columns_whatever_they_say() -> None:
+    seen = board.Board("title", ["1x = 30.1/s", "2x", "5x"], ["farthing", "MLServer"])
+    shown = list[list[str]]()
+    for text in ("", "starting, 100 s", "draining", "29.9 void"):
+        seen.set("farthing", 1, text)
+        console = Console(width=board.COLUMNS, file=io.StringIO())
+        console.print(seen.rich())
+        assert isinstance(console.file, io.StringIO)
+        shown.append(console.file.getvalue().splitlines())
+        assert text in shown[-1][4]
+    assert len({tuple(map(len, lines)) for lines in shown}) == 1
+
+
+def test_side_by_side_tells_of_each_load_how_all_calls_ended_and_how_long_the_good_took() -> None:
+    outcomes = [Outcome(4.0, sent=100) for _ in range(3)]
+    for seen, good in zip(outcomes, (100, 700, 0), strict=True):
+        for number in range(good):
+            seen.answered(0.1 if number % 2 else 0.3, deadline_s=0.4)
+    outcomes[0].answered(0.9, deadline_s=0.4)
+    outcomes[1].sent_late = 2
+    figures = versus.told({"a": outcomes})
+    assert [(figure.measure, figure.text) for figure in figures[:2]] == [
+        ("a, 1x: good answers", "25.0 per second; median 200, longest 300 ms"),
+        ("a, 1x: of 100 sent", "100 good, 1 late, 0 refused, 0 deadline"),
+    ]
+    assert figures[2].text.endswith("p99 300 ms (void: generator late in 2.0%)")
+    assert figures[4].text == "0.0 per second"
+
+
+def test_a_machine_that_changed_by_more_than_15_percent_makes_all_of_it_void() -> None:
+    assert (versus.drift(30.0, 26.0), versus.drift(26.0, 30.0)) == ("", "")
+    drift = versus.drift(17.0, 37.0)
+    figures = versus.told({"a": [Outcome(4.0)] * 3, "b": [Outcome(4.0)] * 3}, drift=drift)
+    assert [drift in figure.text for figure in figures] == [True, False] * 6 and drift
+
+
+def test_versions_of_peers_stand_in_one_line_each() -> None:
+    labels = [figure.measure for figure in servers.legend(peers.ALL)]
+    assert labels == ["Triton, Python backend", "MLServer, its default; MLServer, in one process"]
 
 
 def test_rows_that_were_run_for_nobody_are_seen_though_the_server_counts_none() -> None:
@@ -169,7 +208,7 @@ def test_a_peer_that_is_installed_is_used_again(tmp_path: Path) -> None:
 def test_a_peer_whose_package_does_not_exist_is_missing_and_leaves_no_marker(
     tmp_path: Path,
 ) -> None:
-    lost = peers.Peer("lost", ("not a requirement",), "Lost 1")
+    lost = peers.Peer("lost", ("not a requirement",), "Lost", "Lost 1")
     with pytest.raises(peers.PeerMissing, match=r"^not installed: .*requirement"):
         peers.python_of(lost, tmp_path)
     assert not (tmp_path / "lost" / "installed.txt").exists()

@@ -83,6 +83,12 @@ def test_the_other_endings_are_told_without_the_good_ones() -> None:
     assert outcome().others == "none"
 
 
+def test_all_endings_are_told_the_usual_ones_also_where_there_were_none() -> None:
+    seen = outcome()
+    seen.endings.update({"good": 5, "RESOURCE_EXHAUSTED": 7, "UNAVAILABLE": 1})
+    assert seen.told == "5 good, 0 late, 7 refused, 0 deadline, 1 UNAVAILABLE"
+
+
 @pytest.mark.parametrize(("deadline_s", "slack_s"), [(0.4, 0.02), (0.01, 0.001)])
 def test_a_send_may_be_late_by_a_twentieth_of_the_deadline_or_a_millisecond(
     deadline_s: float, slack_s: float
