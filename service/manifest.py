@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 SCHEMA = 1
 REFERENCE = "fp32"
 _MAX_BYTES = 16 * 2**20
+_MOST_FIGURES = 64
 
 # name -> what was measured; units are in the names
 Figures = Mapping[str, float]
@@ -222,13 +224,28 @@ def _variant(raw: dict[str, Any]) -> Variant:
     variant = Variant(**raw)
     if not (isinstance(variant.name, str) and isinstance(variant.accepted, bool)):
         raise TypeError("a variant's 'name' must be a text, 'accepted' true or false")
-    if not all(isinstance(figure, int | float) for figure in variant.figures.values()):
-        raise TypeError("a variant's figures must be numbers")
+    check_figures(variant.figures)
     if variant.accepted and (not variant.file or not variant.sha256):
         raise ModelUnusable(f"the manifest's variant '{variant.name}' has no file or no digest")
     if variant.file is not None and variant.file != Path(variant.file).name.strip("."):
         raise ModelUnusable(f"the manifest's variant '{variant.name}' names a file elsewhere")
     return variant
+
+
+def check_figures(figures: Figures) -> None:
+    """Make sure that figures can be told to everybody who asks.
+
+    Raises:
+        ValueError: there are too many, or one has a name or a value that metrics cannot have.
+    """
+    if len(figures) > _MOST_FIGURES:
+        raise ValueError(f"there are {len(figures)} figures; there may be {_MOST_FIGURES}")
+    for name, value in figures.items():
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r:.80} is no name of a figure")
+        # An int may be too large for a float, which raises an ArithmeticError.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise ValueError(f"figure '{name}' must be a number")
 
 
 def versions_in(model: Path) -> list[int]:

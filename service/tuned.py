@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import ModelUnusable
+from service.manifest import check_figures
 
 FILENAME = "tuned.json"
 SCHEMA = 1
 _MAX_BYTES = 2**20
+_LONGEST = 1024
 # As the knobs of the same names; 0 rows is "no batch dimension".
 _RANGES = {"cpus": (1, 2**16), "max_batch": (0, 4096), "instances": (1, 256), "threads": (1, 1024)}
 _TEXTS = ("fingerprint", "variant", "sha256", "onnxruntime", "date")
@@ -139,9 +141,13 @@ def read(directory: Path) -> tuple[Tuned, ...]:
     try:
         if not path.exists():
             return ()
-        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"it is no file of at most {_MAX_BYTES} bytes")
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        if not path.is_file():  # a pipe would keep every load waiting
+            raise ValueError("it is no file")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES} letters")
+        raw = json.loads(text)
         if raw["schema"] != SCHEMA:
             raise ValueError(f"it has schema {raw['schema']}, this version reads {SCHEMA}")
         return tuple(_entry(item) for item in raw["tuned"])
@@ -158,17 +164,17 @@ def read(directory: Path) -> tuple[Tuned, ...]:
 def _entry(raw: dict[str, Any]) -> Tuned:
     entry = Tuned(**raw)
     for name in _TEXTS:
-        if not isinstance(getattr(entry, name), str):
-            raise TypeError(f"'{name}' must be a text")
+        text = getattr(entry, name)
+        # Half of a surrogate pair is a text in JSON, and none in an answer.
+        if not isinstance(text, str) or len(text.encode()) > _LONGEST:
+            raise TypeError(f"'{name}' must be a text of at most {_LONGEST} bytes")
     for name, (low, high) in _RANGES.items():
         value = getattr(entry, name)
         if type(value) is not int or not low <= value <= high:
             raise ValueError(f"'{name}' is {value!r}; it takes {low} to {high}")
     if not isinstance(entry.spin, bool):
         raise TypeError("'spin' must be true or false")
-    for value in (entry.target_ms, *entry.figures.values()):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError("target and figures must be numbers")
+    check_figures({"target_ms": entry.target_ms, **entry.figures})
     return entry
 
 

@@ -59,7 +59,7 @@ SERVICE_IMPORTS = {
     | {"service.figures", "service.model", "service.statistics", "service.tritonmetrics"},
     "service.tracing": LEAVES,
     "service.layout": LEAVES | {"service.manifest", "service.modelconfig", "service.warmup"},
-    "service.tuned": LEAVES,
+    "service.tuned": LEAVES | {"service.manifest"},
     "service.choice": LEAVES | {"service.manifest", "service.tuned"},
     "service.variants": LEAVES
     | {

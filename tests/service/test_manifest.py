@@ -107,6 +107,19 @@ def test_variant_that_names_a_file_elsewhere_is_refused(tmp_path: Path, file: st
     assert "'fp32' names a file elsewhere" in text
 
 
+@pytest.mark.parametrize(
+    "figures",
+    [{"size": "large"}, {"size": 10**400}, {"size": True}, {"si ze": 1.0}, {"\ud800": 1.0},
+     {f"n{n}": 1.0 for n in range(65)}],
+)  # fmt: skip
+def test_figures_that_metrics_could_not_tell_are_refused(
+    tmp_path: Path, figures: dict[str, Any]
+) -> None:
+    variant = {"name": "fp32", "accepted": True, "reason": "", "file": "f", "sha256": "ab"}
+    directory = written(tmp_path, changed(variants=[{**variant, "figures": figures}]))
+    assert "is not a manifest" in refusal(directory)
+
+
 @pytest.mark.parametrize("missing", ["file", "sha256"])
 def test_published_variant_without_file_or_digest_is_refused(tmp_path: Path, missing: str) -> None:
     variant = {"name": "fp16", "accepted": True, "reason": "", "file": "f", "sha256": "ab"}

@@ -109,6 +109,11 @@ def test_nothing_holds_where_nothing_was_tuned_and_there_is_nothing_to_tell(
         {"max_batch": -1}, {"max_batch": 4097}, {"cpus": "2"}, {"instances": True}, {"spin": 1},
         {"variant": 7}, {"sha256": None}, {"date": 2026}, {"target_ms": "20"}, {"figures": [1]},
         {"figures": {"rows_per_s": "many"}}, {"colour": "blue"},
+        # What metrics, logs and answers could not tell.
+        {"figures": {"rows_per_s": 10**400}}, {"figures": {"run_ms": float("nan")}},
+        {"figures": {"\ud800": 1.0}}, {"figures": {f"n{n}": 1.0 for n in range(65)}},
+        {"figures": {"rows per s": 1.0}}, {"target_ms": float("inf")}, {"date": "\ud800"},
+        {"onnxruntime": "1" * 1025},
     ],
 )  # fmt: skip
 def test_entry_that_cannot_be_is_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
