@@ -14,6 +14,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from loadtests import processes
 from loadtests.bench import results, steps, suites
 from loadtests.bench.results import Figure
 from service.errors import FarthingError
@@ -103,4 +104,5 @@ def _table(name: str, figures: Sequence[Figure]) -> Table:
 
 
 if __name__ == "__main__":
+    processes.end_with_make()
     sys.exit(main())

@@ -66,11 +66,11 @@ def versus(directory: Path) -> list[Figure]:
     after = _alone(graph, row)
     took = f"{time.perf_counter() - begun:.0f} s"
     return [
-        Figure("bare ONNX Runtime, before and after", f"{rate:.1f}, {after:.1f} rows/s"),
+        Figure("the model alone, before and after", f"{rate:.1f}, {after:.1f} rows/s"),
         *told(measured, drift=drift(rate, after)),
         *(Figure(label, why) for label, why in lost.items()),
         *servers.legend(_PEERS),
-        Figure(f"all of it: {_SECONDS:.0f} s for each load, starts, drains", took, "about 60 s"),
+        Figure("all of it, with starts and drains", took, "about 60 s"),
     ]
 
 
@@ -177,7 +177,7 @@ def drain(server: servers.Server, message: bytes) -> None:
 def drift(before: float, after: float) -> str:
     """Why the whole table says nothing: the machine changed meanwhile; empty where it did not."""
     apart = abs(after - before) / max(before, after)
-    return f"void: the model alone changed by {apart:.0%}" if apart > _DRIFT else ""
+    return f"void: drift {apart:.0%}" if apart > _DRIFT else ""
 
 
 def told(measured: Mapping[str, Sequence[Outcome]], *, drift: str = "") -> list[Figure]:
@@ -185,10 +185,10 @@ def told(measured: Mapping[str, Sequence[Outcome]], *, drift: str = "") -> list[
     figures = []
     for label, outcomes in measured.items():
         for load, outcome in zip(_LOADS, outcomes, strict=True):
-            text = f"{outcome.good_per_s:.1f} per second{latency(outcome)}"
+            text = f"{outcome.good_per_s:.1f}/s{latency(outcome)}"
             void = drift or outcome.void
             figures += [
-                Figure(f"{label}, {load}x: good answers", f"{text} ({void})" if void else text),
+                Figure(f"{label}, {load}x: good", f"{text} ({void})" if void else text),
                 Figure(f"{label}, {load}x: of {outcome.sent} sent", outcome.told),
             ]
     return figures
@@ -201,4 +201,4 @@ def latency(outcome: Outcome) -> str:
         return ""
     last = ("p99", 99) if len(good) >= _P99_NEEDS else ("longest", 100)
     median_ms, last_ms = (np.percentile(good, each) * 1e3 for each in (50, last[1]))
-    return f"; median {median_ms:.0f}, {last[0]} {last_ms:.0f} ms"
+    return f", median {median_ms:.0f}, {last[0]} {last_ms:.0f} ms"

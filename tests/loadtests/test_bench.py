@@ -161,11 +161,11 @@ def test_side_by_side_tells_of_each_load_how_all_calls_ended_and_how_long_the_go
     outcomes[1].sent_late = 2
     figures = versus.told({"a": outcomes})
     assert [(figure.measure, figure.text) for figure in figures[:2]] == [
-        ("a, 1x: good answers", "25.0 per second; median 200, longest 300 ms"),
+        ("a, 1x: good", "25.0/s, median 200, longest 300 ms"),
         ("a, 1x: of 100 sent", "100 good, 1 late, 0 refused, 0 deadline"),
     ]
     assert figures[2].text.endswith("p99 300 ms (void: generator late in 2.0%)")
-    assert figures[4].text == "0.0 per second"
+    assert figures[4].text == "0.0/s"
 
 
 def test_a_machine_that_changed_by_more_than_15_percent_makes_all_of_it_void() -> None:
