@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ LOGGER = logging.getLogger("farthing")
 _REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 # A client's own text: longer ones are cut, whoever let them in.
 _LONGEST_ID = 256
+_MINUTE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,44 @@ def warning(message: str, **fields: Any) -> None:
     LOGGER.warning(message, extra={"fields": fields})
 
 
+@dataclass
+class Sparing:
+    """Lets so many lines through a minute, and counts the others.
+
+    Attributes:
+        most: lines a minute.
+        clock: seconds.
+    """
+
+    most: int
+    clock: Callable[[], float] = time.monotonic
+    _minute: float = float("-inf")
+    _written: int = 0
+    _left_out: int = 0
+
+    def left_out(self) -> int | None:
+        """How many were left out since the last line; None where this one is to be, too."""
+        now = self.clock()
+        if now - self._minute >= _MINUTE_S:
+            self._minute, self._written = now, 0
+        if self._written >= self.most:
+            self._left_out += 1
+            return None
+        self._written += 1
+        count, self._left_out = self._left_out, 0
+        return count
+
+
+# A model that fails on a caller's rows does so as often as that caller likes, at 3 KB a time.
+_exceptions = Sparing(60)
+
+
 def exception(message: str, **fields: Any) -> None:
-    """Log the exception being handled, with its traceback."""
-    LOGGER.exception(message, extra={"fields": fields})
+    """Log the exception being handled, with its traceback; at most sixty of them a minute."""
+    left_out = _exceptions.left_out()
+    if left_out is not None:
+        told = {"left_out": left_out} if left_out else {}
+        LOGGER.exception(message, extra={"fields": {**fields, **told}})
 
 
 @dataclass(frozen=True)

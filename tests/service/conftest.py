@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from service import log
 from tests.service.scraped import Server
 from tests.service.stage import Stage
 
@@ -25,3 +26,9 @@ def stage() -> Iterator[Stage]:
 def server() -> Server:
     """One server's figures, and what Prometheus sees of them."""
     return Server()
+
+
+@pytest.fixture(autouse=True)
+def talkative(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test may fail as often as others did before it."""
+    monkeypatch.setattr(log, "_exceptions", log.Sparing(60))

@@ -15,6 +15,7 @@ import pytest
 
 from service import log
 from service.log import Levels
+from tests.fakes import ManualClock
 
 
 @pytest.fixture(autouse=True)
@@ -215,3 +216,35 @@ def test_silence_ends_with_the_block(caplog: pytest.LogCaptureFixture) -> None:
         raise ValueError
     log.warning("heard")
     assert "unheard" not in caplog.messages and "heard" in caplog.messages
+
+
+def test_no_more_than_so_many_lines_a_minute_and_the_next_tells_how_many_were_left_out() -> None:
+    clock = ManualClock()
+    sparing = log.Sparing(2, clock)
+    assert [sparing.left_out() for _ in range(5)] == [0, 0, None, None, None]
+    clock.advance(59.0)
+    assert sparing.left_out() is None
+    clock.advance(1.0)
+    assert [sparing.left_out() for _ in range(3)] == [4, 0, None]
+
+
+def test_callers_cannot_fill_the_disk_with_failures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.configure("info")
+    clock = ManualClock()
+    monkeypatch.setattr(log, "_exceptions", log.Sparing(3, clock))
+
+    def fail(times: int) -> None:
+        for _ in range(times):
+            try:
+                raise ValueError("the detail")
+            except ValueError:
+                log.exception("failed")
+
+    fail(100)
+    clock.advance(60.0)
+    fail(1)
+    written = lines(capsys)
+    assert len(written) == 4
+    assert [line.get("left_out") for line in written] == [None, None, None, 97]
