@@ -17,13 +17,17 @@ from loadtests.trials import Group, Measured, Outcome, Results, Setting
 from service import batching, choice, opening
 from service.errors import ModelUnusable
 from service.layout import Place
+from service.manifest import Manifest
 from service.modelconfig import Options
 from service.opened import Opened
 from service.settings import Settings
+from service.tuned import Tuned
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 _MOST_ROUNDS = 15
+# While the rounds differ more than they should, and there is time.
+_MOST_NOISY_ROUNDS = 60
 # A shorter turn would measure how threads begin.
 _TURN_S = 0.04
 # Threads that spin go on doing so for tens of milliseconds, and would slow down the next turn.
@@ -63,6 +67,7 @@ class Rig:
     version: int
     options: Options
     clocks: Clocks = field(default_factory=Clocks)
+    _contract: Manifest | None = None
     _open: dict[tuple[str, int, bool], Opened] = field(default_factory=dict)
     _feeds: dict[int, Arrays] = field(default_factory=dict)
 
@@ -77,10 +82,17 @@ class Rig:
             clock=self.clocks.now, heed_tuned=False,
         )  # fmt: skip
         opened.session.close()
+        self._contract = opened.contract
         rows = running.max_batch if opened.contract.batched else 0
         session, name = running.session, opened.chosen.variant.name
         setting = Setting(name, rows, running.instances, session.threads, session.spin)
         return setting, [variant.name for variant in choice.for_cpu(opened.contract)]
+
+    def held(self) -> Tuned | None:
+        """What servers take now of what was tuned for this hardware, after ``defaults``."""
+        assert self._contract is not None
+        variants = [self._contract.variant(name) for name in self._contract.published]
+        return opening.tuned_here(self.place.version_directory(self.version), variants).entry
 
     def measure(self, group: Group, ends: float) -> Results:
         """Measure a group, all its settings in each round.
@@ -99,9 +111,13 @@ class Rig:
         run_s: dict[Setting, list[float]] = {setting: [] for setting in looks}
         calm_s = _CALM_S if any(setting.spin for setting in looks) else 0.0
         longest = 0.0
-        for round_ in range(_MOST_ROUNDS):
+        for round_ in range(_MOST_NOISY_ROUNDS):
             begun = self.clocks.now()
             if round_ >= search.FEWEST_ROUNDS and begun + longest > ends:
+                break
+            if round_ >= _MOST_ROUNDS and not any(
+                Measured(tuple(found), ()).noisy for found in rates.values()
+            ):
                 break
             # To and fro, so that none always comes after the same one.
             for setting in list(looks)[:: -1 if round_ % 2 else 1]:

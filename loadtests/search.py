@@ -32,7 +32,12 @@ Steps = Generator[Group, Results, Outcome]
 
 
 def search(
-    defaults: Setting, variants: Sequence[str], *, cpus: int, target_s: float | None
+    defaults: Setting,
+    variants: Sequence[str],
+    *,
+    cpus: int,
+    target_s: float | None,
+    allow_spin: bool = False,
 ) -> Steps:
     """Knob by knob from the defaults: variant, batch limit, threads x instances, spinning.
 
@@ -43,6 +48,8 @@ def search(
         variants: that can be served here.
         cpus: that instances x threads may not exceed.
         target_s: that ``Measured.worst_s`` has to meet; None for none.
+        allow_spin: whether idle threads may burn CPU for throughput; else it is not tried, unless
+            the defaults do so already.
     """
     tried: list[Tried] = []
     soon_s = None if target_s is None else _HEADROOM * target_s
@@ -55,11 +62,12 @@ def search(
         sizes = tuple(replace(best, max_batch=2**n) for n in range(MOST_ROWS.bit_length()))
         found = yield from _best(Group(ROWS, sizes, soon_s, growing=True), tried)
         if found is None:
-            return Outcome(None, None, 0.0, tuple(tried))
+            return Outcome(defaults, None, None, 0.0, tuple(tried))
         best = found
     pairs = _pairs(best, cpus, halved=target_s is not None)
     best = (yield from _best(Group(PAIR, pairs, soon_s), tried)) or best
-    if best.threads > 1:  # a run on one thread has no others that could spin
+    # A run on one thread has no others that could spin.
+    if best.threads > 1 and (allow_spin or defaults.spin):
         both = (replace(best, spin=False), replace(best, spin=True))
         best = (yield from _best(Group(SPIN, both, soon_s), tried)) or best
     return (yield from _checked(best, defaults, target_s, tried))
@@ -86,9 +94,9 @@ def _checked(best: Setting, defaults: Setting, target_s: float | None, tried: li
         tried += _verdicts(group, results, stays)
         if stays:
             over = median(_ratios(results[stays], results[defaults]))
-            return Outcome(stays, results[stays], over, tuple(tried))
+            return Outcome(defaults, stays, results[stays], over, tuple(tried))
         if best.max_batch <= 1:
-            return Outcome(None, None, 0.0, tuple(tried))
+            return Outcome(defaults, None, None, 0.0, tuple(tried))
         best = replace(best, max_batch=best.max_batch // 2)
 
 
@@ -140,20 +148,27 @@ def _ratios(later: Measured, earlier: Measured) -> list[float]:
     return [a / b for a, b in zip(later.rates, earlier.rates, strict=True)]
 
 
+def _lost(later: Measured, earlier: Measured) -> str:
+    """Why one setting does not win over another."""
+    middle = median(_ratios(later, earlier))
+    if middle < 1:
+        return "slower"
+    return "not in most rounds" if middle > MARGIN else f"below {100 * (MARGIN - 1):.0f} %"
+
+
 def _verdicts(group: Group, results: Results, stays: Setting | None) -> list[Tried]:
-    first = next(setting for setting in group.settings if setting in results)
+    ran = [setting for setting in group.settings if setting in results]
+    base = results[stays or ran[0]]
     found = []
-    for setting in (setting for setting in group.settings if setting in results):
-        measured = results[setting]
-        words = [] if setting == first else [f"{median(_ratios(measured, results[first])):.2f}x"]
+    for setting in ran:
+        measured, reason = results[setting], ""
         if not meets(measured, group.target_s):
             near = group.knob != CHECK and meets(measured, (group.target_s or 0) / _HEADROOM)
-            words.append("too near the target" if near else "misses the target")
-        elif stays and setting != stays and median(_ratios(measured, results[stays])) > 1:
-            words.append("within the noise")
-        if measured.sparse_cpu_s is not None:
-            words.append(f"{1e3 * measured.sparse_cpu_s:.1f} ms CPU alone")
-        found.append(Tried(group.knob, setting, measured, ", ".join(words), setting == stays))
+            reason = "too near the target" if near else "misses the target"
+        elif setting != stays:
+            reason = _lost(measured, base)
+        ratio = median(_ratios(measured, base))
+        found.append(Tried(group.knob, setting, measured, ratio, reason))
     return found
 
 

@@ -8,6 +8,8 @@ from math import ceil
 from statistics import median, quantiles
 
 _PERCENTILE = 0.95
+# Between quartiles; on a quiet shared machine it is some hundredths.
+_NOISY = 0.2
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Measured:
         return (high - low) / middle
 
     @property
+    def noisy(self) -> bool:
+        """Whether the rounds differ by more than a quiet machine makes them."""
+        return self.spread > _NOISY
+
+    @property
     def run_s_median(self) -> float:
         """Seconds of a run, the median."""
         return median(self.run_s)
@@ -104,15 +111,29 @@ class Tried:
         knob: of the group.
         setting: what was run.
         measured: what came of it.
-        verdict: in a few words.
-        stays: whether the search went on with it.
+        ratio: the median of the rounds' ratios of its rows per second to those of the setting that
+            stays, or to the first where none does.
+        reason: why it does not stay; empty where it does.
     """
 
     knob: str
     setting: Setting
     measured: Measured
-    verdict: str
-    stays: bool
+    ratio: float
+    reason: str
+
+    @property
+    def stays(self) -> bool:
+        """Whether the search went on with it."""
+        return not self.reason
+
+    @property
+    def verdict(self) -> str:
+        """What became of it, in a few words."""
+        words = ["stays"] if self.stays else [f"{self.ratio:.2f}x", self.reason]
+        if self.measured.sparse_cpu_s is not None:
+            words.append(f"{1e3 * self.measured.sparse_cpu_s:.1f} ms CPU alone")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -120,16 +141,44 @@ class Outcome:
     """The end of a search.
 
     Attributes:
+        defaults: what a server would run with that was told nothing.
         winner: None if nothing meets the target.
         measured: of the winner, beside the defaults.
         over_defaults: its rows per second over the defaults'.
         tried: everything, in order.
     """
 
+    defaults: Setting
     winner: Setting | None
     measured: Measured | None
     over_defaults: float
     tried: tuple[Tried, ...]
+
+    @property
+    def defaults_stay(self) -> bool:
+        """Whether nothing beat the defaults."""
+        return self.winner == self.defaults
+
+    @property
+    def defaults_worst_s(self) -> float:
+        """``Measured.worst_s`` of the defaults, as measured last."""
+        return next(
+            each.measured.worst_s for each in reversed(self.tried) if each.setting == self.defaults
+        )
+
+    @property
+    def noisiest(self) -> Tried:
+        """What varied most from round to round."""
+        return max(self.tried, key=lambda each: each.measured.spread)
+
+    @property
+    def sparse_cpu_s(self) -> dict[bool, float]:
+        """Spinning or not -> CPU seconds of a request that comes alone, where that was measured."""
+        return {
+            each.setting.spin: each.measured.sparse_cpu_s
+            for each in self.tried
+            if each.measured.sparse_cpu_s is not None
+        }
 
     @property
     def nearest(self) -> Tried:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich import box
@@ -16,21 +17,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from loadtests import measuring, search
+from loadtests.ending import Asked, Ending, figures, last_words, notes, store, summary
 from loadtests.measuring import Rig
 from loadtests.screen import WIDTH, shown
-from loadtests.trials import Outcome, Setting, Tried
-from service import hardware, layout, log, session, tuned
+from loadtests.trials import Outcome, Tried
+from service import hardware, layout, log, manifest, session, tuned
 from service.errors import InvalidSetting
 from service.layout import Place
 from service.tuned import Tuned
 
 _CAPTION = (
-    "at worst: just missed a run, so two of them, each the 95th percentile; x: rows/s over the "
-    "first of its knob; CPU alone: of one request to an idle server; *: stays"
+    "at worst: just missed a run, so two of them, each the 95th percentile; x: median of the "
+    "rounds' ratios of its rows/s to those of what stays (*), or to the first where nothing does"
 )
-
-# Between quartiles; on a quiet shared machine it is some hundredths.
-_NOISY = 0.2
+_SPUN = "; CPU alone: of one request to an idle server"
 
 
 def tune(
@@ -61,6 +61,15 @@ def tune(
             "of slow models are left out, and small gains drown in the noise.",
         ),
     ] = 60.0,
+    allow_spin: Annotated[
+        bool,
+        typer.Option(
+            "--allow-spin",
+            help="Also try threads that wait in a busy loop. That gains some throughput and burns "
+            "CPU between requests, for a lone one many times what its run takes: for machines that "
+            "are paid for in any case. Without it, it is not tried, and never chosen.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would win, and write nothing.")
     ] = False,
@@ -68,62 +77,101 @@ def tune(
         bool, typer.Option("--json", help="Print JSON instead of the table.")
     ] = False,
 ) -> None:
-    """Find the variant, batch limit, instances, threads and spinning that serve a model best here.
+    """Find the variant, batch limit, instances and threads that serve a model best here.
 
     Measured in process, without the network, on this machine as it is now: let nothing else run.
     The winner is written beside the model, into tuned.json, and `farthing serve` takes it wherever
-    the CPU and the number of CPUs are the same. Exit code 1 if nothing meets the target.
+    the CPU and the number of CPUs are the same. Where nothing beats the defaults, nothing is
+    written, and an earlier entry of this hardware is removed. Exit code 1 if nothing meets the
+    target.
     """
     place, number = _found(repository, model, version)
     directory = place.version_directory(number)
     _check_writable(directory, dry_run=dry_run)
-    options, cpus = place.options(), hardware.cpus()
+    asked = Asked(model, number, hardware.cpus(), target_ms, budget_s, dry_run)
     console = Console(stderr=as_json, width=WIDTH)
-    rig = Rig(place, number, options)
-    with (
-        log.silent(),
-        shown(console, f"tuning {model}/{number} on {cpus} CPUs", budget_s) as told,
-    ):
-        ends = rig.clocks.now() + budget_s
+    rig = Rig(place, number, place.options())
+    try:
+        ending = _searched(rig, asked, console, allow_spin=allow_spin)
+    except KeyboardInterrupt:
+        print("farthing: interrupted; nothing was written", file=sys.stderr)
+        raise
+    written, old = store(directory, ending.outcome, ending.entry, dry_run=dry_run)
+    ending = replace(ending, written=written, old=old)
+    if as_json:
+        print(json.dumps(summary(asked, ending), indent=2))
+    else:
+        console.print(_table(_title(asked), ending.outcome))
+    for text in (last_words(asked, ending), notes(asked, ending)):
+        console.print(escape(text), highlight=False)
+    if ending.outcome.winner is None:
+        raise typer.Exit(1)
+
+
+def _searched(rig: Rig, asked: Asked, console: Console, *, allow_spin: bool) -> Ending:
+    """Search, with a bar that shows it."""
+    what = f"tuning {asked.model}/{asked.version}"
+    target_s = asked.target_ms / 1000 if asked.target_ms else None
+    with log.silent(), shown(console, f"tuning {_title(asked)}", asked.budget_s) as told:
+        begun = rig.clocks.now()
         defaults, variants = rig.defaults()
         steps = search.search(
-            defaults, variants, cpus=cpus, target_s=target_ms / 1000 if target_ms else None
+            defaults, variants, cpus=asked.cpus, target_s=target_s, allow_spin=allow_spin
         )
         outcome = measuring.run(
-            steps, rig, ends=ends, told=lambda knob: told(f"tuning {model}/{number}: {knob}")
+            steps, rig, ends=begun + asked.budget_s, told=lambda knob: told(f"{what}: {knob}")
         )
         entry = entry_of(
-            outcome, rig, target_ms, datetime.datetime.now(datetime.UTC).date().isoformat()
+            outcome, rig, asked.target_ms, datetime.datetime.now(datetime.UTC).date().isoformat()
         )
         rig.close()
-    written = None if entry is None or dry_run else tuned.write(directory, entry)
-    if as_json:
-        print(json.dumps(_summary(outcome, entry, written), indent=2))
-    else:
-        console.print(_table(f"{model}/{number} on {cpus} CPUs", outcome))
-    last = _last_words(outcome, entry, written, target_ms)
-    console.print(escape(f"{last}{_noise(outcome)}"), highlight=False)
-    if entry is None:
-        raise typer.Exit(1)
+        return Ending(outcome, entry, rig.held(), rig.clocks.now() - begun)
+
+
+def _title(asked: Asked) -> str:
+    return f"{asked.model}/{asked.version} on {tuned.counted(asked.cpus, 'CPU')}"
 
 
 def _found(repository: Path, model: str, version: int) -> tuple[Place, int]:
     """The place of a model, and its version's number."""
-    if repository.is_file():
-        raise InvalidSetting(
-            f"{repository} is a file, and what is tuned is written beside the model in a "
-            f"repository; put it into a directory as models/{repository.stem}/1/model.onnx"
-        )
+    if not repository.is_dir():
+        raise InvalidSetting(_no_directory(repository))
     place = layout.place(repository, model)
     if place is None:
-        names = ", ".join(sorted(layout.places(repository))) or "none"
-        raise InvalidSetting(f"{repository} has no model '{model}'; it has {names}")
+        raise InvalidSetting(_no_model(repository, model))
     versions = place.available()
     if version and version not in versions:
         raise InvalidSetting(
             f"model '{model}' has no version {version}; it has {', '.join(map(str, versions))}"
         )
     return place, version or versions[-1]
+
+
+def _no_directory(path: Path) -> str:
+    """What to give instead of what is no directory."""
+    if not path.exists():
+        return f"{path} does not exist; give the model repository that is served"
+    holder = path.absolute().parent
+    if manifest.is_version(holder.name):
+        root = path.parents[2] if len(path.parents) > 3 else holder.parent.parent
+        return (
+            f"{path} is a file of a model in a repository; give both: "
+            f"farthing tune {root} --model {holder.parent.name}"
+        )
+    return (
+        f"{path} is a file, and what is tuned is written beside the model in a repository; put it "
+        f"into a directory as models/{path.stem}/1/model.onnx"
+    )
+
+
+def _no_model(repository: Path, model: str) -> str:
+    """What to give instead of a repository that has not this model."""
+    if manifest.versions_in(repository):
+        root = repository.parent if repository.name else repository.absolute().parent
+        return f"{repository} is one model; give the repository it lies in: {root}"
+    names = ", ".join(sorted(layout.places(repository)))
+    has = f"it has {names}" if names else "it has no models (NAME/VERSION/model.onnx)"
+    return f"{repository} has no model '{model}'; {has}"
 
 
 def _check_writable(directory: Path, *, dry_run: bool) -> None:
@@ -136,55 +184,26 @@ def _check_writable(directory: Path, *, dry_run: bool) -> None:
 
 
 def entry_of(outcome: Outcome, rig: Rig, target_ms: float, date: str) -> Tuned | None:
-    """What is written of a search; None if nothing meets the target."""
-    winner, measured = outcome.winner, outcome.measured
-    if winner is None or measured is None:
+    """What is written of a search; None if nothing meets the target, or the defaults stay."""
+    winner = outcome.winner
+    if winner is None or outcome.defaults_stay:
         return None
-    figures = {
-        "rows_per_s": round(measured.rate, 2),
-        "run_ms": round(1e3 * measured.run_s_median, 4),
-        "worst_ms": round(1e3 * measured.worst_s, 4),
-        "over_defaults": round(outcome.over_defaults, 3),
-    }
     return Tuned(
         fingerprint=hardware.fingerprint(),
         cpus=hardware.cpus(),
         sha256=rig.sha256(winner.variant),
         target_ms=target_ms,
-        figures=figures,
+        figures=figures(outcome),
         onnxruntime=session.ort_version(),
         date=date,
         **asdict(winner),
     )
 
 
-def _summary(outcome: Outcome, entry: Tuned | None, written: Path | None) -> dict[str, Any]:
-    return {
-        "winner": None if entry is None else asdict(entry),
-        "written": None if written is None else str(written),
-        "tried": [
-            {
-                "knob": each.knob,
-                **asdict(each.setting),
-                "rows_per_s": each.measured.rate,
-                "run_ms": 1e3 * each.measured.run_s_median,
-                "worst_ms": 1e3 * each.measured.worst_s,
-                "sparse_cpu_ms": None
-                if each.measured.sparse_cpu_s is None
-                else 1e3 * each.measured.sparse_cpu_s,
-                "rounds": len(each.measured.rates),
-                "spread": each.measured.spread,
-                "verdict": each.verdict,
-                "stays": each.stays,
-            }
-            for each in outcome.tried
-        ],
-    }
-
-
 def _table(title: str, outcome: Outcome) -> Table:
+    caption = _CAPTION + (_SPUN if outcome.sparse_cpu_s else "")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-                  caption=_CAPTION, caption_justify="left")  # fmt: skip
+                  caption=caption, caption_justify="left")  # fmt: skip
     for heading in ("knob", "variant"):
         table.add_column(heading)
     for heading in ("rows\na run", "instances\nx threads"):
@@ -217,37 +236,3 @@ def _cells(each: Tried) -> tuple[str, ...]:
         f"{1e3 * measured.worst_s:.3g}",
         f"{'* ' if each.stays else ''}{each.verdict}",
     )
-
-
-def _last_words(
-    outcome: Outcome, entry: Tuned | None, written: Path | None, target_ms: float
-) -> str:
-    if entry is None:
-        nearest = outcome.nearest
-        return (
-            f"Nothing that was tried answers within {target_ms:g} ms: the nearest, "
-            f"{_said(nearest.setting)}, takes {1e3 * nearest.measured.worst_s:.3g} ms at worst; "
-            "nothing was written."
-        )
-    assert outcome.winner is not None
-    rate = tuned.said_rate(entry.figures["rows_per_s"])
-    where = f"written to {written}" if written else "nothing was written (--dry-run)"
-    return (
-        f"* {_said(outcome.winner)}: {rate} rows/s, over the defaults: "
-        f"{outcome.over_defaults:.2f}x; {where}."
-    )
-
-
-def _noise(outcome: Outcome) -> str:
-    spread = max(each.measured.spread for each in outcome.tried)
-    if spread <= _NOISY:
-        return ""
-    return (
-        f"\nOne setting varied by {100 * spread:.0f} % from round to round: if something else runs "
-        "on this machine, tune again when it is quiet; small differences mean little here."
-    )
-
-
-def _said(setting: Setting) -> str:
-    options = asdict(setting)
-    return f"{options.pop('variant')}, {tuned.said(**options)}"

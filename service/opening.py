@@ -250,6 +250,8 @@ def _told(place: Place, chosen: Chosen, running: Running, entry: Tuned | None) -
         return chosen
     if running.overruled:
         names = ", ".join(running.overruled)
+        pair = "instances, threads"
+        names = names.replace(pair, "instances and threads (they were measured together)")
         why = f"{chosen.why}; but not {names}: the command line's flags win"
         chosen = replace(chosen, why=why, figures={})
     log.info("runs as tuned", model=place.name, variant=chosen.variant.name,

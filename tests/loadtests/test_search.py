@@ -43,8 +43,11 @@ class Machine:
         variants: Sequence[str] = ("fp32",),
         cpus: int = 2,
         target_s: float | None = None,
+        allow_spin: bool = False,
     ) -> Outcome:
-        steps = search.search(defaults, variants, cpus=cpus, target_s=target_s)
+        steps = search.search(
+            defaults, variants, cpus=cpus, target_s=target_s, allow_spin=allow_spin
+        )
         group = next(steps)
         try:
             while True:
@@ -76,15 +79,30 @@ def test_knobs_are_searched_in_order_each_from_what_won_before() -> None:
 
 def test_spinning_is_tried_where_a_run_has_several_threads() -> None:
     machine = Machine(lambda s: growing(s) * s.instances * (0.9 if s.spin else 1))
-    outcome = machine.search()
+    outcome = machine.search(allow_spin=True)
     assert machine.knobs == [ROWS, PAIR, SPIN, CHECK]
     assert outcome.winner == Setting("fp32", 128, 1, 2, spin=True)
+
+
+def test_spinning_that_nobody_allowed_is_not_tried_however_much_it_would_win() -> None:
+    machine = Machine(lambda s: growing(s) * s.instances * (0.1 if s.spin else 1))
+    outcome = machine.search()
+    assert SPIN not in machine.knobs
+    assert not any(setting.spin for group in machine.groups for setting in group.settings)
+    assert outcome.winner is not None and not outcome.winner.spin
+
+
+def test_spinning_that_the_defaults_do_is_held_against_not_spinning() -> None:
+    machine = Machine(lambda s: growing(s) * s.instances)
+    outcome = machine.search(replace(DEFAULTS, spin=True))
+    assert SPIN in machine.knobs
+    assert outcome.winner is not None and not outcome.winner.spin
 
 
 @pytest.mark.parametrize(("gain", "spins"), [(1.03, False), (1.06, True)])
 def test_spinning_stays_off_unless_it_wins_by_the_margin(gain: float, spins: bool) -> None:
     machine = Machine(lambda s: 0.01 * s.rows * s.instances / (gain if s.spin else 1))
-    outcome = machine.search(replace(DEFAULTS, max_batch=1))
+    outcome = machine.search(replace(DEFAULTS, max_batch=1), allow_spin=True)
     assert outcome.winner is not None and outcome.winner.spin is spins
 
 
@@ -105,6 +123,36 @@ def test_gains_too_small_to_count_alone_count_together() -> None:
 def test_defaults_stay_where_nothing_wins_over_them() -> None:
     outcome = Machine(lambda s: 0.001 * s.rows * s.instances).search()
     assert (outcome.winner, outcome.over_defaults) == (DEFAULTS, 1.0)
+    assert outcome.defaults_stay
+
+
+def test_every_loser_has_a_ratio_to_what_stays_and_a_reason() -> None:
+    outcome = Machine(growing).search(variants=("fp32", "int8"))
+    ends = [tried for tried in outcome.tried if tried.knob == CHECK]
+    assert [(tried.setting, tried.verdict) for tried in ends] == [
+        (DEFAULTS, "0.17x, slower"), (outcome.winner, "stays"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rates", "reason"),
+    [
+        ((90,) * 4, "slower"),
+        ((103,) * 4, "below 4 %"),
+        ((150, 90, 150, 90), "not in most rounds"),
+    ],
+)
+def test_reason_of_a_loser_is_the_rule_that_it_failed(
+    rates: tuple[float, ...], reason: str
+) -> None:
+    class Noisy(Machine):
+        def measure(self, group: Group) -> dict[Setting, Measured]:
+            return {s: noisy(*(rates if s.threads == 1 else (100,) * 4)) for s in group.settings}
+
+    outcome = Noisy(growing).search(replace(DEFAULTS, max_batch=0))
+    (loser,) = [tried for tried in outcome.tried if not tried.stays]
+    assert (loser.setting.threads, loser.reason) == (1, reason)
+    assert outcome.defaults_stay
 
 
 def test_model_without_a_batch_has_no_batch_limit_to_search() -> None:

@@ -53,6 +53,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
+def slow(root: Path) -> None:
+    """Defaults that larger batches win over many times, on a busy machine too."""
+    models.double(root / "m" / "1" / "model.onnx")
+    (root / "m" / "config.pbtxt").write_text("max_batch_size: 1")
+
+
 def load(root: Path) -> Model:
     place = layout.places(root)["m"]
     return model.load(
@@ -76,6 +82,7 @@ def tune(capsys: pytest.CaptureFixture[str], root: Path, *options: str) -> dict[
 def test_server_starts_with_exactly_what_was_tuned(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    slow(root)
     found = tune(capsys, root)
     (made,) = tuned.read(root / "m" / "1")
     assert found["written"] == str(root / "m" / "1" / "tuned.json")
@@ -95,7 +102,8 @@ def test_server_starts_with_exactly_what_was_tuned(
 def test_dry_run_tells_everything_that_was_tried_and_writes_nothing(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = tune(capsys, root, "--dry-run")
+    slow(root)
+    found = tune(capsys, root, "--dry-run", "--allow-spin")
     assert found["winner"] is not None and found["written"] is None
     assert [path.name for path in (root / "m" / "1").iterdir()] == ["model.onnx"]
     knobs = list(dict.fromkeys(each["knob"] for each in found["tried"]))
@@ -119,15 +127,17 @@ def test_target_that_nothing_meets_is_code_1_and_writes_nothing(
 def test_table_marks_the_winner_within_a_hundred_columns(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    slow(root)
     assert farthing.main(["tune", str(root), "--model", "m", "--budget-s", "1"]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 100
-    assert "over the defaults: " in out and "\n* as-is, " in out
+    assert "x the defaults" in " ".join(out.split()) and "\n* as-is, " in out
 
 
 def test_entry_of_other_hardware_stays_and_an_old_one_of_this_is_replaced(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    slow(root)
     elsewhere = entry(root, fingerprint="another")
     for old in (elsewhere, entry(root, cpus=CPUS)):
         tuned.write(root / "m" / "1", old)
@@ -149,8 +159,11 @@ def test_what_was_tuned_before_does_not_count_as_the_defaults(root: Path) -> Non
         (["models", "--model", "other"], "models has no model 'other'; it has m"),
         (["models", "--model", "../m"], "has no model '../m'"),
         (["models", "--model", "m", "--version", "7"], "has no version 7; it has 1"),
-        (["nowhere", "--model", "m"], "nowhere does not exist"),
-        (["models/m/1/model.onnx", "--model", "m"], "models/model/1/model.onnx"),
+        (["nowhere", "--model", "m"], "nowhere does not exist; give the model repository"),
+        (["models/m/1/model.onnx", "--model", "m"], "farthing tune models --model m"),
+        (["loose.onnx", "--model", "m"], "models/loose/1/model.onnx"),
+        (["models/m", "--model", "m"], "is one model; give the repository it lies in: models"),
+        (["empty", "--model", "m"], "it has no models (NAME/VERSION/model.onnx)"),
         (["models", "--model", "m", "--budget-s", "0"], "--budget-s"),
         (["models", "--model", "m", "--target-ms", "-1"], "--target-ms"),
         (["models"], "--model"),
@@ -161,6 +174,8 @@ def test_mistake_is_one_sentence_and_code_2(
     arguments: list[str], says: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(root.parent)
+    (root.parent / "loose.onnx").touch()
+    (root.parent / "empty").mkdir()
     assert farthing.main(["tune", *arguments]) == 2
     told = capsys.readouterr()
     assert says in told.err and len(told.err.strip().splitlines()) == 1
@@ -232,7 +247,7 @@ def test_rounds_end_with_the_budget_but_are_never_too_few(root: Path) -> None:
     many = bench.measure(group, ends=bench.clocks.now() + 60)
     bench.close()
     assert {len(m.rates) for m in few.values()} == {search.FEWEST_ROUNDS}
-    assert {len(m.rates) for m in many.values()} == {15}
+    assert min(len(m.rates) for m in many.values()) >= 15, "more where they differ"
     assert all(rate > 0 for m in many.values() for rate in m.rates)
 
 
@@ -264,6 +279,8 @@ def test_interrupted_search_leaves_what_was_there_and_nothing_else(
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.setitimer(signal.ITIMER_REAL, 2.0)
     code = farthing.main(["tune", str(root), "--model", "m", "--budget-s", "3600", "--json"])
-    assert (code, capsys.readouterr().out) == (130, "")
+    told = capsys.readouterr()
+    assert (code, told.out) == (130, "")
+    assert told.err.rstrip().endswith("farthing: interrupted; nothing was written")
     assert sorted(found.name for found in directory.iterdir()) == ["model.onnx", path.name]
     assert path.read_bytes() == before

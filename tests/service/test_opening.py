@@ -128,6 +128,12 @@ def test_flags_win_over_what_was_tuned_and_are_named(tmp_path: Path) -> None:
     assert loaded.why.endswith("; but not max_batch, spin: the command line's flags win")
 
 
+def test_flag_for_one_of_the_pair_says_that_both_go(tmp_path: Path) -> None:
+    tune(publish(tmp_path), "fp16", instances=CPUS + 1, threads=CPUS + 1)
+    loaded = load(tmp_path, instances=1)
+    assert "but not instances and threads (they were measured together): " in loaded.why
+
+
 def test_config_without_a_batch_keeps_its_word(tmp_path: Path) -> None:
     models.double(tmp_path / "m" / "1" / "model.onnx")
     (tmp_path / "m" / "config.pbtxt").write_text(

@@ -210,6 +210,7 @@ def test_load_of_a_model_that_is_not_there_is_one_sentence(double_repository: Pa
 
 
 def test_what_tune_finds_is_what_serve_says_it_runs_with(double_repository: Path) -> None:
+    (double_repository / "double" / "config.pbtxt").write_text("max_batch_size: 1")
     done = farthing("tune", str(double_repository), "--model", "double", "--budget-s", "1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "written to" in done.stdout
