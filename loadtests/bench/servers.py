@@ -113,7 +113,9 @@ def legend(peers_: Sequence[peers.Peer]) -> list[Figure]:
     versions: dict[str, list[str]] = {}
     for one in peers_:
         versions.setdefault(one.version, []).append(one.label)
-    return [Figure("; ".join(labels), version) for version, labels in versions.items()]
+    return [
+        Figure(f"version of {'; '.join(labels)}", version) for version, labels in versions.items()
+    ]
 
 
 def missing(one: peers.Peer, error: peers.PeerMissing) -> Figure:

@@ -22,6 +22,7 @@ _GOALS = (
     (peers.MLSERVER_INLINE.label, peers.MLSERVER_INLINE.label, ">= 2.0"),
     (peers.PYTRITON.label, peers.PYTRITON.label, ""),
 )
+_SHORT = {label: short for label, short, _ in _GOALS}
 
 
 def small(directory: Path) -> list[Figure]:
@@ -78,7 +79,7 @@ def _crowded(running: Sequence[servers.Server], message: bytes) -> list[Figure]:
         f"{_DEADLINE_S * 1e3:.0f} ms deadlines"
     )
     return [
-        Figure(f"{what}: {label}", f"{statistics.median(seen):.2f}")
+        Figure(f"{what}: {_SHORT.get(label, label)}", f"{statistics.median(seen):.2f}")
         for label, seen in ratios.items()
     ]
 

@@ -177,7 +177,10 @@ def test_a_machine_that_changed_by_more_than_15_percent_makes_all_of_it_void() -
 
 def test_versions_of_peers_stand_in_one_line_each() -> None:
     labels = [figure.measure for figure in servers.legend(peers.ALL)]
-    assert labels == ["Triton, Python backend", "MLServer, its default; MLServer, in one process"]
+    assert labels == [
+        "version of Triton, Python backend",
+        "version of MLServer, its default; MLServer, in one process",
+    ]
 
 
 def test_rows_that_were_run_for_nobody_are_seen_though_the_server_counts_none() -> None:
