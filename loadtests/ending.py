@@ -149,7 +149,7 @@ def last_words(asked: Asked, ending: Ending) -> str:
             text += f", and the earlier entry of this hardware {done} from {ending.old}"
         return f"{text}."
     where = f"written to {ending.written}" if ending.written else "nothing was written (--dry-run)"
-    rate = tuned.said_rate(outcome.measured.rate)
+    rate = tuned.said_rate(rounded(outcome.measured.rate))
     over = f"{outcome.over_defaults:.2f}x the defaults' rows/s"
     if asked.target_ms and 1e3 * outcome.defaults_worst_s > asked.target_ms:
         over += f", which miss the target with {1e3 * outcome.defaults_worst_s:.3g} ms"
