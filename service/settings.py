@@ -98,8 +98,8 @@ class Settings:
     spin: bool | None = _knob(
         None,
         "Let idle threads wait in a busy loop. Saves tens of microseconds a run; burns CPU (and "
-        "money) between requests. Where neither is said, `farthing tune` or config.pbtxt may turn "
-        "it on.",
+        "money) between requests. Where neither is said, `farthing tune --allow-spin` or "
+        "config.pbtxt may turn it on.",
         kind=bool,
     )
     max_message_mib: int = _knob(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import random
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -247,8 +250,22 @@ def test_rounds_end_with_the_budget_but_are_never_too_few(root: Path) -> None:
     many = bench.measure(group, ends=bench.clocks.now() + 60)
     bench.close()
     assert {len(m.rates) for m in few.values()} == {search.FEWEST_ROUNDS}
-    assert min(len(m.rates) for m in many.values()) >= 15, "more where they differ"
+    assert min(len(m.rates) for m in many.values()) >= 15
     assert all(rate > 0 for m in many.values() for rate in m.rates)
+
+
+@pytest.mark.parametrize(("steps_s", "rounds"), [((0.02,), 15), ((0.01, 0.3), 60)])
+def test_more_rounds_are_made_where_they_differ(
+    root: Path, steps_s: tuple[float, ...], rounds: int
+) -> None:
+    chance = random.Random(5)
+    times = itertools.accumulate(chance.choice(steps_s) for _ in itertools.count())
+    bench = rig(root)
+    bench.clocks = Clocks(now=lambda: next(times), sleep=lambda seconds: None)
+    setting = Setting("as-is", 1, 1, 1)
+    found = bench.measure(Group(search.PAIR, (setting,)), ends=math.inf)
+    bench.close()
+    assert len(found[setting].rates) == rounds
 
 
 def test_batch_limits_that_no_budget_is_left_for_are_not_run(root: Path) -> None:
