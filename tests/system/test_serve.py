@@ -83,7 +83,7 @@ def test_a_model_without_a_batch_dimension_is_run_as_it_is(
         ("double", [tensor("z", ROWS)], "INVALID_ARGUMENT", "no input 'z'"),
         ("double", [tensor("x", ROWS[:, :3])], "INVALID_ARGUMENT", "has shape [2, 3]"),
         ("double", [tensor("x", ROWS.astype("f8"))], "INVALID_ARGUMENT", "takes FP32"),
-        ("double", [tensor("x", np.ones((5, 4), "f4"))], "INVALID_ARGUMENT", "at most 4"),
+        ("double", [tensor("x", np.ones((9, 4), "f4"))], "INVALID_ARGUMENT", "at most 8"),
     ],
 )
 def test_bad_input_gets_its_status_and_a_sentence(

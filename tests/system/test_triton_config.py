@@ -175,10 +175,14 @@ def test_other_versions_are_not_found(client: Client, model: str, version: str) 
 
 
 @pytest.mark.parametrize(("model", "limit"), [("full", 6), ("default", 4), ("all", 16)])
-def test_max_batch_size_limits_a_request(client: Client, model: str, limit: int) -> None:
-    assert client.infer(model, [tensor("x", rows(limit))]).as_numpy("y").shape == (limit, 4)
-    with refused("INVALID_ARGUMENT", f"at most {limit}"):
-        client.infer(model, [tensor("x", rows(limit + 1))])
+def test_max_batch_size_limits_a_run_and_larger_requests_take_several(
+    client: Client, model: str, limit: int
+) -> None:
+    for count in (limit, limit + 1, 2 * limit + 1):
+        answer = client.infer(model, [tensor("x", rows(count))]).as_numpy("y")
+        np.testing.assert_array_equal(answer, rows(count) * answer[0, 1])  # each has its own factor
+    stats = [s for s in client.get_inference_statistics(model).model_stats if s.execution_count]
+    assert max(batch.batch_size for one in stats for batch in one.batch_stats) == limit
 
 
 def test_a_reshaped_model_is_called_with_the_configs_shapes(client: Client) -> None:

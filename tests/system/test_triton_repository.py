@@ -105,8 +105,9 @@ def test_a_config_of_the_load_takes_the_place_of_the_repositorys(
     config = {"max_batch_size": 1, "version_policy": {"all": {}}}
     client.load_model(place.name, config=json.dumps(config))
     assert client.get_model_config(place.name).config.max_batch_size == 1
-    with refused("INVALID_ARGUMENT", "at most 1"):
-        place.factor(client)
+    assert place.factor(client) == 7
+    (of_two,) = client.get_inference_statistics(place.name, "2").model_stats
+    assert {batch.batch_size for batch in of_two.batch_stats} == {1}
     assert sorted(client.get_model_metadata(place.name).versions) == ["1", "2"]
     client.load_model(place.name)
     assert client.get_model_config(place.name).config.max_batch_size == 16
