@@ -103,7 +103,8 @@ def test_it_reports_the_servers_times_at_each_concurrency(
         assert row["Inferences/Second"] > 0
         assert all(time in row for time in TIMES)
         assert row["Server Compute Infer"] > 0
-    assert rows[-1]["Server Queue"] > 0
+    # Runs of ``double`` stay on the event loop, where there is no queue.
+    assert rows[-1]["Server Queue"] > 0 or name == "double"
     assert said.count("Avg request latency") == 16
     assert "rror" not in said
     after = figures(served, model=name)
