@@ -22,7 +22,7 @@ _TIMES = 21
 # As many runs tell a model that is far too large; the first does what later ones need not.
 _GLANCE = 3
 # Runs that hold up the event loop for longer go to a thread, whatever the warm-up said.
-_LONGEST_S = 0.005
+LONGEST_S = 0.005
 # Of the others one of so many is learned from: learning takes a tenth of a small request.
 _SAMPLED = 8
 
@@ -56,7 +56,7 @@ class InPlace:
 
     def takes(self, rows: int) -> bool:
         """Whether a run of so many rows stays."""
-        return rows <= self._most and self._latency(rows) < _LONGEST_S
+        return rows <= self._most and self._latency(rows) < LONGEST_S
 
     def run(self, feeds: Arrays, rows: int) -> Answer:
         """Run one caller's rows here and now.
@@ -71,10 +71,10 @@ class InPlace:
             took_s = self._clock() - started
             # CPU, since whoever shares it may stall any run. Somebody has found out how to make
             # this model slow: it will not hold up all others a second time.
-            if self._cpu() - cpu_s >= _LONGEST_S:
+            if self._cpu() - cpu_s >= LONGEST_S:
                 self._most = 0
             self._runs += 1
-            if took_s >= _LONGEST_S or self._runs % _SAMPLED == 0:
+            if took_s >= LONGEST_S or self._runs % _SAMPLED == 0:
                 self._latency.observe(rows, took_s)
         self._tell(rows, ran, expected_s, took_s)
         return Answer(ran.parts[0], 0.0, ran.assembly_s, ran.run_s, rows)

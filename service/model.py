@@ -111,7 +111,7 @@ def load(
     executor = ThreadPoolExecutor(instances, thread_name_prefix=place.name)
     tally = book.tally((contract.name, str(version), chosen.variant.name))
     limits = _limits(settings, options, max_rows, instances, batched=contract.batched)
-    limits = replace(limits, in_place_rows=opened.quick_rows(max_rows, executor, clock))
+    limits = replace(limits, in_place_rows=opened.quick_rows(max_rows, executor, clock, latency))
     return Model(
         manifest=contract,
         version=str(version),

@@ -106,7 +106,9 @@ class Opened:
         inputs = self.contract.inputs
         return any(spec.datatype == "BYTES" or -1 in spec.shape[first:] for spec in inputs)
 
-    def quick_rows(self, max_rows: int, executor: Executor, clock: Callable[[], float]) -> int:
+    def quick_rows(
+        self, max_rows: int, executor: Executor, clock: Callable[[], float], latency: Latency
+    ) -> int:
         """Rows of the largest run that takes less than the way to a thread; 0 if none does.
 
         Only where no caller can make a run longer than it was here: all calls would wait for it.
@@ -115,12 +117,15 @@ class Opened:
             max_rows: of a full run.
             executor: of the threads.
             clock: seconds.
+            latency: what the warm-up saw; most models need no further look.
         """
 
         def run(rows: int) -> None:
             self.session.warm_up_with(self.inwards(warmup.zeros(self.contract, rows)))
 
-        if self._doubtful or not operators.steady(self.session.path):
+        if self._doubtful or latency(1) >= inplace.LONGEST_S:
+            return 0
+        if not operators.steady(self.session.path):
             return 0
         try:
             return inplace.rows(run, max_rows, inplace.hop_s(executor, clock), clock)
