@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import signal
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -44,3 +46,14 @@ def report() -> Report:
     contract = Manifest("digits", True, (x,), (x,), variants)
     conditions = Conditions(price, 4, False, trained, contract, 8, 5.0)
     return Report(rows, conditions, "int8-static", "it is the fastest that holds")
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """The front door sets its own."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    for number, handler in before.items():
+        signal.signal(number, handler)

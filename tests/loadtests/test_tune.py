@@ -7,7 +7,6 @@ import json
 import math
 import random
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,17 +29,6 @@ from tests import models
 from tests.fakes import ManualClock
 
 CPUS = hardware.cpus()
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """The front door sets its own."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def entry(root: Path, **fields: Any) -> Tuned:
