@@ -38,17 +38,17 @@ class Price:
     date: datetime.date
     source: str
 
-    def share_per_hour(self, cpus: int) -> float:
+    def share_per_hour(self, cpus: float) -> float:
         """US dollars per hour for so many of its CPUs, in proportion.
 
         An assumption, to be printed as one: nobody sells half an instance.
         """
         return self.usd_per_hour * cpus / self.cpus
 
-    def said(self, cpus: int) -> str:
+    def said(self, cpus: float) -> str:
         """The assumption in words."""
         return (
-            f"{cpus} of the {self.cpus} CPUs of {self.id} at ${self.usd_per_hour:g}/h "
+            f"{cpus:g} of the {self.cpus} CPUs of {self.id} at ${self.usd_per_hour:g}/h "
             f"({self.region}, {self.purchase}; {self.date}, {self.source}), so "
             f"${self.share_per_hour(cpus):.5g}/h, busy all the time"
         )
@@ -60,6 +60,11 @@ class Price:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self) | {"date": self.date.isoformat()}
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Price:
+        """What ``to_dict`` gave."""
+        return cls(**raw | {"date": datetime.date.fromisoformat(raw["date"])})
 
 
 def read(path: Path = SHIPPED) -> dict[str, Price]:

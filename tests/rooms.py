@@ -186,7 +186,7 @@ ROOMS = {
     "grpc": {
         "service.server", "service.servicer", "service.streams", "service.control",
         "service.interceptor", "service.tls", "loadtests.users", "loadtests.client",
-        "loadtests.bench.echo", "loadtests.bench.overload", "loadtests.bench.wire",
+        "loadtests.openloop", "loadtests.bench.echo", "loadtests.bench.overload", "loadtests.bench.wire",
     },
     "grpc_health": {"service.health", "service.server"},
     "grpc_reflection": {"service.server"},

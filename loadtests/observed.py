@@ -1,0 +1,156 @@
+"""What a generator saw of one run, and whether that may be believed; adds up across processes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from loadtests.histogram import Histogram, samples_for
+
+GOOD = "good"
+LATE = "late"
+# Of sends, may be late before the run says nothing about the server.
+VOID_SHARE = 0.01
+# With the servers on the same cores: with ONNX Runtime on both of two, a bare sender of 200/s was
+# over 2.5 ms late in 2 % of its sends, and over 5 ms in 0.1 %.
+SHARED_LEAST_S = 0.1
+
+
+def slack_s(limit_s: float) -> float:
+    """How late a send may be: a millisecond, or 5 % of the limit where that is more."""
+    return max(0.001, 0.05 * limit_s)
+
+
+@dataclass
+class Observed:
+    """How all calls of a run ended. All clocks start at the *scheduled* time of a call.
+
+    Closed users have no schedule: their clocks start when they send, and none of it is ever late.
+
+    Attributes:
+        seconds: length of the schedule, or of the window of closed users.
+        limit_s: an answer that takes longer is late; 0 if none is.
+        offered: calls that were due in that time.
+        endings: calls by ``good``, ``late`` (OK, but after the limit) or gRPC's code.
+        latency: of all that were answered OK, the late ones too.
+        lag: how late the sends were.
+        sent_late: sends that were later than ``slack_s`` allows.
+        shared: whether the generator shared its cores with the server.
+    """
+
+    seconds: float
+    limit_s: float = 0.0
+    offered: int = 0
+    endings: Counter[str] = field(default_factory=Counter)
+    latency: Histogram = field(default_factory=Histogram)
+    lag: Histogram = field(default_factory=Histogram)
+    sent_late: int = 0
+    shared: bool = True
+
+    def sent(self, lag_s: float) -> None:
+        """Count a send that was due so many seconds ago; of an open loop."""
+        self.lag.add(max(0.0, lag_s))
+        self.sent_late += lag_s > slack_s(self.limit_s)
+
+    def answered(self, taken_s: float) -> None:
+        """Count an answer that was OK, so many seconds after its call was due."""
+        late = 0 < self.limit_s < taken_s
+        self.endings[LATE if late else GOOD] += 1
+        self.latency.add(taken_s)
+
+    def failed(self, code: str) -> None:
+        """Count a call that ended with one of gRPC's codes."""
+        self.endings[code] += 1
+
+    def merge(self, other: Observed) -> None:
+        """Add what another generator saw in the same time."""
+        self.offered += other.offered
+        self.endings.update(other.endings)
+        self.latency.merge(other.latency)
+        self.lag.merge(other.lag)
+        self.sent_late += other.sent_late
+
+    @property
+    def good(self) -> int:
+        """Calls that were answered OK inside the limit."""
+        return self.endings[GOOD]
+
+    @property
+    def good_per_s(self) -> float:
+        """Good answers per second: the goodput."""
+        return self.good / self.seconds if self.seconds else 0.0
+
+    @property
+    def answers(self) -> int:
+        """Calls that were answered OK, late or not."""
+        return self.endings[GOOD] + self.endings[LATE]
+
+    @property
+    def success(self) -> float:
+        """The share of all offered calls that were answered OK; errors stay in what was offered."""
+        return self.answers / self.offered if self.offered else 0.0
+
+    @property
+    def late_share(self) -> float:
+        """The share of the sends that the generator made too late."""
+        return self.sent_late / len(self.lag) if len(self.lag) else 0.0
+
+    @property
+    def void(self) -> str:
+        """Why these figures say nothing about the server; empty where they do."""
+        if self.late_share <= VOID_SHARE:
+            return ""
+        reason = (
+            f"the generator sent {self.late_share:.1%} of the calls more than "
+            f"{1e3 * slack_s(self.limit_s):g} ms late"
+        )
+        if self.shared and 0 < self.limit_s < SHARED_LEAST_S:
+            reason += (
+                f"; on cores shared with the server it can judge limits from about "
+                f"{1e3 * SHARED_LEAST_S:g} ms up"
+            )
+        return reason
+
+    def percentile_ms(self, percent: float) -> float | None:
+        """Of the answers' latency; None where there are too few to say."""
+        value = self.latency.judged(percent)
+        return None if value is None else 1e3 * value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for files and between processes; figures that people read, too."""
+        percents = (50, 90, 95, 99, 99.9)
+        return {
+            "seconds": self.seconds,
+            "limit_ms": 1e3 * self.limit_s,
+            "offered": self.offered,
+            "endings": dict(self.endings),
+            "success": self.success,
+            "good_per_s": self.good_per_s,
+            "latency_ms": {f"p{p:g}": self.percentile_ms(p) for p in percents},
+            "lag_ms": {f"p{p:g}": _ms(self.lag.at(p)) for p in percents},
+            "sent_late": self.sent_late,
+            "shared_cores": self.shared,
+            "void": self.void,
+            "p99_needs": samples_for(99),
+            "latency_histogram": self.latency.to_text(),
+            "lag_histogram": self.lag.to_text(),
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Observed:
+        """What ``to_dict`` gave."""
+        return cls(
+            seconds=raw["seconds"],
+            limit_s=raw["limit_ms"] / 1e3,
+            offered=raw["offered"],
+            endings=Counter(raw["endings"]),
+            latency=Histogram.from_text(raw["latency_histogram"]),
+            lag=Histogram.from_text(raw["lag_histogram"]),
+            sent_late=raw["sent_late"],
+            shared=raw["shared_cores"],
+        )
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds

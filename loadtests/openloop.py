@@ -1,0 +1,161 @@
+"""The asyncio driver of an open loop: calls go out when they are due, whatever became of others.
+
+Messages are encoded once and travel as bytes, and the thread's priority is raised where it may be:
+the generator shares the servers' cores, and a send that is late says nothing about the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+
+from loadtests.observed import Observed
+
+if TYPE_CHECKING:
+    _Infer = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+
+# Ends with gRPC's code, or with nothing if the call was answered; is given seconds until its end.
+Call = Callable[[float], Awaitable[str]]
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_PRIORITY = -10
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One source of calls that does not wait for answers.
+
+    Attributes:
+        targets: ``host:port`` of replicas; each call goes to one that is drawn.
+        messages: encoded requests, sent in turn.
+        times: seconds after the start at which to send, ascending.
+        seconds: the length of the schedule.
+        deadline_s: of each call, from its schedule on.
+        limit_s: later answers are late; 0 for none.
+        shared: whether the servers run on this generator's cores.
+        seed: decides between targets.
+    """
+
+    targets: tuple[str, ...]
+    messages: Sequence[bytes]
+    times: Sequence[float]
+    seconds: float
+    deadline_s: float
+    limit_s: float = 0.0
+    shared: bool = True
+    seed: int = 1
+
+
+async def drive(
+    times: Sequence[float],
+    call: Call,
+    seen: Observed,
+    *,
+    deadline_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Make all calls, each when it is due, and wait for their ends.
+
+    Args:
+        times: seconds after now, ascending.
+        call: one call.
+        seen: counts.
+        deadline_s: of each call, from its schedule on.
+        clock: now, in seconds.
+        sleep: waits so many seconds.
+    """
+    pending = set[asyncio.Task[None]]()
+
+    async def one(due: float) -> None:
+        now = clock()
+        seen.sent(now - due)
+        code = await call(due + deadline_s - now)
+        if code:
+            seen.failed(code)
+        else:
+            seen.answered(clock() - due)
+
+    begun = clock()
+    for moment in times:
+        await sleep(max(0.0, begun + moment - clock()))
+        seen.offered += 1
+        task = asyncio.create_task(one(begun + moment))
+        pending.add(task)
+        task.add_done_callback(pending.discard)
+    await asyncio.gather(*pending)
+
+
+def run(stream: Stream, watch: Callable[[Observed], None] | None = None) -> Observed:
+    """Send a stream, and wait until all its calls have ended.
+
+    Args:
+        stream: what to send.
+        watch: is shown the outcome twice a second while it comes.
+    """
+    seen = Observed(stream.seconds, limit_s=stream.limit_s, shared=stream.shared)
+    with first():
+        asyncio.run(_run(stream, seen, watch))
+    return seen
+
+
+async def _run(stream: Stream, seen: Observed, watch: Callable[[Observed], None] | None) -> None:
+    chance = random.Random(stream.seed)
+    async with AsyncExitStack() as stack:
+        infers: list[_Infer] = []
+        for target in stream.targets:
+            channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+            connection = await stack.enter_async_context(channel)
+            await asyncio.wait_for(connection.channel_ready(), 30)
+            infers.append(connection.unary_unary(METHOD))
+        number = 0
+
+        async def call(left_s: float) -> str:
+            nonlocal number
+            message = stream.messages[number % len(stream.messages)]
+            number += 1
+            infer = infers[0] if len(infers) == 1 else chance.choice(infers)
+            try:
+                await infer(message, timeout=left_s)
+            except grpc.aio.AioRpcError as error:
+                return error.code().name
+            return ""
+
+        watcher = asyncio.create_task(_watched(watch, seen)) if watch else None
+        await drive(stream.times, call, seen, deadline_s=stream.deadline_s)
+        if watcher:
+            watcher.cancel()
+
+
+async def _watched(watch: Callable[[Observed], None], seen: Observed) -> None:
+    while True:
+        await asyncio.sleep(0.5)
+        watch(seen)
+
+
+@contextmanager
+def first() -> Iterator[None]:
+    """Let this thread, and those it starts, go before the servers where we may decide that."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, min(before, _PRIORITY))
+    except PermissionError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, before)

@@ -1,0 +1,243 @@
+"""One model on one server on one machine, measured: the file that reports and plans are made of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loadtests.observed import Observed
+from loadtests.prices import Price, usd_per_million
+from loadtests.slo import Slo
+from service.errors import InvalidSetting
+
+SCHEMA = "farthing.profile/1"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was measured; None where the server does not tell, and nobody said it.
+
+    Attributes:
+        server: name and version, of ServerMetadata.
+        model: its name.
+        version: its version.
+        variant: of the model, such as int8-static.
+        sha256: digest of the model's file.
+        accuracy: on held-out rows, 0 to 1.
+        accuracy_change: over the trained model, in points (0.1 is a tenth of a percent).
+        bytes: of the model's file.
+        memory_bytes: resident, of the serving process.
+    """
+
+    server: str
+    model: str
+    version: str = ""
+    variant: str | None = None
+    sha256: str | None = None
+    accuracy: float | None = None
+    accuracy_change: float | None = None
+    bytes: int | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all figures depend on.
+
+    Attributes:
+        date: of the measurement, ISO.
+        hardware: the serving machine, as ``service.hardware`` names it, or as the user did.
+        cpus: of it that are paid for.
+        price: of the price book; None where none was given.
+        shared: whether the generator shared cores with the server.
+        rows: in each request.
+        payload: what was sent, in words.
+        deadline_ms: of each call.
+        seed: of the arrivals.
+        generator: version of what measured.
+    """
+
+    date: str
+    hardware: str
+    cpus: float
+    price: Price | None
+    shared: bool
+    rows: int
+    payload: str
+    deadline_ms: float
+    seed: int
+    generator: str
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """Of the CPUs that are paid for, in proportion; None without a price."""
+        return self.price.share_per_hour(self.cpus) if self.price else None
+
+
+@dataclass(frozen=True)
+class Level:
+    """One open-loop run at one rate.
+
+    Attributes:
+        rate: calls per second that were offered.
+        seen: how they ended.
+    """
+
+    rate: float
+    seen: Observed
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured, under which conditions, and what it costs.
+
+    Attributes:
+        name: how tables call it.
+        subject: what was measured.
+        conditions: under which.
+        slo: what had to hold.
+        rate: the highest rate at which it did, calls per second; None if it did at none.
+        searched: the runs of that search, in order, with why they failed ("" if they held).
+        alone: one closed caller; None if that was not measured.
+        levels: runs at shares and multiples of the rate, ascending; the overload among them.
+        runs: rows of a run -> how many there were, and their mean seconds on the server.
+        phases: phase of an answered request -> mean seconds in the server.
+        bill: line of the ledger -> core-seconds while the levels ran.
+    """
+
+    name: str
+    subject: Subject
+    conditions: Conditions
+    slo: Slo
+    rate: float | None
+    searched: tuple[tuple[Level, str], ...] = ()
+    alone: Observed | None = None
+    levels: tuple[Level, ...] = ()
+    runs: dict[int, tuple[int, float]] = field(default_factory=dict)
+    phases: dict[str, float] | None = None
+    bill: dict[str, float] | None = None
+
+    @property
+    def lacking(self) -> list[str]:
+        """What a price cannot be believed without, and this has not; empty where it may be."""
+        subject, conditions, lacks = self.subject, self.conditions, list[str]()
+        if self.rate is None:
+            lacks.append("a rate at which the SLO holds")
+        if conditions.price is None:
+            lacks.append("a price")
+        if not conditions.hardware:
+            lacks.append("the hardware")
+        for what, value in (
+            ("the variant", subject.variant),
+            ("the model's digest", subject.sha256),
+            ("the accuracy change", subject.accuracy_change),
+        ):
+            if value is None:
+                lacks.append(what)
+        if self.at_slo is not None and self.at_slo.seen.void:
+            lacks.append(f"a generator that kept its schedule ({self.at_slo.seen.void})")
+        return lacks
+
+    @property
+    def at_slo(self) -> Level | None:
+        """The last run of the search that held: the one at the highest rate."""
+        held = [level for level, failure in self.searched if not failure]
+        return max(held, key=lambda level: level.rate) if held else None
+
+    @property
+    def usd_per_million(self) -> float | None:
+        """Unit cost at the SLO: dollars per million good answers, at the highest rate that holds.
+
+        1e6 x P / (3600 x rate); none where ``lacking`` names anything.
+        """
+        if self.lacking or not self.rate:
+            return None
+        return usd_per_million(self.conditions.usd_per_hour or 0.0, self.rate)
+
+    def effective_usd_per_million(self, level: Level) -> float | None:
+        """The whole bill of a run over its good answers: what is late or refused costs, too."""
+        if self.lacking or level.seen.void or not level.seen.good:
+            return None
+        return usd_per_million(self.conditions.usd_per_hour or 0.0, level.seen.good_per_s)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with the figures that follow from the rest."""
+        conditions = asdict(self.conditions)
+        conditions["price"] = self.conditions.price.to_dict() if self.conditions.price else None
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "subject": asdict(self.subject),
+            "conditions": conditions | {"usd_per_hour": self.conditions.usd_per_hour},
+            "slo": self.slo.to_dict(),
+            "rate": self.rate,
+            "usd_per_million": self.usd_per_million,
+            "void": self.lacking,
+            "searched": [_level(level) | {"failure": why} for level, why in self.searched],
+            "alone": self.alone.to_dict() if self.alone else None,
+            "levels": [
+                _level(level) | {"effective_usd_per_million": self.effective_usd_per_million(level)}
+                for level in self.levels
+            ],
+            "runs": {str(rows): list(run) for rows, run in sorted(self.runs.items())},
+            "phases": self.phases,
+            "bill": self.bill,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Profile:
+        """What ``to_dict`` gave; figures that follow from others are worked out anew.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        conditions = {k: v for k, v in raw["conditions"].items() if k != "usd_per_hour"}
+        price = conditions.pop("price")
+        alone = raw["alone"]
+        return cls(
+            name=raw["name"],
+            subject=Subject(**raw["subject"]),
+            conditions=Conditions(**conditions, price=Price.from_dict(price) if price else None),
+            slo=Slo(**raw["slo"]),
+            rate=raw["rate"],
+            searched=tuple((_read_level(each), each["failure"]) for each in raw["searched"]),
+            alone=Observed.from_dict(alone) if alone else None,
+            levels=tuple(_read_level(each) for each in raw["levels"]),
+            runs={int(rows): (run[0], run[1]) for rows, run in raw["runs"].items()},
+            phases=raw["phases"],
+            bill=raw["bill"],
+        )
+
+
+def write(profile: Profile, path: Path) -> None:
+    """Write one to a file, as a whole or not at all."""
+    whole = path.with_name(f".{path.name}.part")
+    whole.write_text(json.dumps(profile.to_dict(), indent=2) + "\n", encoding="utf-8")
+    whole.replace(path)
+
+
+def read(path: Path) -> Profile:
+    """Read one from a file.
+
+    Raises:
+        InvalidSetting: it is no profile.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["schema"] != SCHEMA:
+            raise ValueError("another schema")
+        return Profile.from_dict(raw)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        raise InvalidSetting(
+            f"{path} is no profile; `farthing slo --save-profile {path.name}` makes one"
+        ) from None
+
+
+def _level(level: Level) -> dict[str, Any]:
+    return {"rate": level.rate, "seen": level.seen.to_dict()}
+
+
+def _read_level(raw: dict[str, Any]) -> Level:
+    return Level(raw["rate"], Observed.from_dict(raw["seen"]))

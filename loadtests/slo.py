@@ -1,0 +1,55 @@
+"""Pure: what must hold, and whether a run shows it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from loadtests.histogram import samples_for
+from loadtests.observed import Observed
+
+
+@dataclass(frozen=True)
+class Slo:
+    """A percentile of the latency below a limit, and a share of the calls answered.
+
+    Attributes:
+        percent: of the percentile, such as 99.
+        limit_s: that it must not exceed, from the scheduled time of a call.
+        success: share of the offered calls that must be answered OK, 0 to 1.
+    """
+
+    percent: float
+    limit_s: float
+    success: float
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        return f"p{self.percent:g} <= {1e3 * self.limit_s:g} ms, {self.success:.4g} answered"
+
+    def failure(self, seen: Observed) -> str:
+        """Why this run does not show that the SLO holds; empty where it does.
+
+        Few violations of few answers show nothing: how many answers there must be for the
+        violations that were seen is ``samples_for``'s to say. What the answers cannot show, a
+        longer run may; ``missing`` tells the two apart.
+        """
+        if seen.void:
+            return f"void: {seen.void}"
+        if seen.success < self.success:
+            return f"{seen.success:.2%} of the calls were answered"
+        if self.missing(seen):
+            value = seen.latency.at(self.percent)
+            if value is not None and value > self.limit_s:
+                return f"p{self.percent:g} is {1e3 * value:.1f} ms"
+            return f"{self.missing(seen)} answers too few to say"
+        return ""
+
+    def missing(self, seen: Observed) -> int:
+        """How many more answers, all in time, would show that the percentile holds."""
+        return max(0, samples_for(self.percent, seen.latency.above(self.limit_s)) - seen.answers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
