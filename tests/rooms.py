@@ -197,6 +197,7 @@ ROOMS = {
     "locust": {"loadtests.users"},
     "gevent": {"loadtests.users"},
     "asyncio": {
+        "loadtests.openloop",
         "service.batcher", "service.callers", "service.inplace", "service.repository",
         "service.streams", "service.server", "service.cli", "service.health",
         "service.interceptor",
