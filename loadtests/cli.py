@@ -158,7 +158,7 @@ def demo(
     """Show the whole way on real data: train, convert, verify, serve, load, price."""
     # Here, since it brings ONNX Runtime and plotly, which `load` does without.
     from loadtests import demo as story
-    from loadtests import report
+    from loadtests import demopage
 
     chosen = _price(price_book, price)
     processes.end_with_make()
@@ -167,7 +167,7 @@ def demo(
     screen = sys.stderr if as_json else sys.stdout
     stage = story.Stage(directory, seconds, cores, screen)
     found = story.run(stage, chosen, lambda what: shown(console, what), quick=quick)
-    page, data = report.write(found, directory)
+    page, data = demopage.write(found, directory)
     if as_json:
         print(data.read_text(encoding="utf-8"), end="")
         return
@@ -205,17 +205,17 @@ def _print_load(console: Console, model: str, measured: Measured) -> None:
 
 
 def _print_demo(console: Console, found: Report) -> None:
-    from loadtests import report
+    from loadtests import demopage
 
     table = Table(title="digits: from Keras to a priced server", title_justify="left")
     table.add_column("variant")
-    for heading in report.headings(found.conditions.users):
+    for heading in demopage.headings(found.conditions.users):
         table.add_column(heading, justify="right")
     table.add_column("")
     for row in found.rows:
         mark = "refused *" if row.refused else "served" if row.name == found.chosen else ""
         style = "bold" if row.name == found.chosen else "dim" if row.refused else None
-        table.add_row(row.name, *report.cells(found, row), mark, style=style)
+        table.add_row(row.name, *demopage.cells(found, row), mark, style=style)
     console.print()
     console.print(table)
     for row in found.rows:

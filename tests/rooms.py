@@ -212,11 +212,15 @@ ROOMS = {
     "sklearn": FRAMEWORKS,
     "joblib": FRAMEWORKS | {"converter.live"},
     "onnxslim": {"converter.cleaning", "converter.pruning.*"},
-    "typer": {"converter.cli", "loadtests.cli", "loadtests.tune"},
+    "typer": {
+        "converter.cli", "loadtests.cli", "loadtests.compare", "loadtests.report", "loadtests.tune",
+    },
     "rich": {
-        "converter.cli", "converter.tables", "loadtests.cli", "loadtests.screen", "loadtests.tune",
+        "converter.cli", "converter.tables", "loadtests.cli", "loadtests.compare",
+        "loadtests.report", "loadtests.screen", "loadtests.tune",
         "converter.zoo.*",
     },
-    "plotly": {"loadtests.report"},
+    "plotly": {"loadtests.demopage", "loadtests.plots"},
+    "jinja2": {"loadtests.page"},
     "yaml": {"loadtests.prices"},
 }  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import report as writer
+from loadtests import demopage as writer
 from loadtests.results import Report
 from tests.loadtests.conftest import REASON
 
