@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from math import comb
+from math import exp, lgamma, log, log1p
 from typing import Any
 
 from hdrh.histogram import HdrHistogram
@@ -41,7 +41,19 @@ def samples_for(percent: float, violations: int = 0) -> int:
 
 def _chance(values: int, most: int, share: float) -> float:
     """That at most so many of these values are violations, each with this chance."""
-    return sum(comb(values, k) * share**k * (1 - share) ** (values - k) for k in range(most + 1))
+    if values * share <= most:  # the median is not above it: more than the sum can be wrong about
+        return 0.5
+    # From the last term down, each by the one above it: of a run under overload the binomial
+    # coefficients are too large for a float.
+    first = lgamma(values + 1) - lgamma(most + 1) - lgamma(values - most + 1)
+    term = exp(first + most * log(share) + (values - most) * log1p(-share))
+    total = term
+    for k in range(most, 0, -1):
+        term *= k / (values - k + 1) * (1 - share) / share
+        total += term
+        if term < 1e-12 * total:
+            break
+    return total
 
 
 class Histogram:
