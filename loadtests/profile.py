@@ -100,6 +100,7 @@ class Profile:
         slo: what had to hold.
         rate: the highest rate at which it did, calls per second; None if it did at none.
         searched: the runs of that search, in order, with why they failed ("" if they held).
+        ended: why it was not tried above the rate, in words.
         alone: one closed caller; None if that was not measured.
         levels: runs at shares and multiples of the rate, ascending; the overload among them.
         runs: rows of a run -> how many there were, and their mean seconds on the server.
@@ -113,6 +114,7 @@ class Profile:
     slo: Slo
     rate: float | None
     searched: tuple[tuple[Level, str], ...] = ()
+    ended: str = ""
     alone: Observed | None = None
     levels: tuple[Level, ...] = ()
     runs: dict[int, tuple[int, float]] = field(default_factory=dict)
@@ -142,9 +144,9 @@ class Profile:
 
     @property
     def at_slo(self) -> Level | None:
-        """The last run of the search that held: the one at the highest rate."""
-        held = [level for level, failure in self.searched if not failure]
-        return max(held, key=lambda level: level.rate) if held else None
+        """The run that confirmed the rate; shorter ones before it may have held at more."""
+        held = [level for level, why in self.searched if not why and level.rate == self.rate]
+        return held[-1] if held else None
 
     @property
     def usd_per_million(self) -> float | None:
@@ -176,6 +178,7 @@ class Profile:
             "usd_per_million": self.usd_per_million,
             "void": self.lacking,
             "searched": [_level(level) | {"failure": why} for level, why in self.searched],
+            "ended": self.ended,
             "alone": self.alone.to_dict() if self.alone else None,
             "levels": [
                 _level(level) | {"effective_usd_per_million": self.effective_usd_per_million(level)}
@@ -203,6 +206,7 @@ class Profile:
             slo=Slo(**raw["slo"]),
             rate=raw["rate"],
             searched=tuple((_read_level(each), each["failure"]) for each in raw["searched"]),
+            ended=raw["ended"],
             alone=Observed.from_dict(alone) if alone else None,
             levels=tuple(_read_level(each) for each in raw["levels"]),
             runs={int(rows): (run[0], run[1]) for rows, run in raw["runs"].items()},

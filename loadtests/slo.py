@@ -35,15 +35,19 @@ class Slo:
         violations that were seen is ``samples_for``'s to say. What the answers cannot show, a
         longer run may; ``missing`` tells the two apart.
         """
+        if not self.doubt(seen) and self.missing(seen):
+            return f"{self.missing(seen)} answers too few to say"
+        return self.doubt(seen)
+
+    def doubt(self, seen: Observed) -> str:
+        """Why this run, however short, looks as if the SLO did not hold; empty where it does."""
         if seen.void:
             return f"void: {seen.void}"
         if seen.success < self.success:
             return f"{seen.success:.2%} of the calls were answered"
-        if self.missing(seen):
-            value = seen.latency.at(self.percent)
-            if value is not None and value > self.limit_s:
-                return f"p{self.percent:g} is {1e3 * value:.1f} ms"
-            return f"{self.missing(seen)} answers too few to say"
+        value = seen.latency.at(self.percent)
+        if value is not None and value > self.limit_s:
+            return f"p{self.percent:g} is {1e3 * value:.1f} ms"
         return ""
 
     def missing(self, seen: Observed) -> int:

@@ -20,11 +20,17 @@ SERVICE_IMPORTS = {
     "service.batching": LEAVES,
     "service.latency": set(),
     "service.scheduler": LEAVES | {"service.batching", "service.latency"},
-    "service.callers": LEAVES | {"service.batching", "service.scheduler"},
+    "service.callers": LEAVES
+    | {"service.batching", "service.bill", "service.ledger", "service.scheduler"},
+    "service.instances": LEAVES
+    | {
+        "service.batching", "service.callers", "service.latency", "service.ledger",
+        "service.scheduler",
+    },
     "service.batcher": LEAVES
     | {
-        "service.batching", "service.callers", "service.inplace", "service.latency",
-        "service.scheduler",
+        "service.batching", "service.bill", "service.callers", "service.inplace",
+        "service.instances", "service.latency", "service.ledger", "service.scheduler",
     },
     "service.regions": LEAVES,
     "service.classification": LEAVES,
@@ -73,7 +79,9 @@ SERVICE_IMPORTS = {
         "service.hardware", "service.modelconfig", "service.session", "service.settings",
         "service.tuned",
     },
-    "service.inplace": {"service.batching", "service.latency"},
+    "service.inplace": {
+        "service.batching", "service.bill", "service.latency", "service.ledger",
+    },
     "service.operators": {"service.encoded"},
     "service.opened": LEAVES
     | {
@@ -175,6 +183,7 @@ FROM_SERVICE = {
         "opening",
         "proto",
         "rows",
+        "scheduler",
         "session",
         "settings",
         "tensors",
@@ -190,20 +199,20 @@ ROOMS = {
     "grpc": {
         "service.server", "service.servicer", "service.streams", "service.control",
         "service.interceptor", "service.tls", "loadtests.users", "loadtests.client",
-        "loadtests.openloop", "loadtests.bench.echo", "loadtests.bench.overload", "loadtests.bench.wire",
+        "loadtests.openloop", "loadtests.questions", "loadtests.bench.echo", "loadtests.bench.overload", "loadtests.bench.wire",
     },
     "grpc_health": {"service.health", "service.server"},
     "grpc_reflection": {"service.server"},
     "onnxruntime": {
         "service.session", "converter.variants", "converter.quantize", "converter.diagnosis",
     },
-    "prometheus_client": {"service.metrics", "service.tritonmetrics", "service.server"},
+    "prometheus_client": {"loadtests.scrape", "service.metrics", "service.tritonmetrics", "service.server"},
     "locust": {"loadtests.users"},
     "gevent": {"loadtests.users"},
     "asyncio": {
         "loadtests.openloop",
-        "service.batcher", "service.callers", "service.inplace", "service.repository",
-        "service.streams", "service.server", "service.cli", "service.health",
+        "service.batcher", "service.callers", "service.inplace", "service.instances",
+        "service.repository", "service.streams", "service.server", "service.cli", "service.health",
         "service.interceptor",
     },
     "tensorflow": FRAMEWORKS | {"loadtests.baseline"},

@@ -1,0 +1,226 @@
+"""The story of `farthing slo`: from a running server to a profile with a price."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+
+from loadtests import identity, rates
+from loadtests.identity import Said
+from loadtests.observed import Observed
+from loadtests.profile import Conditions, Level, Profile
+from loadtests.rates import Found, Judged, Search, Trial
+from loadtests.rig import Rig, Told, Work, connected
+from loadtests.slo import Slo
+from service import hardware
+
+# Of the rate that was found: where the latency rises, and what overload leaves of the goodput.
+SHARES = (0.25, 0.5, 0.75, 0.9)
+OVERLOADS = (1.5, 2.0, 4.0)
+# Of the budget: one caller alone, sizes of batches; and the search, where levels come after it.
+_ALONE_SHARE, _SIZES_SHARE, _SEARCH_SHARE = 0.05, 0.05, 0.65
+_MOST_ALONE_S, _MOST_SETTLE_S = 10.0, 15.0
+_LEAST_LEVEL_S, _USUAL_LEVEL_S, _MOST_LEVEL_S, _LEVEL_ANSWERS = 1.0, 6.0, 20.0, 700
+_ROWS_UNTOLD = 32
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is done.
+
+    Attributes:
+        budget_s: seconds for all of it, about.
+        seed: of the arrivals.
+        levels: whether to run at shares and multiples of the rate that was found.
+    """
+
+    budget_s: float = 180.0
+    seed: int = 1
+    levels: bool = True
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds, and when they are used up."""
+
+    ends: float
+    now: Callable[[], float] = time.perf_counter
+
+    @property
+    def left_s(self) -> float:
+        """Of the time that was given; never negative."""
+        return max(0.0, self.ends - self.now())
+
+
+def profile_of(
+    work: Work,
+    said: Said,
+    slo: Slo,
+    effort: Effort | None = None,
+    *,
+    name: str = "",
+    told: Told = lambda _: None,
+) -> Profile:
+    """Measure a running server: the highest rate at which an SLO holds, and all around it.
+
+    Args:
+        work: what is asked of whom.
+        said: what the servers do not tell, the price among it.
+        slo: what must hold.
+        effort: how much is done.
+        name: how tables call it; the variant's name if empty, else the model's.
+        told: is given what is being done, in words, as often as it changes.
+
+    Raises:
+        TargetFailed: a target does not answer, or does not serve such requests.
+        BadRows: the rows do not fit the model.
+        InvalidSetting: a URL of the metrics does not answer with metrics.
+    """
+    effort = effort or Effort()
+    clock = Clock(time.perf_counter() + effort.budget_s)
+    with connected(work, slo, seed=effort.seed) as rig:
+        told("one caller, alone")
+        alone = rig.alone(min(_MOST_ALONE_S, _ALONE_SHARE * effort.budget_s))
+        begun, config = rig.taken(), rig.config()
+        if begun.statistics:
+            told("one caller, batches of all sizes")
+            rig.sizes(
+                config.max_batch_size if config else _ROWS_UNTOLD, _SIZES_SHARE * effort.budget_s
+            )
+        share = _SEARCH_SHARE if effort.levels else 1.0
+        found, searched = searched_on(rig, alone, Clock(clock.now() + share * clock.left_s), told)
+        before = rig.taken()
+        levels = list[Level]()
+        phases = before.phases(begun)
+        if found.rate and effort.levels:
+            levels = _levels(rig, [x * found.rate for x in SHARES], clock, told)
+            phases = rig.taken().phases(before)
+            levels += _levels(rig, [x * found.rate for x in OVERLOADS], clock, told)
+        ended = rig.taken()
+        subject = identity.subject(
+            rig.server(), config, said, model=work.model, version=work.version,
+            memory_bytes=ended.metrics.memory_bytes or None,
+        )  # fmt: skip
+    return Profile(
+        name=name or subject.variant or work.model,
+        subject=subject,
+        conditions=_conditions(work, said, slo, effort),
+        slo=slo,
+        rate=found.rate,
+        searched=tuple(searched),
+        ended=found.why,
+        alone=alone,
+        levels=tuple(levels),
+        runs=ended.sizes(begun),
+        phases=phases,
+        bill=ended.metrics.bill(before.metrics if levels else begun.metrics),
+    )
+
+
+def searched_on(
+    rig: Rig, alone: Observed, clock: Clock, told: Told
+) -> tuple[Found, list[tuple[Level, str]]]:
+    """Search on a running server.
+
+    Args:
+        rig: the server.
+        alone: what one caller saw.
+        clock: for the search.
+        told: what is being done.
+
+    Returns:
+        How it ended; and each run, with why the SLO did not hold ("" if it did).
+    """
+    slo, usual_s = rig.slo, alone.latency.at(50) or 0.0
+    if usual_s > slo.limit_s:
+        return Found(None, f"one caller alone waits {1e3 * usual_s:.1f} ms at the median"), []
+    first = len(rig.work.targets) / max(usual_s, 1e-4)
+    return follow(
+        rates.search(slo, first=first, budget_s=clock.left_s), slo, clock,
+        run=lambda trial, number: rig.run(
+            trial.rate, trial.seconds, number=number, watch=_watched(trial, told)
+        ),
+        settle=lambda: rig.settle(min(_MOST_SETTLE_S, clock.left_s)),
+    )  # fmt: skip
+
+
+def follow(
+    steps: Search,
+    slo: Slo,
+    clock: Clock,
+    *,
+    run: Callable[[Trial, int], Observed],
+    settle: Callable[[], None],
+) -> tuple[Found, list[tuple[Level, str]]]:
+    """Do what a search asks for until it ends.
+
+    Args:
+        steps: the search.
+        slo: what must hold.
+        clock: for all of it.
+        run: one trial, with its number.
+        settle: lets the server come to rest after a trial that failed.
+
+    Returns:
+        As ``searched_on``.
+    """
+    searched: list[tuple[Level, str]] = []
+    try:
+        trial = next(steps)
+        while True:
+            seen = run(trial, len(searched))
+            failure = slo.failure(seen) if trial.confirms else slo.doubt(seen)
+            searched.append((Level(trial.rate, seen), failure))
+            if failure:
+                settle()
+            trial = steps.send(Judged(failure, bool(seen.void), clock.left_s))
+    except StopIteration as end:
+        found: Found = end.value
+        return found, searched
+
+
+def _levels(rig: Rig, wanted: list[float], clock: Clock, told: Told) -> list[Level]:
+    """Runs at these rates; long enough for a p99 where there is time for it."""
+    levels = list[Level]()
+    for index, rate in enumerate(wanted):
+        share_s = clock.left_s / (
+            len(wanted) - index + (len(OVERLOADS) if rate < wanted[-1] else 0)
+        )
+        seconds = min(_MOST_LEVEL_S, max(_USUAL_LEVEL_S, _LEVEL_ANSWERS / rate))
+        seconds = max(_LEAST_LEVEL_S, min(seconds, share_s))
+        watch = _watched(Trial(rate, seconds, confirms=False), told)
+        levels.append(Level(rate, rig.run(rate, seconds, number=1000 + index, watch=watch)))
+        rig.settle(_MOST_SETTLE_S)
+    return levels
+
+
+def _watched(trial: Trial, told: Told) -> Callable[[Observed], None]:
+    what = f"{'confirming ' if trial.confirms else ''}{trial.rate:.4g}/s for {trial.seconds:.0f} s"
+    told(what)
+
+    def watch(seen: Observed) -> None:
+        told(f"{what}: {seen.offered} sent, {seen.good} in time")
+
+    return watch
+
+
+def _conditions(work: Work, said: Said, slo: Slo, effort: Effort) -> Conditions:
+    here = hardware.fingerprint() if work.local else ""
+    cpus = said.cpus
+    if cpus is None:
+        cpus = hardware.cpus() if work.local else said.price.cpus if said.price else 0
+    return Conditions(
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        hardware=said.hardware or here,
+        cpus=cpus,
+        price=said.price,
+        shared=work.shared,
+        rows=work.rows,
+        payload=work.payload,
+        deadline_ms=1e3 * work.deadline_for(slo),
+        seed=effort.seed,
+        generator=f"farthing {metadata.version('farthing')}",
+    )
