@@ -28,6 +28,7 @@ class Answer:
         assembly_s: seconds of stacking the callers' rows.
         run_s: seconds of the run it shared.
         batch_rows: rows in that run, or in the largest of several.
+        core_s: core-seconds, its rows' share of that run or of all of them; 0 until it is settled.
     """
 
     outputs: Arrays
@@ -35,6 +36,7 @@ class Answer:
     assembly_s: float
     run_s: float
     batch_rows: int
+    core_s: float = 0.0
 
 
 @dataclass(frozen=True)

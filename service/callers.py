@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from service import batching
 from service.batching import Answer
+from service.bill import WASTE
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, ServingError
-from service.scheduler import Entry
+from service.ledger import Ledger, Ticket
+from service.scheduler import Entry, Queue
 
 
 @dataclass(eq=False)
@@ -46,11 +48,29 @@ class Request:
         self.settled, self.nbytes = settled, 0
         self.parts: list[Part] = []
         self._answers: dict[Part, Answer] = {}
+        self._shares: list[tuple[Ticket, int]] = []
 
     @property
     def over(self) -> bool:
         """Whether it was answered, or failed, or its caller is gone."""
         return self.settled.done()
+
+    def hold(self, queue: Queue[Part], nbytes: int) -> None:
+        """Count bytes as waiting until it is over."""
+        self.nbytes += nbytes
+        queue.nbytes += nbytes
+
+    def charge(self, ledger: Ledger, ticket: Ticket, rows: int) -> None:
+        """Put rows of a run that begins on its account; of one that is over, they are waste."""
+        if self.over:
+            ledger.settle(ticket, rows, WASTE)
+        else:
+            self._shares.append((ticket, rows))
+
+    def pay(self, ledger: Ledger, kind: str) -> float:
+        """Settle what it was charged, once it is known how it ended; the core-seconds so far."""
+        shares, self._shares = self._shares, []
+        return sum(ledger.settle(ticket, rows, kind) for ticket, rows in shares)
 
     def answer(self, part: Part, answer: Answer, now: float, most: int) -> int:
         """Settle it once the last of its parts is answered.

@@ -13,7 +13,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from statistics import median
 
 from service.batching import Answer, Arrays, Ran
+from service.bill import BUSY, WASTE
 from service.latency import Latency
+from service.ledger import Account
 
 Runs = Callable[[Sequence[Arrays], Sequence[int]], Ran]
 Tell = Callable[[int, Ran, float, float], None]
@@ -38,6 +40,7 @@ class InPlace:
         latency: Latency,
         clock: Callable[[], float],
         cpu: Callable[[], float],
+        account: Account,
         tell: Tell,
     ) -> None:
         """Start.
@@ -47,37 +50,44 @@ class InPlace:
             most: rows of the largest run that was found short enough, by ``rows``; 0 for none.
             latency: what runs take; it goes on learning here.
             clock: seconds.
-            cpu: CPU seconds of the calling thread.
+            cpu: CPU seconds of the calling thread, which is one of the front end's.
+            account: pays for the runs.
             tell: told rows, the run, the seconds that were expected and those that it took.
         """
         self._run, self._most, self._latency = run, most, latency
-        self._clock, self._cpu, self._tell = clock, cpu, tell
+        self._clock, self._cpu, self._account, self._tell = clock, cpu, account, tell
         self._runs = 0
 
     def takes(self, rows: int) -> bool:
         """Whether a run of so many rows stays."""
         return rows <= self._most and self._latency(rows) < LONGEST_S
 
-    def run(self, feeds: Arrays, rows: int) -> Answer:
-        """Run one caller's rows here and now.
+    def run(self, feeds: Arrays, rows: int, deadline: float | None) -> Answer:
+        """Run one caller's rows here and now; an answer after the deadline is waste.
 
         Raises:
             InferenceFailed: the model failed on them.
         """
+        account, kind = self._account, WASTE
         started, cpu_s, expected_s = self._clock(), self._cpu(), self._latency(rows)
+        ticket = account.ticket(rows)
+        account.ledger.begin(ticket, account.threads)
         try:
             ran = self._run([feeds], [rows])
+            if deadline is None or self._clock() <= deadline:
+                kind = BUSY
         finally:
-            took_s = self._clock() - started
+            took_s, used_s = self._clock() - started, self._cpu() - cpu_s
+            core_s = account.ledger.end(ticket, kind, front_s=used_s)
             # CPU, since whoever shares it may stall any run. Somebody has found out how to make
             # this model slow: it will not hold up all others a second time.
-            if self._cpu() - cpu_s >= LONGEST_S:
+            if used_s >= LONGEST_S:
                 self._most = 0
             self._runs += 1
             if took_s >= LONGEST_S or self._runs % _SAMPLED == 0:
                 self._latency.observe(rows, took_s)
         self._tell(rows, ran, expected_s, took_s)
-        return Answer(ran.parts[0], 0.0, ran.assembly_s, ran.run_s, rows)
+        return Answer(ran.parts[0], 0.0, ran.assembly_s, ran.run_s, rows, core_s)
 
 
 def hop_s(executor: Executor, clock: Callable[[], float]) -> float:

@@ -11,9 +11,11 @@ import numpy as np
 
 from service.batcher import Answer, Batcher, Limits, OnRun
 from service.latency import Latency
+from service.ledger import Account, Ledger
 from tests.fakes import Arrays, FakeRun, ManualClock
 
 DOOR = 0.0
+LABELS = ("m", "1", "fp32")
 Caller = asyncio.Task[Answer]
 
 
@@ -25,7 +27,8 @@ class Stage:
 
     def __init__(self, executor: Executor) -> None:
         self.run, self.door, self.clock = FakeRun(), FakeRun(), ManualClock()
-        self.cpu = ManualClock()
+        self.cpu = ManualClock()  # of the event loop's thread
+        self.ledger = Ledger(cores=4.0, clock=self.clock, cpu=self.cpu)
         self._executor = executor
 
     def __call__(self, feeds: Arrays) -> Arrays:
@@ -50,6 +53,7 @@ class Stage:
             on_run=on_run,
             latency=latency,
             cpu=self.cpu,
+            account=Account(self.ledger, LABELS, threads=2),
         )
 
     async def occupy(self, batcher: Batcher) -> Caller:

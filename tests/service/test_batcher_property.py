@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -184,6 +185,9 @@ async def test_every_submit_ends_once_as_its_own_deeds_allow(
     batcher = play.batcher
     assert (batcher.waiting_rows, batcher.waiting_bytes, batcher.waiting_requests) == (0, 0, 0)
     assert batcher.running == 0
+    bill = play.stage.ledger.read()
+    assert bill.unsettled == {}, "a run is never paid for"
+    assert bill.accounted_core_s == pytest.approx(bill.paid_core_s)
     assert max(play.stage.run.batches, default=0) <= MAX_ROWS
     unexpected = [what for what in complaints if not (play.crashes and _is_shutdown(what))]
     assert not unexpected, "a caller was settled twice, or a task failed unseen"

@@ -1,0 +1,168 @@
+"""The instances of one model: slots on a thread pool, each busy with one run or idle.
+
+Everything but the run itself happens on the event loop. A run that fails for several callers is run
+again for each by himself, so that one bad row fails alone. What runs cost is the ledger's
+(``ledger``): a run's rows are put on their requests' account when it begins, whoever still waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+
+from service import batching
+from service.batching import Answer, Arrays, Limits, Ran, Run
+from service.callers import Part
+from service.errors import Draining, InferenceFailed
+from service.latency import Latency
+from service.ledger import Account, Ticket
+from service.scheduler import Queue
+
+# rows; seconds of assembly, of the run, expected from taking the rows to answering, and taken
+OnRun = Callable[[int, float, float, float, float], None]
+
+
+class Instances:
+    """Where batches run, at most so many at a time.
+
+    Attributes:
+        idle: instances without work.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        queue: Queue[Part],
+        limits: Limits,
+        *,
+        executor: Executor,
+        clock: Callable[[], float],
+        latency: Latency,
+        account: Account,
+        on_run: OnRun | None,
+    ) -> None:
+        """Start with all of them idle; they take from the queue. For the others see ``Batcher``."""
+        self._model, self._queue, self._limits = run, queue, limits
+        self._executor, self._clock = executor, clock
+        self._latency, self._account, self._on_run = latency, account, on_run
+        self.idle = limits.instances
+        self._busy_until: dict[int, float] = {}
+        self._running: set[Part] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def busy_until(self) -> tuple[float, ...]:
+        """When each of those that are busy is expected to be free."""
+        return tuple(self._busy_until.values())
+
+    def dispatch(self) -> None:
+        """Start runs while an instance is idle and rows wait."""
+        while self.idle and len(self._queue):
+            now = self._clock()
+            batch, late = self._queue.take(now)
+            for part in late:
+                part.fail_late(now)
+            if not batch:
+                continue
+            self.idle -= 1
+            # Not only when the task begins: who comes before that must know of this run.
+            rows = sum(part.rows for part in batch)
+            self._busy_until[id(batch)] = now + self._latency(rows)
+            self._running.update(batch)
+            task = asyncio.get_running_loop().create_task(self._run_batch(batch))
+            self._tasks.add(task)  # the loop itself keeps only weak references
+            task.add_done_callback(self._tasks.discard)
+
+    async def finish(self, timeout_s: float | None) -> bool:
+        """Wait until nothing waits or runs; when that takes too long, tell those who still wait.
+
+        Args:
+            timeout_s: None for as long as it takes.
+
+        Returns:
+            Whether all of it was finished in time.
+        """
+        finished = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        except TimeoutError:
+            finished = False
+        for part in (*self._queue, *self._running):
+            part.request.fail(Draining("the server shut down before this request was answered"))
+        return finished
+
+    def charged(self, ticket: Ticket, feeds: Sequence[Arrays], counts: Sequence[int]) -> Ran:
+        """Run on the calling thread and charge it: one thread stacks the rows, all run the model.
+
+        Raises:
+            InferenceFailed: the model failed.
+        """
+        ledger, threads, model = self._account.ledger, self._account.threads, self._model
+
+        def run(stacked: Arrays) -> Arrays:
+            ledger.begin(ticket, threads)
+            try:
+                return model(stacked)
+            finally:
+                ledger.begin(ticket, 1)
+
+        ledger.begin(ticket, 1)
+        try:
+            batched, clock = self._limits.batched, self._clock
+            return batching.run(run, feeds, counts, batched=batched, clock=clock)
+        finally:
+            ledger.end(ticket)
+
+    def tell(self, rows: int, ran: Ran, expected_s: float, took_s: float) -> None:
+        """Tell whoever counts runs of one."""
+        if self._on_run is not None:
+            self._on_run(rows, ran.assembly_s, ran.run_s, expected_s, took_s)
+
+    async def _run_batch(self, batch: list[Part]) -> None:
+        try:
+            if not await self._run_and_settle(batch):
+                # One bad row fails alone. Who comes meanwhile must know how long that takes.
+                again = [part for part in batch if not part.left]
+                took_s = sum(self._latency(part.rows) for part in again)
+                self._busy_until[id(batch)] = self._clock() + took_s
+                for part in again:
+                    if not part.left:
+                        await self._run_and_settle([part])
+        finally:
+            del self._busy_until[id(batch)]
+            self._running.difference_update(batch)
+            for part in batch:  # settled already, unless the executor is broken
+                part.request.lose(part, InferenceFailed("the server could not run this request"))
+            self.idle += 1
+            self.dispatch()
+
+    async def _run_and_settle(self, batch: Sequence[Part]) -> bool:
+        """Run once; False if it failed and the callers are to be run one by one."""
+        started = self._clock()
+        feeds, counts = [part.feeds for part in batch], [part.rows for part in batch]
+        total = sum(counts)
+        expected_s = self._latency(total)
+        ticket = self._account.ticket(total)
+        for part in batch:
+            part.request.charge(self._account.ledger, ticket, part.rows)
+        loop = asyncio.get_running_loop()
+        try:
+            ran = await loop.run_in_executor(self._executor, self.charged, ticket, feeds, counts)
+        except InferenceFailed as error:
+            if len(batch) > 1:
+                return False
+            # Its traceback holds this frame, which holds the tensors; the cause says what failed.
+            batch[0].request.fail(error.with_traceback(None))
+            return True
+        ended = self._clock()
+        self._latency.observe(total, ended - started)
+        self.tell(total, ran, expected_s, ended - started)
+        for part, outputs in zip(batch, ran.parts, strict=True):
+            queued_s = started - part.arrived
+            answer = Answer(outputs, queued_s, ran.assembly_s, ran.run_s, total)
+            held = part.request.answer(part, answer, ended, self._limits.max_joined_bytes)
+            part.request.hold(self._queue, held)
+        return True
