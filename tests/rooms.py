@@ -174,6 +174,7 @@ FROM_SERVICE = {
         "datatypes",
         "errors",
         "hardware",
+        "latency",
         "layout",
         "ledger",
         "log",
