@@ -1,0 +1,153 @@
+"""Pure: the themes of a report, each with a sentence that says what to see in its plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from loadtests.columns import TABLES, Column, share, three_digits
+from loadtests.wording import listed
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One theme.
+
+    Attributes:
+        theme: the plot's key.
+        heading: above it.
+        see: what to see there.
+        table: the key of its figures' table.
+        columns: of that table.
+    """
+
+    theme: str
+    heading: str
+    see: str
+    table: str
+    columns: tuple[Column, ...]
+
+
+def sections(figures: Figures) -> list[Section]:
+    """All themes, in order."""
+    return [
+        Section(theme, heading, see(figures), table, TABLES[table])
+        for theme, heading, see, table in _THEMES
+    ]
+
+
+def _accuracy(figures: Figures) -> str:
+    front = [each["name"] for each in figures["tables"]["variants"] if each.get("on_front")]
+    if not front:
+        return "Nothing here may be priced, so there is nothing to draw; the table says why."
+    verb = "is" if len(front) == 1 else "are"
+    return (
+        f"Left is cheaper, up is more accurate. {listed(front)} {verb} on the front: whatever is "
+        "cheaper is less accurate, and whatever is more accurate costs more."
+    )
+
+
+def _latency(figures: Figures) -> str:
+    slo = figures["slo"]
+    said = (
+        "Solid is the 99th percentile of the answers, dotted the median. Each line rises where "
+        f"calls begin to queue; the dashed one is the SLO's limit of {1e3 * slo['limit_s']:g} ms."
+    )
+    held = _record(figures, figures["chosen"])
+    if held and held["rate"]:
+        said += f" {held['name']} holds the SLO up to {three_digits(held['rate'])} calls/s."
+    return said
+
+
+def _distribution(figures: Figures) -> str:
+    return (
+        "Each variant at the highest rate at which it held the SLO: the further right, the rarer "
+        "and slower the answers. A line ends where its answers are too few to say more."
+    )
+
+
+def _goodput(figures: Figures) -> str:
+    said = (
+        "Beyond its capacity a server should stay at its peak; one that works on what nobody "
+        "waits for any more falls."
+    )
+    kept = sorted(
+        (value, name)
+        for name in {each["name"] for each in figures["tables"]["goodput"]}
+        if (value := _kept(figures, name)) is not None
+    )
+    if not kept:
+        return said
+    (least, worst), (most, best) = kept[0], kept[-1]
+    said += f" At the highest load {best} still gives {most:.0%} of its peak"
+    return f"{said}, {worst} {least:.0%}." if worst != best else f"{said}."
+
+
+def _kept(figures: Figures, name: str) -> float | None:
+    """The goodput at the highest load over that at its peak; None if there was no overload."""
+    runs = [
+        (each["offered_per_s"], each["good_per_s"])
+        for each in figures["tables"]["goodput"]
+        if each["name"] == name and each["good_per_s"] is not None
+    ]
+    peak = max((good for _, good in runs), default=0.0)
+    if not peak or max(runs)[0] < 1.2 * peak:
+        return None
+    return max(runs)[1] / peak
+
+
+def _phases(figures: Figures) -> str:
+    said = "The mean milliseconds of an answered request inside the server."
+    largest = _largest(figures, "phases", "ms")
+    if largest:
+        name, part, of_all = largest
+        said += f" Of {name}'s, {share(of_all)} is {part}."
+    return said
+
+
+def _bill(figures: Figures) -> str:
+    said = (
+        "Each core-second of the server while the rates above were run: busy with answers, serving "
+        "(its front end), idle, waste (late, cancelled, failed) and warm-up; idle is paid for, too."
+    )
+    largest = _largest(figures, "bill", "core_s")
+    if largest:
+        name, part, of_all = largest
+        said += f" Most of {name}'s bill is {part}: {share(of_all)}."
+    return said
+
+
+def _sizes(figures: Figures) -> str:
+    return "Small files load and travel faster; memory decides how many models share a machine."
+
+
+def _largest(figures: Figures, table: str, key: str) -> tuple[str, str, float] | None:
+    """Of the chosen variant, or else the first that has any: its largest part, and the share."""
+    part = "phase" if table == "phases" else "line"
+    known = [each for each in figures["tables"][table] if each[key] is not None]
+    names = [each["name"] for each in known]
+    name = figures["chosen"] if figures["chosen"] in names else next(iter(names), None)
+    mine = [each for each in known if each["name"] == name]
+    whole = sum(each[key] for each in mine)
+    if not whole:
+        return None
+    largest = max(mine, key=lambda each: each[key])
+    return str(name), str(largest[part]).replace("_", " "), largest[key] / whole
+
+
+def _record(figures: Figures, name: str | None) -> dict[str, Any] | None:
+    return next((each for each in figures["tables"]["variants"] if each["name"] == name), None)
+
+
+_THEMES: tuple[tuple[str, str, Callable[[Figures], str], str], ...] = (
+    ("accuracy", "Accuracy against cost", _accuracy, "variants"),
+    ("latency", "Latency against rate", _latency, "latency"),
+    ("distribution", "The distribution of the latency", _distribution, "distribution"),
+    ("goodput", "Goodput under overload", _goodput, "goodput"),
+    ("phases", "Where the time goes", _phases, "phases"),
+    ("bill", "Where the money goes", _bill, "bill"),
+    ("sizes", "Size and memory", _sizes, "sizes"),
+)

@@ -1,0 +1,170 @@
+"""Pure: what a report says in sentences: its verdict, its conditions, and why something is void."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from loadtests import resolution
+from loadtests.columns import dollars, points, share, three_digits
+from loadtests.observed import slack_s
+from loadtests.profile import Profile
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One thing that figures depend on.
+
+    Attributes:
+        what: it is.
+        said: in words.
+        of: names of the profiles that this holds for; empty for all of them.
+    """
+
+    what: str
+    said: str
+    of: tuple[str, ...] = ()
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a list in a sentence."""
+    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
+
+
+def void(profile: Profile) -> str:
+    """Why it may not be priced; empty where it may."""
+    return f"it lacks {listed(profile.lacking)}" if profile.lacking else ""
+
+
+def other_work(one: Profile, other: Profile) -> str:
+    """Why two profiles are not of the same work; empty where they are."""
+    names = f"'{one.name}' and '{other.name}'"
+    if one.conditions.rows != other.conditions.rows:
+        sizes = f"{one.conditions.rows} and {other.conditions.rows}"
+        return f"{names} were sent requests of {sizes} rows"
+    if one.slo != other.slo:
+        return f"{names} were held to different SLOs ({one.slo.said}; {other.slo.said})"
+    return ""
+
+
+def verdict(chosen: Profile | None, base: Profile | None) -> str:
+    """One sentence: which variant, how much cheaper than the baseline, at which SLO."""
+    if chosen is None or chosen.usd_per_million is None:
+        return "Nothing here may be priced: each profile is void for the reason in its row."
+    cost = f"{dollars(chosen.usd_per_million)} per million good answers"
+    at = f"at {_slo(chosen)}{_accuracy(chosen)}"
+    if base is None:
+        return f"{chosen.name} is the cheapest: {cost} {at}."
+    if base.name == chosen.name:
+        return f"Nothing is cheaper than the baseline, {base.name}: {cost} {at}."
+    if base.usd_per_million is None:
+        return (
+            f"{chosen.name} is the cheapest: {cost} {at}; the baseline, {base.name}, is void: "
+            f"{void(base)}."
+        )
+    if not resolution.apart(resolution.usd_per_million(chosen), resolution.usd_per_million(base)):
+        return (
+            f"{chosen.name} came out cheapest, with {cost} {at}, but the search cannot tell it "
+            f"from the baseline, {base.name}."
+        )
+    ratio = base.usd_per_million / chosen.usd_per_million
+    return (
+        f"{chosen.name} is the cheapest: {cost}, {three_digits(ratio)} times cheaper than "
+        f"{base.name} ({1 - 1 / ratio:.0%} less), {at}."
+    )
+
+
+def _slo(profile: Profile) -> str:
+    slo = profile.slo
+    return (
+        f"an SLO of p{slo.percent:g} within {three_digits(1e3 * slo.limit_s)} ms and "
+        f"{100 * slo.success:.4g} % answered"
+    )
+
+
+def _accuracy(profile: Profile) -> str:
+    change = profile.subject.accuracy_change
+    if change is None:
+        return ""
+    if not round(change, 2):
+        return ", as accurate as the trained model"
+    return f", with {points(change)} points of accuracy against the trained model"
+
+
+def conditions(profiles: Sequence[Profile]) -> list[Condition]:
+    """All that the figures depend on; what holds for all profiles is said once."""
+    found = []
+    for what, said in _CONDITIONS:
+        groups: dict[str, list[str]] = {}
+        for profile in profiles:
+            groups.setdefault(said(profile), []).append(profile.name)
+        for text, names in groups.items():
+            found.append(Condition(what, text, () if len(groups) == 1 else tuple(names)))
+    return found
+
+
+def _price(profile: Profile) -> str:
+    where = profile.conditions
+    if where.price is None:
+        return "void: none was given"
+    measured = _date(where.date)
+    old = "; more than a year old" if measured and where.price.is_old(measured) else ""
+    return f"in US dollars, an assumption: {where.price.said(where.cpus)}{old}"
+
+
+def _date(text: str) -> datetime.date | None:
+    try:
+        return datetime.date.fromisoformat(text[:10])
+    except ValueError:
+        return None
+
+
+def _cpus(profile: Profile) -> str:
+    where = profile.conditions
+    return f"{where.hardware or 'void: it was not told'}; {where.cpus:g} CPUs paid for"
+
+
+def _cores(profile: Profile) -> str:
+    if profile.conditions.shared:
+        return "shared the server's CPUs, so both are slower than alone"
+    return "had CPUs of its own"
+
+
+def _lag(profile: Profile) -> str:
+    """How well the generator kept its schedule, in the run at the SLO's rate."""
+    if profile.at_slo is None:
+        return "no run of it held the SLO"
+    seen = profile.at_slo.seen
+    if not len(seen.lag):
+        return "it did not write down its lag"
+    middle, high = (1e3 * (seen.lag.at(percent) or 0.0) for percent in (50, 99))
+    slack = 1e3 * slack_s(seen.limit_s)
+    said = (
+        f"p50 {three_digits(middle)} ms, p99 {three_digits(high)} ms; {share(seen.late_share)} of "
+        f"the calls sent more than {slack:g} ms late (void above 1 %)"
+    )
+    return f"void: {seen.void}; {said}" if seen.void else said
+
+
+def _model(profile: Profile) -> str:
+    about = profile.subject
+    version = f" version {about.version}" if about.version else ""
+    digest = f"sha256 {about.sha256}" if about.sha256 else "void: its digest was not told"
+    return f"{about.model}{version}, {about.variant or 'void: no variant was told'}, {digest}"
+
+
+_CONDITIONS: tuple[tuple[str, Callable[[Profile], str]], ...] = (
+    ("SLO", lambda p: f"{p.slo.said}, from the scheduled time of each call"),
+    ("Price", _price),
+    ("Hardware", _cpus),
+    ("Server", lambda p: p.subject.server),
+    ("Load", lambda p: f"open loop, Poisson arrivals, seed {p.conditions.seed}"),
+    ("Payload", lambda p: f"{p.conditions.rows} row a request, {p.conditions.payload}"
+     if p.conditions.rows == 1 else f"{p.conditions.rows} rows a request, {p.conditions.payload}"),
+    ("Deadline", lambda p: f"{p.conditions.deadline_ms:g} ms for each call"),
+    ("Generator", lambda p: f"{p.conditions.generator}; it {_cores(p)}"),
+    ("Generator's lag", _lag),
+    ("Measured", lambda p: p.conditions.date),
+    ("Model", _model),
+)  # fmt: skip
