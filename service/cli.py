@@ -9,11 +9,15 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-from service import arguments, layout, log, repository, server, settings
+from service import arguments, cputime, hardware, layout, log, repository, server, settings
+from service.bill import Price
+from service.ledger import Ledger
+from service.statistics import Book
 
 
 def serve(argv: Sequence[str]) -> int:
@@ -29,8 +33,20 @@ def serve(argv: Sequence[str]) -> int:
     log.configure(chosen.log_level)
     layout.places(chosen.repository)  # what is wrong at first sight is said at once
     server.check(chosen)
-    models = repository.load(chosen)
+    models = repository.load(chosen, book=_book(chosen))
     return asyncio.run(_run(chosen, models))
+
+
+def _book(chosen: settings.Settings) -> Book:
+    hourly = chosen.price_usd_per_hour
+    ledger = Ledger(
+        cores=hardware.cores(),
+        clock=time.monotonic,
+        cpu=cputime.FrontEnd(),
+        age_s=cputime.age_s(),
+        price=Price(hourly, chosen.price_id) if hourly else None,
+    )
+    return Book(target_s=chosen.latency_target_ms / 1000, ledger=ledger)
 
 
 async def _run(chosen: settings.Settings, models: repository.Repository) -> int:
@@ -39,6 +55,7 @@ async def _run(chosen: settings.Settings, models: repository.Repository) -> int:
     # What is there now stays; looking through it again and again would hold up calls for 10 ms.
     gc.collect()
     gc.freeze()
+    models.book.ledger.ready()
     _tell_ready(running, models)
     await stop.wait()
     log.info("draining", grace_s=chosen.grace_s, drain_s=chosen.drain_s)

@@ -19,6 +19,12 @@ from service.regions import Regions
 from service.repository import Repository
 from service.tracing import Traces
 
+OnCost = Callable[[float], None]
+
+
+def _free(core_s: float) -> None:
+    """Nobody wants to know."""
+
 
 class Inference:
     """Answers inferences, for all ports of one server."""
@@ -54,24 +60,25 @@ class Inference:
         self._clock = clock
 
     async def __call__(
-        self, request: pb.ModelInferRequest, remaining_s: float | None
+        self, request: pb.ModelInferRequest, remaining_s: float | None, on_cost: OnCost = _free
     ) -> pb.ModelInferResponse:
         """One inference.
 
         Args:
             request: as it came.
             remaining_s: until gRPC's deadline; None without one.
+            on_cost: told the core-seconds of one that is answered: its rows' share of its runs.
 
         Raises:
             ServingError: what the caller is told.
         """
         if not request.id:
-            return await self._answer(request, remaining_s)
+            return await self._answer(request, remaining_s, on_cost)
         with log.request(request.id):
-            return await self._answer(request, remaining_s)
+            return await self._answer(request, remaining_s, on_cost)
 
     async def _answer(
-        self, request: pb.ModelInferRequest, remaining_s: float | None
+        self, request: pb.ModelInferRequest, remaining_s: float | None, on_cost: OnCost
     ) -> pb.ModelInferResponse:
         started = self._clock()
         try:
@@ -86,7 +93,7 @@ class Inference:
             asked = parameters.parameters(request, limits=self._limits)
             remaining_s = _sooner(remaining_s, asked.timeout_s)
             deadline = None if remaining_s is None else started + remaining_s
-            response, phases = await self._run(request, model, started, deadline, asked)
+            response, phases, core_s = await self._run(request, model, started, deadline, asked)
         except BaseException as error:
             status, reason = statistics.ending(error)
             record.failed(status, reason, self._clock() - started)
@@ -96,6 +103,7 @@ class Inference:
         finally:
             self._calls -= 1
             record.called(remaining_s is not None)
+        on_cost(core_s)
         record.succeeded(phases, remaining_s is not None and phases.whole_s > remaining_s)
         if self._access.wanted():
             self._access.write("OK", **_named(model), **asdict(phases))
@@ -113,7 +121,7 @@ class Inference:
         started: float,
         deadline: float | None,
         asked: parameters.Parameters,
-    ) -> tuple[pb.ModelInferResponse, Phases]:
+    ) -> tuple[pb.ModelInferResponse, Phases, float]:
         contract, limits, regions = model.manifest, self._limits, self._regions
         # Under overload most requests are refused, so that is done before they are decoded.
         if self._calls > self._max_calls:
@@ -142,8 +150,8 @@ class Inference:
         answers.encode(response, answer.outputs, wanted, labels=model.label_texts,
                        batched=contract.batched, limits=limits)  # fmt: skip
         ended = self._clock()
-        return response, _phases(answer, rows.rows, decoded - started, ended - answered,
-                                 ended - started)  # fmt: skip
+        phases = _phases(answer, rows.rows, decoded - started, ended - answered, ended - started)
+        return response, phases, answer.core_s
 
     def model(self, name: str, version: str) -> Model:
         """The model of a request.

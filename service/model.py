@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from service import log
+from service import cputime, log
 from service.batcher import Batcher
 from service.batching import Limits
+from service.bill import WARM_UP
 from service.choice import Chosen
 from service.layout import Mark, Place
+from service.ledger import Account, Ticket
 from service.manifest import Manifest, Variant
 from service.modelconfig import Options
 from service.opening import labels, open_version
@@ -96,22 +98,52 @@ def load(
 ) -> Model:
     """Load one version, choose its variant, warm it up and check its answers.
 
+    The ledger pays for it as warm-up, also where it fails.
+
     Raises:
         ModelUnusable: it cannot be served as it is.
     """
+    ticket = Ticket((place.name, str(version), ""), 1)  # the variant is chosen on the way
+    book.ledger.begin(ticket, 1)
+    try:
+        with cputime.computing():
+            return _load(place, version, options, settings, book, clock=clock, ticket=ticket)
+    finally:
+        book.ledger.end(ticket, WARM_UP)
+
+
+def _load(
+    place: Place,
+    version: int,
+    options: Options,
+    settings: Settings,
+    book: Book,
+    *,
+    clock: Clock,
+    ticket: Ticket,
+) -> Model:
     started, mark = clock(), place.mark(version)
     opened, running = open_version(place, version, options, settings=settings, clock=clock)
     contract, chosen, instances = opened.contract, opened.chosen, running.instances
+    account = Account(book.ledger, (contract.name, str(version), chosen.variant.name),
+                      threads=running.session.threads)  # fmt: skip
+    ticket.labels = account.labels
+    book.ledger.know(account.labels)
+    book.ledger.begin(ticket, account.threads)
     with place.named():
         _warn(place.name, options.warnings)
         warn_of_too_many(place.name, running)
         max_rows = running.max_batch if contract.batched else 1
         latency = opened.warm_up(max_rows, options.warmups, place.directory, clock)
         label_texts = labels(place, options)
-    executor = ThreadPoolExecutor(instances, thread_name_prefix=place.name)
-    tally = book.tally((contract.name, str(version), chosen.variant.name))
+    executor = ThreadPoolExecutor(
+        instances, thread_name_prefix=place.name, initializer=cputime.computes
+    )
+    tally = book.tally(account.labels)
     limits = _limits(settings, options, max_rows, instances, batched=contract.batched)
     limits = replace(limits, in_place_rows=opened.quick_rows(max_rows, executor, clock, latency))
+    batcher = Batcher(opened.run, limits, executor=executor, clock=clock, on_run=tally.executed,
+                      latency=latency, account=account)  # fmt: skip
     return Model(
         manifest=contract,
         version=str(version),
@@ -120,14 +152,7 @@ def load(
         max_rows=max_rows,
         running=running,
         target_s=(options.latency_target_ms or settings.latency_target_ms) / 1000 or None,
-        batcher=Batcher(
-            opened.run,
-            limits,
-            executor=executor,
-            clock=clock,
-            on_run=tally.executed,
-            latency=latency,
-        ),
+        batcher=batcher,
         tally=tally,
         label_texts=label_texts,
         load_s=clock() - started,

@@ -195,7 +195,8 @@ def _shared(
         access=Access(settings.access_log),
         max_calls=settings.max_calls,
     )
-    return Shared(repository, inference, metrics, version, regions, traces, ready=ready)
+    return Shared(repository, inference, metrics, version, regions, traces, ready=ready,
+                  cost_metadata=settings.cost_metadata)  # fmt: skip
 
 
 def _port(

@@ -59,6 +59,7 @@ class Shared:
         traces: which inferences are traced.
         log_settings: what is logged.
         ready: whether the server takes calls, for ServerReady.
+        cost_metadata: whether callers are told what their answers cost.
     """
 
     repository: Repository
@@ -69,6 +70,7 @@ class Shared:
     traces: Traces = field(default_factory=Traces)
     log_settings: LogSettings = field(default_factory=LogSettings)
     ready: Callable[[], bool] = lambda: True
+    cost_metadata: bool = False
 
 
 class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated, untyped
@@ -153,7 +155,19 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         )
 
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-        return await self._shared.inference(request, call.time_remaining())
+        if not self._shared.cost_metadata:
+            return await self._shared.inference(request, call.time_remaining())
+
+        def tell(core_s: float) -> None:
+            call.set_trailing_metadata(self._cost(core_s))
+
+        return await self._shared.inference(request, call.time_remaining(), tell)
+
+    def _cost(self, core_s: float) -> tuple[tuple[str, str], ...]:
+        """Trailing metadata; a period's scaling comes later, so a busy server's bill is less."""
+        usd = self._repository.book.ledger.usd(core_s)
+        told = (("farthing-core-seconds", f"{core_s:.6g}"),)
+        return told if usd is None else (*told, ("farthing-cost-usd", f"{usd:.6g}"))
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[Any], call: Call

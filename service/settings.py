@@ -177,6 +177,23 @@ class Settings:
         low=0,
         high=3_600_000,
     )
+    price_usd_per_hour: float = _knob(
+        0.0,
+        "Dollars for an hour of all CPUs that this process may use, 0 to 1000000; 0 is an unknown "
+        "price. The metrics then tell a price beside the core-seconds that each model took.",
+        low=0,
+        high=1_000_000,
+    )
+    price_id: str = _knob(
+        "",
+        "Where the price is from, e.g. the entry of a price book with its date; a label of the "
+        "price in the metrics.",
+    )
+    cost_metadata: bool = _knob(
+        False,
+        "Whether answers carry what they cost, as the trailing metadata farthing-core-seconds and, "
+        "where the price is known, farthing-cost-usd. It tells every caller your price.",
+    )
     access_log: float = _knob(
         0.0,
         "Share of inferences that are logged with their phases, 0 to 1. 1 writes a line for each, "

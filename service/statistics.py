@@ -15,6 +15,7 @@ from threading import Lock
 
 from service.errors import ServingError
 from service.figures import Compute, Duration, Ending, Figures, Histogram, Labels
+from service.ledger import Ledger
 from service.phases import SECONDS, Answered, Phases
 from service.proto import inference_pb2 as pb
 
@@ -174,10 +175,19 @@ class Tally:
 
 
 class Book:
-    """The tallies of one server, by model, version and variant; those of unloaded models stay."""
+    """The tallies of one server, by model, version and variant; those of unloaded models stay.
+
+    Attributes:
+        ledger: where its core-seconds go.
+    """
 
     def __init__(
-        self, clock: Clock = time.monotonic, today_ms: Epoch = epoch_ms, *, target_s: float = 0.0
+        self,
+        clock: Clock = time.monotonic,
+        today_ms: Epoch = epoch_ms,
+        *,
+        target_s: float = 0.0,
+        ledger: Ledger | None = None,
     ) -> None:
         """Hold nothing yet; for the clocks see ``Tally``.
 
@@ -186,7 +196,9 @@ class Book:
             today_ms: milliseconds since the epoch.
             target_s: the server's latency target, which becomes an edge of the histograms; 0 is
                 none. A model's own does not: histograms with other edges cannot be added up.
+            ledger: of the process; None for one of a single core.
         """
+        self.ledger = ledger or Ledger(cores=1.0, clock=clock)
         self._clock, self._today_ms = clock, today_ms
         self._edges_s = tuple(sorted({*SECONDS, target_s} - {0.0}))
         self._tallies: dict[Labels, Tally] = {}

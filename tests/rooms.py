@@ -59,12 +59,17 @@ SERVICE_IMPORTS = {
     },
     "service.figures": set(),
     "service.bill": {"service.figures"},
+    "service.cputime": set(),
     "service.ledger": {"service.bill", "service.figures"},
     "service.phases": {"service.figures"},
-    "service.statistics": LEAVES | {"service.figures", "service.phases", "service.proto"},
+    "service.statistics": LEAVES
+    | {"service.figures", "service.ledger", "service.phases", "service.proto"},
     "service.tritonmetrics": {"service.figures", "service.model"},
     "service.metrics": LEAVES
-    | {"service.figures", "service.model", "service.statistics", "service.tritonmetrics"},
+    | {
+        "service.bill", "service.figures", "service.ledger", "service.model", "service.statistics",
+        "service.tritonmetrics",
+    },
     "service.tracing": LEAVES,
     "service.layout": LEAVES | {"service.manifest", "service.modelconfig", "service.warmup"},
     "service.tuned": LEAVES | {"service.manifest"},
@@ -97,9 +102,10 @@ SERVICE_IMPORTS = {
     },
     "service.model": LEAVES
     | {
-        "service.batcher", "service.batching", "service.choice", "service.layout",
-        "service.manifest", "service.modelconfig", "service.opening", "service.precedence",
-        "service.session", "service.settings", "service.statistics",
+        "service.batcher", "service.batching", "service.bill", "service.choice",
+        "service.cputime", "service.layout", "service.ledger", "service.manifest",
+        "service.modelconfig", "service.opening", "service.precedence", "service.session",
+        "service.settings", "service.statistics",
     },
     "service.loading": LEAVES
     | {
@@ -151,8 +157,9 @@ SERVICE_IMPORTS = {
        "service.manifest", "service.opening", "service.session", "service.settings",
        "service.tuned"},
     "service.cli": LEAVES
-    | {"service.arguments", "service.layout", "service.repository", "service.server",
-       "service.settings"},
+    | {"service.arguments", "service.bill", "service.cputime", "service.hardware",
+       "service.layout", "service.ledger", "service.repository", "service.server",
+       "service.settings", "service.statistics"},
 }  # fmt: skip
 
 # What the other two packages may import from the service.
@@ -200,14 +207,17 @@ ROOMS = {
     "grpc": {
         "service.server", "service.servicer", "service.streams", "service.control",
         "service.interceptor", "service.tls", "loadtests.users", "loadtests.client",
-        "loadtests.openloop", "loadtests.questions", "loadtests.bench.echo", "loadtests.bench.overload", "loadtests.bench.wire",
+        "loadtests.openloop", "loadtests.questions", "loadtests.bench.echo",
+        "loadtests.bench.overload", "loadtests.bench.wire",
     },
     "grpc_health": {"service.health", "service.server"},
     "grpc_reflection": {"service.server"},
     "onnxruntime": {
         "service.session", "converter.variants", "converter.quantize", "converter.diagnosis",
     },
-    "prometheus_client": {"loadtests.scrape", "service.metrics", "service.tritonmetrics", "service.server"},
+    "prometheus_client": {
+        "loadtests.scrape", "service.metrics", "service.tritonmetrics", "service.server",
+    },
     "locust": {"loadtests.users"},
     "gevent": {"loadtests.users"},
     "asyncio": {
@@ -227,12 +237,14 @@ ROOMS = {
     "joblib": FRAMEWORKS | {"converter.live"},
     "onnxslim": {"converter.cleaning", "converter.pruning.*"},
     "typer": {
-        "converter.cli", "loadtests.cli", "loadtests.compare", "loadtests.report", "loadtests.tune",
+        "converter.cli", "loadtests.cli", "loadtests.compare", "loadtests.pricelist",
+        "loadtests.report", "loadtests.tune",
+        "loadtests.unitcost",
     },
     "rich": {
         "converter.cli", "converter.tables", "loadtests.cli", "loadtests.compare",
-        "loadtests.report", "loadtests.screen", "loadtests.tune",
-        "converter.zoo.*",
+        "loadtests.pricelist", "loadtests.report", "loadtests.screen", "loadtests.tune",
+        "loadtests.unitcost", "loadtests.unittables", "converter.zoo.*",
     },
     "plotly": {"loadtests.demopage", "loadtests.plots"},
     "jinja2": {"loadtests.page"},

@@ -1,0 +1,145 @@
+"""CPU seconds of the front end: of all threads of this process but those that compute.
+
+Those that compute are the executors' (they say so: ``computes``), the pools of ONNX Runtime, and a
+thread that loads a model, for as long as it does (``computing``). A pool's threads are none of
+Python's and have no name of their own, but that of the thread that made them; gRPC's have one.
+All of this is as global as the threads are.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+from weakref import WeakKeyDictionary, WeakSet
+
+_PROC = Path("/proc/self")
+# A thread names itself soon after its birth; whoever has not by then will not.
+_LOOKS = 5
+
+_runners: WeakSet[Thread] = WeakSet()
+# CPU seconds that a thread spent on loading, and had used when it began with that.
+_loading: WeakKeyDictionary[Thread, float] = WeakKeyDictionary()
+_since: WeakKeyDictionary[Thread, float] = WeakKeyDictionary()
+
+
+def computes() -> None:
+    """The calling thread runs models, and does nothing else; for executors to begin with."""
+    _runners.add(threading.current_thread())
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """What the calling thread uses within is not the front end's."""
+    thread, begun = threading.current_thread(), time.thread_time()
+    _since[thread] = begun
+    try:
+        yield
+    finally:
+        _loading[thread] = _loading.get(thread, 0.0) + time.thread_time() - begun
+        del _since[thread]
+
+
+class FrontEnd:
+    """Adds up what the front end's threads use, those that have ended since included.
+
+    What a thread used after it was last looked at, and before it ended, is not known.
+    """
+
+    def __init__(self, proc: Path = _PROC) -> None:
+        """Begin at zero; all that its threads have used so far counts with the first look.
+
+        Args:
+            proc: what the kernel says of this process.
+        """
+        self._tasks = str(proc / "task")
+        self._total = 0.0
+        self._seen: dict[int, float] = {}
+        self._named: set[int] = set()
+        self._looks: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self) -> float:
+        """CPU seconds so far; without /proc those of the main thread, which is the event loop's."""
+        with self._lock:
+            try:
+                self._look()
+            except OSError:
+                self._note(threading.main_thread(), 0, _main_s())
+            return self._total
+
+    def _look(self) -> None:
+        own = {thread.native_id: thread for thread in threading.enumerate()}
+        found = [int(name) for name in os.listdir(self._tasks)]
+        for tid in found:
+            thread = own.get(tid)
+            if thread in _runners if thread else not self._has_name(tid, own):
+                continue
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                self._note(thread, tid, int(self._read(tid, "schedstat").split()[0]) / 1e9)
+        for tid in self._seen.keys() - set(found):  # the kernel gives the number to another
+            del self._seen[tid]
+            self._named.discard(tid)
+        for tid in self._looks.keys() - set(found):
+            del self._looks[tid]
+
+    def _note(self, thread: Thread | None, tid: int, used_s: float) -> None:
+        if thread is not None:
+            used_s = min(used_s, _since.get(thread, used_s)) - _loading.get(thread, 0.0)
+        before_s = self._seen.get(tid, 0.0)
+        # The kernel tells of a running thread a little late.
+        if used_s > before_s:
+            self._total += used_s - before_s
+            self._seen[tid] = used_s
+
+    def _has_name(self, tid: int, own: dict[int | None, Thread]) -> bool:
+        """Whether a thread that is none of Python's has a name that none of Python's has."""
+        if tid in self._named:
+            return True
+        looks = self._looks[tid] = self._looks.get(tid, 0) + 1
+        if looks > _LOOKS:
+            return False
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if self._read(tid, "comm") not in {self._name_of(other) for other in own if other}:
+                self._named.add(tid)
+                return True
+        return False
+
+    def _name_of(self, tid: int) -> bytes:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return self._read(tid, "comm")
+        return b""
+
+    def _read(self, tid: int, name: str) -> bytes:
+        # Without a file object: this is done on the event loop, for a dozen threads.
+        file = os.open(f"{self._tasks}/{tid}/{name}", os.O_RDONLY)
+        try:
+            return os.read(file, 100)
+        finally:
+            os.close(file)
+
+
+def _main_s() -> float:
+    ident = threading.main_thread().ident
+    if ident is None or not hasattr(time, "pthread_getcpuclockid"):
+        return 0.0
+    return time.clock_gettime(time.pthread_getcpuclockid(ident))
+
+
+def age_s(stat: Path = _PROC / "stat") -> float:
+    """Seconds since this process began, within 10 ms; 0 where the kernel does not say.
+
+    Args:
+        stat: of this process.
+    """
+    try:
+        # The second field is the program's name in brackets, which may hold anything.
+        fields = stat.read_text().rpartition(")")[2].split()
+        began_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began_s)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0

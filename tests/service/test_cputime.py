@@ -1,0 +1,128 @@
+"""What counts as the front end's CPU, on this process's own threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from service import cputime, warmup
+from service.cputime import FrontEnd
+from service.manifest import Manifest
+from service.session import Session, SessionOptions
+from tests import models
+
+SPENT_S = 0.1
+
+
+def spend() -> float:
+    """Use CPU on the calling thread; how much it was."""
+    begun = time.thread_time()
+    while time.thread_time() - begun < SPENT_S:
+        pass
+    return time.thread_time() - begun
+
+
+def within(work: Callable[[], object]) -> float:
+    """What the front end is seen to use meanwhile, the looking included."""
+    front = FrontEnd()
+    before = front()
+    work()
+    return front() - before
+
+
+def test_work_of_this_thread_and_of_others_that_live_is_the_front_ends() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(int).result()
+        assert SPENT_S <= within(lambda: executor.submit(spend).result()) < 2 * SPENT_S
+    assert within(spend) >= SPENT_S - 0.01
+
+
+def test_work_of_threads_that_run_models_is_not() -> None:
+    with ThreadPoolExecutor(1, initializer=cputime.computes) as executor:
+        assert within(lambda: executor.submit(spend).result()) < SPENT_S / 2
+
+
+def test_loading_is_not_and_what_the_thread_does_before_and_after_is() -> None:
+    def work() -> None:
+        spend()
+        with cputime.computing():
+            spend()
+            spend()
+        spend()
+
+    assert 2 * SPENT_S - 0.01 <= within(work) < 3 * SPENT_S
+
+
+def test_loading_that_goes_on_is_not_either() -> None:
+    front = FrontEnd()
+    with cputime.computing():
+        before = front()
+        spend()
+        assert front() - before < SPENT_S / 2
+
+
+@pytest.mark.parametrize(("name", "counts"), [(b"own_name\n", True), (None, False)])
+def test_thread_that_is_none_of_pythons_counts_if_it_has_a_name_of_its_own(
+    tmp_path: Path, name: bytes | None, counts: bool
+) -> None:
+    common = Path("/proc/self/comm").read_bytes()
+    with ThreadPoolExecutor(1) as executor:  # a thread of Python that has loaded nothing yet
+        own = executor.submit(threading.get_native_id).result()
+        for tid, comm in ((own, common), (1, common if name is None else name)):
+            task = tmp_path / "task" / str(tid)
+            task.mkdir(parents=True)
+            (task / "comm").write_bytes(comm)
+            (task / "schedstat").write_text(f"{10**9} 0 0\n")
+        assert FrontEnd(tmp_path)() == pytest.approx(2.0 if counts else 1.0)
+
+
+def test_thread_that_ended_keeps_what_it_was_seen_to_use(tmp_path: Path) -> None:
+    front = FrontEnd()
+    threads = [threading.Thread(target=spend) for _ in range(2)]
+    before = front()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    after = front()
+    assert front() >= after >= before
+
+
+def test_without_proc_the_main_threads_clock_is_read(tmp_path: Path) -> None:
+    front = FrontEnd(tmp_path / "nowhere")
+    before = front()
+    spend()
+    assert SPENT_S * 0.9 <= front() - before < 2 * SPENT_S
+
+
+def test_age_is_that_of_the_process_and_not_of_this_test(tmp_path: Path) -> None:
+    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    hertz = 100  # of every kernel that this runs on
+    began_s = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / hertz
+    assert cputime.age_s() == pytest.approx(uptime_s - began_s, abs=0.1)
+
+
+@pytest.mark.parametrize("text", ["", "1 (a) b) S 1"])
+def test_age_that_the_kernel_does_not_tell_is_zero(tmp_path: Path, text: str) -> None:
+    stat = tmp_path / "stat"
+    assert cputime.age_s(stat) == 0.0
+    stat.write_text(text)
+    assert cputime.age_s(stat) == 0.0
+
+
+def test_pool_of_onnx_runtime_is_not_the_front_ends(tmp_path: Path) -> None:
+    session = Session(models.classifier(tmp_path / "m.onnx"), SessionOptions(threads=2, spin=True))
+    feeds = warmup.zeros(Manifest("m", True, session.inputs, session.outputs, ()), 8)
+
+    def work() -> None:
+        with cputime.computing():  # of this thread
+            begun = time.process_time()
+            while time.process_time() - begun < 4 * SPENT_S:
+                session.run(feeds)
+
+    assert within(work) < SPENT_S
