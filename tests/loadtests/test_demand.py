@@ -1,0 +1,100 @@
+"""What one replica gets of all calls, and how a fleet follows the rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loadtests import demand
+from loadtests.arrivals import Curve
+from loadtests.autoscaling import HOLD_S, LAG_S, follow
+from loadtests.demand import Demand
+from service.errors import InvalidSetting
+
+STEP = Curve(((0.0, 10.0), (600.0, 10.0), (600.0, 40.0), (1200.0, 40.0), (1200.0, 10.0),
+              (3600.0, 10.0)))  # fmt: skip
+
+
+def trace(path: Path, text: str) -> Demand:
+    path.write_text(text)
+    return demand.traced(path)
+
+
+def test_a_steady_rate_is_shared_evenly_and_drawn_at_any_length() -> None:
+    times, seconds = demand.share(demand.steady(100.0), ((0.0, 4),), calls=5000, seed=1)
+    assert (len(times), seconds) == (5000, 200.0)
+    assert times == sorted(times)
+
+
+def test_more_replicas_get_the_same_steady_calls_further_apart() -> None:
+    few, _ = demand.share(demand.steady(100.0), ((0.0, 2),), calls=100, seed=1)
+    many, _ = demand.share(demand.steady(100.0), ((0.0, 4),), calls=100, seed=1)
+    assert many == pytest.approx([2 * due for due in few])
+
+
+def test_what_can_be_simulated_is_simulated_as_a_whole() -> None:
+    times, seconds = demand.share(Demand("", STEP), ((0.0, 10),), calls=10_000, seed=1)
+    assert (len(times), seconds) == (round(STEP.sends / 10), 3600.0)
+    assert sum(600 <= due < 1200 for due in times) == pytest.approx(2400, rel=0.1)
+
+
+def test_of_what_is_longer_windows_are_seen_and_the_highest_among_them() -> None:
+    spike = Curve(((0.0, 10.0), (5000.0, 10.0), (5000.0, 200.0), (5010.0, 200.0), (5010.0, 10.0),
+                   (86_400.0, 10.0)))  # fmt: skip
+    times, seconds = demand.share(Demand("", spike), ((0.0, 1),), calls=4800, seed=1)
+    assert seconds == pytest.approx(86_400 * 4800 / spike.sends)
+    gaps = [(times[k + 100] - times[k], times[k]) for k in range(len(times) - 100)]
+    assert min(gaps)[0] < 1.0  # 200/s, where it is 10/s elsewhere
+
+
+def test_arrivals_of_a_trace_are_thinned_and_fewer_replicas_get_them_all_and_more(
+    tmp_path: Path,
+) -> None:
+    lines = "".join(f"{k / 50}\n" for k in range(5000))
+    load = trace(tmp_path / "trace.csv", "time_s\n" + lines)
+    assert (round(load.peak), round(load.mean)) == (50, 48)  # the last count is a part of 15 s
+    one, _ = demand.share(load, ((0.0, 1),), calls=10_000, seed=1)
+    third, _ = demand.share(load, ((0.0, 3),), calls=10_000, seed=1)
+    fourth, _ = demand.share(load, ((0.0, 4),), calls=10_000, seed=1)
+    assert one == [k / 50 for k in range(5000)]
+    assert len(third) == pytest.approx(5000 / 3, rel=0.1)
+    assert set(fourth) < set(third) < set(one)
+
+
+def test_a_replica_gets_more_while_the_fleet_is_small() -> None:
+    even = Curve(((0.0, 60.0), (100.0, 60.0)))
+    alone = demand.shared(even, ((0.0, 1), (50.0, 3)))
+    assert (demand.rate_at(alone, 10.0), demand.rate_at(alone, 60.0)) == (60.0, 20.0)
+    assert alone.sends == pytest.approx(50 * 60 + 50 * 20)
+
+
+def test_a_stretch_of_a_curve_keeps_its_steps() -> None:
+    piece = demand.cut(STEP, (600.0, 1500.0))
+    assert piece.points == ((0.0, 40.0), (600.0, 40.0), (600.0, 10.0), (900.0, 10.0))
+
+
+def test_the_busiest_stretch_is_the_one_with_most_calls() -> None:
+    assert Demand("", STEP).busiest(600.0).mean == pytest.approx(40.0)
+    assert demand.day(100.0).busiest(3600.0).mean == pytest.approx(97.5, abs=2.5)
+    assert demand.day(100.0).peak == 100.0
+
+
+def test_a_trace_without_calls_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="no calls over a time"):
+        trace(tmp_path / "trace.csv", "time_s,requests_per_s\n0,0\n60,0\n")
+
+
+def test_a_fleet_follows_a_step_after_the_lag_and_goes_down_when_the_hold_is_over() -> None:
+    fleet = follow(STEP, 10.0)
+    assert fleet.steps == (
+        (0.0, 1.0), (600.0 + LAG_S, 4.0), (1200.0 + LAG_S + HOLD_S, 1.0),
+    )  # fmt: skip
+    assert (fleet.least, fleet.most) == (1, 4)
+    assert fleet.mean == pytest.approx((3600 + 3 * (600 + HOLD_S)) / 3600)
+
+
+def test_a_fleet_for_a_constant_rate_never_changes() -> None:
+    fleet = follow(Curve(((0.0, 35.0), (600.0, 35.0))), 10.0)
+    assert fleet.steps == ((0.0, 4.0),)
+    assert fleet.mean == 4
