@@ -129,7 +129,10 @@ def _front(profiles: Sequence[Profile]) -> set[str]:
 
 
 def _variant(profile: Profile, study: Study, *, front: set[str]) -> dict[str, Any]:
-    at, alone, void = profile.at_slo, profile.alone, wording.void(profile)
+    alone, void = profile.alone, wording.void(profile)
+    # What a late generator saw says nothing of the server, so not even the rate is told.
+    late = profile.at_slo is not None and bool(profile.at_slo.seen.void)
+    at = None if late else profile.at_slo
     dollars = profile.usd_per_million
     base = study.base.usd_per_million if study.base else None
     chosen = study.chosen is not None and study.chosen.name == profile.name
@@ -138,7 +141,7 @@ def _variant(profile: Profile, study: Study, *, front: set[str]) -> dict[str, An
     return {
         "name": profile.name,
         **asdict(profile.subject),
-        "rate": profile.rate,
+        "rate": None if late else profile.rate,
         "p50_ms": at.seen.percentile_ms(50) if at else None,
         "p99_ms": at.seen.percentile_ms(99) if at else None,
         "success": at.seen.success if at else None,
@@ -186,7 +189,7 @@ def _latency(profile: Profile) -> list[dict[str, Any]]:
 
 def _distribution(profile: Profile) -> list[dict[str, Any]]:
     """At the SLO's rate, as far as there are answers enough to speak of it."""
-    if profile.at_slo is None:
+    if profile.at_slo is None or profile.at_slo.seen.void:
         return []
     values = [(percent, profile.at_slo.seen.percentile_ms(percent)) for percent in PERCENTS]
     return [

@@ -38,12 +38,14 @@ class Grid:
     Attributes:
         label: what it is, for screen readers.
         headings: of its columns; the first is that of the rows' names.
+        texts: whether a column holds words.
         rows: of cells.
         marks: a class for each row.
     """
 
     label: str
     headings: tuple[str, ...]
+    texts: tuple[bool, ...]
     rows: tuple[tuple[Cell, ...], ...]
     marks: tuple[str, ...]
 
@@ -73,14 +75,15 @@ def _grid(figures: dict[str, Any], table: str) -> Grid:
     records = figures["tables"][table]
     if table == "distribution":
         return _crossed(records)
-    columns = TABLES[table]
+    columns, main = TABLES[table], table == "variants"
     if not any(record.get("void") for record in records):
         columns = tuple(column for column in columns if column.key != "void")
     return Grid(
         label=f"figures: {table}",
         headings=tuple(column.heading for column in columns),
+        texts=tuple(column.is_text for column in columns),
         rows=tuple(tuple(_cell(record, column) for column in columns) for record in records),
-        marks=tuple(_mark(record, figures) for record in records),
+        marks=tuple(_mark(record, figures) if main else "" for record in records),
     )
 
 
@@ -109,6 +112,7 @@ def _crossed(records: Sequence[dict[str, Any]]) -> Grid:
     return Grid(
         label="figures: distribution", rows=tuple(rows), marks=("",) * len(rows),
         headings=("percentile", *(f"{name}, ms" for name in names)),
+        texts=(True, *(False for _ in names)),
     )  # fmt: skip
 
 

@@ -90,8 +90,12 @@ def _styled(plot: Any, height: int) -> None:
         hoverlabel={"font": {"size": 13}}, bargap=0.35,
     )  # fmt: skip
     # Fixed: on a phone, a finger on a plot scrolls the page.
-    plot.update_xaxes(gridcolor=_GRID, zeroline=False, fixedrange=True, automargin=True)
+    plot.update_xaxes(
+        gridcolor=_GRID, zeroline=False, fixedrange=True, automargin=True, tickangle=0
+    )
     plot.update_yaxes(gridcolor=_GRID, zeroline=False, fixedrange=True, automargin=True)
+    plot.update_xaxes(title_font_size=13, title_standoff=10)
+    plot.update_yaxes(title_font_size=13, title_standoff=8)
 
 
 def _of(records: Iterable[dict[str, Any]], name: str, *keys: str) -> list[dict[str, Any]]:
@@ -112,12 +116,13 @@ def _line(look: Look, name: str, **other: Any) -> dict[str, Any]:
 
 
 def _logarithmic(axis: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis with ticks at 1, 2 and 5, or at 1 alone where those would be many."""
+    """A logarithmic axis with as many ticks as a phone has room for."""
     known = [value for value in values if value > 0]
     if not known:
         return
     low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
-    steps = (1, 2, 5) if high - low <= 2 else (1,)
+    decades = math.log10(max(known) / min(known))
+    steps = (1, 2, 5) if decades < 1.4 else (1, 3) if decades < 3 else (1,)
     ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
     axis(type="log", tickvals=ticks, ticktext=[f"{tick:,g}" for tick in ticks])
 
@@ -167,12 +172,10 @@ def _latency(records: list[dict[str, Any]], looks: dict[str, Look], *, slo: dict
             values += [run[key] for run in runs]
             rates += [run["rate"] for run in runs]
     if rates:
-        plot.add_hline(
-            y=1e3 * slo["limit_s"], line={"color": _GREY, "dash": "dash", "width": 1.5},
-            annotation={
-                "text": f"the SLO's {1e3 * slo['limit_s']:g} ms", "yanchor": "bottom",
-                "xanchor": "left", "x": 0.01, "showarrow": False,
-            },
+        plot.add_scatter(
+            x=[min(rates), max(rates)], y=[1e3 * slo["limit_s"]] * 2, mode="lines",
+            name="the SLO's limit", hoverinfo="skip",
+            line={"color": _GREY, "dash": "dash", "width": 1.5},
         )  # fmt: skip
     _logarithmic(plot.update_yaxes, values)
     _logarithmic(plot.update_xaxes, rates)
@@ -255,8 +258,7 @@ def _stacked(
         plot.add_bar(
             orientation="h", name=html.escape(one.replace("_", " "), quote=False),
             y=[names.index(name) for name in mine], x=[scale * mine[name] for name in mine],
-            text=[said.replace("x:", "x:") if v > 0.09 * longest else "" for v in mine.values()],
-            texttemplate=[said if v > 0.09 * longest else "" for v in mine.values()],
+                        texttemplate=[said if v > 0.09 * longest else "" for v in mine.values()],
             textposition="inside", insidetextanchor="middle", textangle=0,
             insidetextfont={"color": "#fff", "size": 12}, constraintext="none",
             marker={"color": colour, "line": {"width": 0}},

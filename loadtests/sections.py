@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from loadtests.columns import TABLES, Column, share, three_digits
+from loadtests.columns import TABLES, Column, three_digits
 from loadtests.wording import listed
 
 Figures = dict[str, Any]
@@ -44,9 +44,13 @@ def _accuracy(figures: Figures) -> str:
     if not front:
         return "Nothing here may be priced, so there is nothing to draw; the table says why."
     verb = "is" if len(front) == 1 else "are"
+    left_out = len(figures["tables"]["variants"]) - sum(
+        each.get("usd_per_million") is not None for each in figures["tables"]["variants"]
+    )
+    rest = " What was refused or is void is not drawn." if left_out else ""
     return (
         f"Left is cheaper, up is more accurate. {listed(front)} {verb} on the front: whatever is "
-        "cheaper is less accurate, and whatever is more accurate costs more."
+        "cheaper is less accurate, and whatever is more accurate costs more." + rest
     )
 
 
@@ -74,21 +78,20 @@ def _goodput(figures: Figures) -> str:
         "Beyond its capacity a server should stay at its peak; one that works on what nobody "
         "waits for any more falls."
     )
-    kept = sorted(
-        (value, name)
-        for name in {each["name"] for each in figures["tables"]["goodput"]}
-        if (value := _kept(figures, name)) is not None
-    )
+    names = {each["name"] for each in figures["tables"]["goodput"]}
+    kept = {name: value for name in names if (value := _kept(figures, name)) is not None}
     if not kept:
         return said
-    (least, worst), (most, best) = kept[0], kept[-1]
-    said += f" At the highest load {best} still gives {most:.0%} of its peak"
-    return f"{said}, {worst} {least:.0%}." if worst != best else f"{said}."
+    # Of equals the first by name, so that the sentence is the same each time.
+    worst, best = (each(sorted(kept), key=lambda name: kept[name]) for each in (min, max))
+    told = figures["chosen"] if figures["chosen"] in kept else best
+    said += f" At its highest load {told} still gives {100 * kept[told]:.0f} % of its peak"
+    return f"{said}, {worst} {100 * kept[worst]:.0f} %." if worst != told else f"{said}."
 
 
 def _kept(figures: Figures, name: str) -> float | None:
     """The goodput at the highest load over that at its peak; None if there was no overload."""
-    runs = [
+    runs: list[tuple[float, float]] = [
         (each["offered_per_s"], each["good_per_s"])
         for each in figures["tables"]["goodput"]
         if each["name"] == name and each["good_per_s"] is not None
@@ -104,7 +107,7 @@ def _phases(figures: Figures) -> str:
     largest = _largest(figures, "phases", "ms")
     if largest:
         name, part, of_all = largest
-        said += f" Of {name}'s, {share(of_all)} is {part}."
+        said += f" Most of {name}'s is {part}: {100 * of_all:.0f} %."
     return said
 
 
@@ -116,7 +119,7 @@ def _bill(figures: Figures) -> str:
     largest = _largest(figures, "bill", "core_s")
     if largest:
         name, part, of_all = largest
-        said += f" Most of {name}'s bill is {part}: {share(of_all)}."
+        said += f" Most of {name}'s bill is {part}: {100 * of_all:.0f} %."
     return said
 
 

@@ -71,7 +71,7 @@ def verdict(chosen: Profile | None, base: Profile | None) -> str:
     ratio = base.usd_per_million / chosen.usd_per_million
     return (
         f"{chosen.name} is the cheapest: {cost}, {three_digits(ratio)} times cheaper than "
-        f"{base.name} ({1 - 1 / ratio:.0%} less), {at}."
+        f"{base.name} ({100 * (1 - 1 / ratio):.0f} % less), {at}."
     )
 
 
@@ -89,7 +89,8 @@ def _accuracy(profile: Profile) -> str:
         return ""
     if not round(change, 2):
         return ", as accurate as the trained model"
-    return f", with {points(change)} points of accuracy against the trained model"
+    where = "below" if change < 0 else "above"
+    return f", {points(abs(change)).lstrip('+')} points of accuracy {where} the trained model"
 
 
 def conditions(profiles: Sequence[Profile]) -> list[Condition]:
@@ -141,8 +142,8 @@ def _lag(profile: Profile) -> str:
     middle, high = (1e3 * (seen.lag.at(percent) or 0.0) for percent in (50, 99))
     slack = 1e3 * slack_s(seen.limit_s)
     said = (
-        f"p50 {three_digits(middle)} ms, p99 {three_digits(high)} ms; {share(seen.late_share)} of "
-        f"the calls sent more than {slack:g} ms late (void above 1 %)"
+        f"p50 {three_digits(middle)} ms, p99 {three_digits(high)} ms; {share(seen.late_share)} "
+        f"sent more than {slack:g} ms late, of 1 % allowed"
     )
     return f"void: {seen.void}; {said}" if seen.void else said
 
