@@ -1,24 +1,21 @@
-"""One closed-loop run of Locust against a server, as a child process."""
+"""One run of Locust against a server, closed or open loop, as a child process."""
 
 from __future__ import annotations
 
 import json
 import math
+import socket
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from loadtests import processes
+from loadtests import priority, processes
+from loadtests.observed import Observed
 from loadtests.processes import ChildFailed
 
-# With fewer calls a p99 is not printed: that none of 459 calls was slower than a limit is what
-# shows, at 99 % confidence, that fewer than 1 % are (binomial; MLPerf's rules). Likewise for p99.9.
-P99_SAMPLES = 459
-P999_SAMPLES = 4603
+# Locust ends by itself; should it not, it is stopped after so many seconds more.
+_SPARE_S = 90
 
 
 @dataclass(frozen=True)
@@ -28,13 +25,22 @@ class Plan:
     Attributes:
         target: ``host:port``.
         model: its name; ``version`` empty for the server's pick.
-        users: callers; each waits for its answer before it sends again.
+        users: callers, each waits for its answer before it sends again; of an open loop, the
+            connections that its calls go out on.
         seconds: how long to measure, after the warm-up.
         warmup_s: seconds that are not counted.
         rows: rows in each request.
         rows_file: .npz to send from, or None for drawn rows.
-        deadline_ms: gRPC deadline of every call; 0 for none.
-        cpus: CPUs to pin the generator to, or None.
+        deadline_ms: gRPC deadline of every call, in an open loop from its schedule on; 0 for none.
+        limit_ms: later answers are late; 0 if none is.
+        think_ms: of closed users, the mean pause after an answer; drawn, exponential.
+        thinking: ``exponential``, or ``fixed`` for pauses that are all as long.
+        arrivals: of an open loop, see ``loadtests.arrivals``; empty for closed users.
+        rate: of an open loop, calls per second.
+        seed: of the arrivals.
+        trace: of a replay.
+        processes: that generate; more are needed where one cannot keep the schedule.
+        cpus: CPUs to pin the generator to, apart from the server's; None where they share theirs.
     """
 
     target: str
@@ -46,57 +52,23 @@ class Plan:
     rows: int = 1
     rows_file: Path | None = None
     deadline_ms: float = 0.0
+    limit_ms: float = 0.0
+    think_ms: float = 0.0
+    thinking: str = "exponential"
+    arrivals: str = ""
+    rate: float = 0.0
+    seed: int = 1
+    trace: Path | None = None
+    processes: int = 1
     cpus: frozenset[int] | None = None
 
-
-@dataclass(frozen=True)
-class Measured:
-    """What came back: all calls that ended in the window after the warm-up.
-
-    Attributes:
-        users: callers.
-        seconds: the window's length.
-        latencies_ms: of the successful calls, shape [calls].
-        failures: gRPC status -> calls that ended with it.
-        rows: rows in each request.
-    """
-
-    users: int
-    seconds: float
-    latencies_ms: np.ndarray[Any, Any]
-    failures: dict[str, int] = field(default_factory=dict)
-    rows: int = 1
-
     @property
-    def offered(self) -> int:
-        """All calls, the failed ones among them."""
-        return len(self.latencies_ms) + sum(self.failures.values())
-
-    @property
-    def rate(self) -> float:
-        """Successful requests per second."""
-        return len(self.latencies_ms) / self.seconds if self.seconds else 0.0
-
-    def percentile_ms(self, percent: float) -> float | None:
-        """A percentile of the successful calls' latency, or None where there were none."""
-        return float(np.percentile(self.latencies_ms, percent)) if len(self.latencies_ms) else None
-
-    def summary(self) -> dict[str, Any]:
-        """Plain figures for JSON."""
-        return {
-            "users": self.users,
-            "rows_per_request": self.rows,
-            "seconds": self.seconds,
-            "offered": self.offered,
-            "succeeded": len(self.latencies_ms),
-            "failures": self.failures,
-            "requests_per_s": self.rate,
-            **{f"p{p:g}_ms": self.percentile_ms(p) for p in (50, 90, 99, 99.9)},
-            "p99_has_enough_samples": len(self.latencies_ms) >= P99_SAMPLES,
-        }
+    def connections(self) -> int:
+        """Users that Locust makes: in each process one at least."""
+        return max(self.users, self.processes)
 
 
-def run(plan: Plan, *, log: Path) -> Measured:
+def run(plan: Plan, *, log: Path) -> Observed:
     """Run Locust headless for the plan's time.
 
     Raises:
@@ -109,30 +81,44 @@ def run(plan: Plan, *, log: Path) -> Measured:
         if not results.exists():
             raise ChildFailed(f"the load generator wrote no result; its log is {log}")
         raw = json.loads(results.read_text(encoding="utf-8"))
-    measured = Measured(
-        users=plan.users,
-        seconds=raw["seconds"],
-        latencies_ms=np.array(raw["latencies_ms"], dtype=np.float64),
-        failures=raw["failures"],
-        rows=plan.rows,
-    )
-    if not measured.offered:
+    if raw["failure"]:
+        raise ChildFailed(raw["failure"])
+    seen = Observed.from_dict(raw["observed"])
+    seen.shared = plan.cpus is None and priority.shares(plan.target)
+    if not seen.offered:
         raise ChildFailed(
-            f"no call to '{plan.model}' at {plan.target} was made; is the server up, and does it "
-            "serve that model?"
+            f"no call to '{plan.model}' at {plan.target} was due in the time measured"
         )
-    return measured
+    return seen
 
 
 def _command(plan: Plan, results: Path) -> list[str]:
     command = [
-        sys.executable, "-m", "locust", "-f", str(Path(__file__).with_name("users.py")),
+        sys.executable, "-m", "loadtests.swarm",
         "--headless", "--only-summary", "--loglevel", "ERROR",
         "--host", plan.target, "--model", plan.model, "--model-version", plan.version,
-        "--users", str(plan.users), "--spawn-rate", str(plan.users),
-        "--run-time", f"{math.ceil(plan.seconds + plan.warmup_s)}s", "--stop-timeout", "5",
+        "--users", str(plan.connections), "--spawn-rate", str(plan.connections),
+        "--run-time", f"{math.ceil(plan.seconds + plan.warmup_s) + _SPARE_S}s",
         "--warmup-s", str(plan.warmup_s), "--seconds", str(plan.seconds),
         "--rows", str(plan.rows), "--deadline-ms", str(plan.deadline_ms),
+        "--limit-ms", str(plan.limit_ms),
+        "--think-ms", str(plan.think_ms), "--thinking", plan.thinking,
+        "--arrivals", plan.arrivals, "--rate", str(plan.rate), "--seed", str(plan.seed),
         "--results", str(results),
     ]  # fmt: skip
-    return command + (["--rows-file", str(plan.rows_file)] if plan.rows_file else [])
+    if plan.rows_file:
+        command += ["--rows-file", str(plan.rows_file)]
+    if plan.trace:
+        command += ["--trace", str(plan.trace)]
+    if plan.processes > 1:
+        port = str(_free_port())
+        command += [
+            "--processes", str(plan.processes), "--master-host", "127.0.0.1",
+            "--master-bind-host", "127.0.0.1", "--master-port", port, "--master-bind-port", port,
+        ]  # fmt: skip
+    return command
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

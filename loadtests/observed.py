@@ -10,6 +10,8 @@ from loadtests.histogram import Histogram, samples_for
 
 GOOD = "good"
 LATE = "late"
+# The run was over before an answer came, and the call had no deadline, or a later one.
+UNANSWERED = "UNANSWERED"
 # Of sends, may be late before the run says nothing about the server.
 VOID_SHARE = 0.01
 # With the servers on the same cores: with ONNX Runtime on both of two, a bare sender of 200/s was
@@ -32,10 +34,12 @@ class Observed:
         seconds: length of the schedule, or of the window of closed users.
         limit_s: an answer that takes longer is late; 0 if none is.
         offered: calls that were due in that time.
-        endings: calls by ``good``, ``late`` (OK, but after the limit) or gRPC's code.
+        endings: calls by ``good``, ``late`` (OK, but after the limit), gRPC's code, or
+            ``UNANSWERED``.
         latency: of all that were answered OK, the late ones too.
         lag: how late the sends were.
         sent_late: sends that were later than ``slack_s`` allows.
+        unsent: calls that were due and never sent: their generator was gone.
         shared: whether the generator shared its cores with the server.
     """
 
@@ -46,6 +50,7 @@ class Observed:
     latency: Histogram = field(default_factory=Histogram)
     lag: Histogram = field(default_factory=Histogram)
     sent_late: int = 0
+    unsent: int = 0
     shared: bool = True
 
     def sent(self, lag_s: float) -> None:
@@ -70,6 +75,7 @@ class Observed:
         self.latency.merge(other.latency)
         self.lag.merge(other.lag)
         self.sent_late += other.sent_late
+        self.unsent += other.unsent
 
     @property
     def good(self) -> int:
@@ -87,6 +93,11 @@ class Observed:
         return self.endings[GOOD] + self.endings[LATE]
 
     @property
+    def answers_per_s(self) -> float:
+        """Calls that were answered OK per second, late or not."""
+        return self.answers / self.seconds if self.seconds else 0.0
+
+    @property
     def success(self) -> float:
         """The share of all offered calls that were answered OK; errors stay in what was offered."""
         return self.answers / self.offered if self.offered else 0.0
@@ -99,6 +110,8 @@ class Observed:
     @property
     def void(self) -> str:
         """Why these figures say nothing about the server; empty where they do."""
+        if self.unsent:
+            return f"{self.unsent} calls were never sent: a generator was lost"
         if self.late_share <= VOID_SHARE:
             return ""
         reason = (
@@ -117,29 +130,36 @@ class Observed:
         value = self.latency.judged(percent)
         return None if value is None else 1e3 * value
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for files and between processes; figures that people read, too."""
-        percents = (50, 90, 95, 99, 99.9)
+    def counted(self) -> dict[str, Any]:
+        """What was counted, without what follows from it: for ``from_dict``, and cheap to make."""
         return {
             "seconds": self.seconds,
             "limit_ms": 1e3 * self.limit_s,
             "offered": self.offered,
             "endings": dict(self.endings),
-            "success": self.success,
-            "good_per_s": self.good_per_s,
-            "latency_ms": {f"p{p:g}": self.percentile_ms(p) for p in percents},
-            "lag_ms": {f"p{p:g}": _ms(self.lag.at(p)) for p in percents},
             "sent_late": self.sent_late,
+            "unsent": self.unsent,
             "shared_cores": self.shared,
-            "void": self.void,
-            "p99_needs": samples_for(99),
             "latency_histogram": self.latency.to_text(),
             "lag_histogram": self.lag.to_text(),
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for files and between processes; figures that people read, too."""
+        percents = (50, 90, 95, 99, 99.9)
+        return self.counted() | {
+            "success": self.success,
+            "answers_per_s": self.answers_per_s,
+            "good_per_s": self.good_per_s,
+            "latency_ms": {f"p{p:g}": self.percentile_ms(p) for p in percents},
+            "lag_ms": {f"p{p:g}": _ms(self.lag.at(p)) for p in percents},
+            "void": self.void,
+            "p99_needs": samples_for(99),
+        }
+
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Observed:
-        """What ``to_dict`` gave."""
+        """What ``to_dict`` or ``counted`` gave."""
         return cls(
             seconds=raw["seconds"],
             limit_s=raw["limit_ms"] / 1e3,
@@ -148,6 +168,7 @@ class Observed:
             latency=Histogram.from_text(raw["latency_histogram"]),
             lag=Histogram.from_text(raw["lag_histogram"]),
             sent_late=raw["sent_late"],
+            unsent=raw["unsent"],
             shared=raw["shared_cores"],
         )
 

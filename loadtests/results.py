@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from loadtests.load import P99_SAMPLES, P999_SAMPLES, Measured
+from loadtests.histogram import Histogram, samples_for
+from loadtests.observed import GOOD, LATE, Observed
 from loadtests.prices import Price, usd_per_million
 from service import hardware
 from service.manifest import Manifest, Variant
@@ -51,24 +52,23 @@ class Row:
             name=BASELINE,
             accuracy=figures["accuracy"],
             bytes=figures["bytes"],
-            latency_ms=_percentiles(latencies),
+            latency_ms=_percentiles(Histogram(latencies / 1e3)),
             calls=len(latencies),
             requests_per_s=figures["requests_per_s"],
         )
 
     @classmethod
-    def served(cls, variant: Variant, accuracy: float, alone: Measured, together: Measured) -> Row:
+    def served(cls, variant: Variant, accuracy: float, alone: Observed, together: Observed) -> Row:
         """A published variant, measured over the wire."""
-        failures = dict(alone.failures)
-        for status, calls in together.failures.items():
-            failures[status] = failures.get(status, 0) + calls
+        endings = alone.endings + together.endings
+        failures = {code: n for code, n in endings.items() if code not in (GOOD, LATE)}
         return cls(
             name=variant.name,
             accuracy=accuracy,
             bytes=variant.bytes,
-            latency_ms=_percentiles(alone.latencies_ms),
-            calls=len(alone.latencies_ms),
-            requests_per_s=together.rate,
+            latency_ms=_percentiles(alone.latency),
+            calls=len(alone.latency),
+            requests_per_s=together.answers_per_s,
             failures=failures,
             sha256=variant.sha256,
         )
@@ -123,7 +123,8 @@ class Conditions:
             f"calibrate, {rows['held_out']} held out, disjoint. Accuracy is that of the served "
             "answers; a refused variant's is the converter's.",
             f"Load: Locust, closed loop over gRPC, {self.seconds:g} s each, one row a request; "
-            f"latency with one caller, rate with {self.users}. p99 from {P99_SAMPLES} calls up.",
+            f"latency with one caller, rate with {self.users}. p99 from {samples_for(99)} calls "
+            "up.",
             "keras: the trained model called in process, tf.function, one row a call, no network: "
             "generous to it.",
         ]
@@ -196,13 +197,6 @@ class Report:
         }
 
 
-def _percentiles(latencies_ms: np.ndarray[Any, Any]) -> dict[float, float]:
-    if not len(latencies_ms):
-        return {}
-    known = [
-        at
-        for at in PERCENTILES
-        if len(latencies_ms) >= {99: P99_SAMPLES, 99.9: P999_SAMPLES}.get(at, 1)
-    ]
-    values = np.percentile(latencies_ms, known)
-    return {at: float(value) for at, value in zip(known, values, strict=True)}
+def _percentiles(latency: Histogram) -> dict[float, float]:
+    seconds = {p: latency.judged(p) if p >= 99 else latency.at(p) for p in PERCENTILES}
+    return {p: 1e3 * value for p, value in seconds.items() if value is not None}

@@ -1,139 +1,143 @@
-"""The Locust file: closed users that call a v2 server over a real gRPC channel.
+"""The Locust file: users that call a v2 server over a real gRPC channel, closed or open loop.
 
-The only room of locust and gevent, and always a process of its own: importing locust patches the
-whole process, and every gRPC server or asyncio channel in it hangs from then on. Run by
-``loadtests.load``, or by hand: ``locust -f loadtests/users.py --host HOST:PORT --model NAME``.
+Always a process of its own: importing locust patches the whole process, and every gRPC server or
+asyncio channel in it hangs from then on. Run by ``loadtests.load``, or by hand:
+``python -m loadtests.swarm --host HOST:PORT --model NAME``, with Locust's own options and page.
+``locust -f loadtests/users.py`` does too, but its sends come up to a millisecond late.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from array import array
-from pathlib import Path
+import random
+from contextlib import ExitStack, suppress
 from typing import Any
 
+import gevent
 import grpc
 import grpc.experimental.gevent
 from locust import User, events, task
-from locust.env import Environment
+from locust.exception import StopUser
+from locust.runners import MasterRunner, WorkerRunner
 
-from loadtests.payloads import requests_for
-from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
+from loadtests import priority
+from loadtests.arrivals import SHAPES
+from loadtests.swarm.head import Head
+from loadtests.swarm.worker import METHOD, Worker
+from service.errors import FarthingError
 
 grpc.experimental.gevent.init_gevent()
 
-_OPTIONS = (
-    # A channel of its own for each user, as separate applications would have.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-)
-
-
-class Recorder:
-    """Every call that ends in the window; Locust's own figures are rounded to milliseconds."""
-
-    def __init__(self) -> None:
-        self.begins = 0.0
-        self.ends = 0.0
-        self.latencies_s = array("d")
-        self.failures: dict[str, int] = {}
-
-    def open(self, warmup_s: float, seconds: float) -> None:
-        """Let the window begin after the warm-up, and last so long."""
-        self.begins = time.perf_counter() + warmup_s
-        self.ends = self.begins + seconds
-
-    def add(self, started: float, ended: float, failure: str | None) -> None:
-        """Count one call, if it ended in the window."""
-        if not self.begins <= ended <= self.ends:
-            return
-        if failure is None:
-            self.latencies_s.append(ended - started)
-        else:
-            self.failures[failure] = self.failures.get(failure, 0) + 1
-
-    def to_json(self) -> str:
-        """Seconds of the window, latencies, and failures by status."""
-        return json.dumps(
-            {
-                "seconds": self.ends - self.begins,
-                "latencies_ms": [round(value * 1e3, 4) for value in self.latencies_s],
-                "failures": self.failures,
-            }
-        )
-
-
-_RECORDER = Recorder()
-_REQUESTS: list[Any] = []
+_THINKING = ("exponential", "fixed")
+# Of this process, for good: it is all generator.
+_PRIORITY = ExitStack()
+# How long a user without a share of its own waits before it looks again whether it is to stop.
+_IDLE_S = 1.0
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _options(parser: Any) -> None:
-    parser.add_argument("--model", default="", help="Model to call; empty: ask for the metadata.")
-    parser.add_argument("--model-version", default="", help="Empty: the server's pick.")
-    parser.add_argument("--rows-file", default="", help=".npz with rows to send.")
-    parser.add_argument("--rows", type=int, default=1, help="Rows in each request.")
-    parser.add_argument("--deadline-ms", type=float, default=0.0, help="gRPC deadline; 0: none.")
-    parser.add_argument("--warmup-s", type=float, default=1.0, help="Seconds not to be counted.")
-    parser.add_argument("--seconds", type=float, default=10.0, help="Seconds that count, then.")
-    parser.add_argument("--results", default="", help="File for the result as JSON.")
+    add = parser.add_argument
+    add("--model", default="", help="The model to call.")
+    add("--model-version", default="", help="Its version; empty: the server's pick.")
+    add("--rows-file", default="", help=".npz with rows to send; else they are drawn.")
+    add("--rows", type=int, default=1, help="Rows in each request.")
+    add("--deadline-ms", type=float, default=0.0, help="gRPC deadline of a call; 0: none.")
+    add("--warmup-s", type=float, default=1.0, help="Seconds that do not count.")
+    add("--seconds", type=float, default=10.0, help="Seconds that count, then; then it ends.")
+    add("--limit-ms", type=float, default=0.0, help="A later answer is late; 0: none is.")
+    add("--arrivals", default="", choices=["", *SHAPES, "replay"],
+        help="Open loop: calls come when they are due, whatever became of others; users are "
+        "connections. Empty: closed loop, each user waits for its answer.")  # fmt: skip
+    add("--rate", type=float, default=10.0, help="Open loop: calls per second, at the highest.")
+    add("--seed", type=int, default=1, help="Open loop: of the arrivals.")
+    add("--trace", default="", help="Open loop: the file of a replay.")
+    add("--think-ms", type=float, default=0.0, help="Closed: a user's pause after an answer.")
+    add("--thinking", default=_THINKING[0], choices=_THINKING,
+        help="Closed: pauses are drawn around --think-ms, or are just as long.")  # fmt: skip
+    add("--results", default="", include_in_web_ui=False, help="File for the figures, as JSON.")
 
 
-@events.test_start.add_listener  # type: ignore[untyped-decorator]
-def _prepare(environment: Environment, **_: Any) -> None:
-    options: Any = environment.parsed_options
-    with grpc.insecure_channel(str(environment.host), _OPTIONS) as channel:
-        _REQUESTS[:] = requests_for(
-            GRPCInferenceServiceStub(channel),
-            options.model,
-            version=options.model_version,
-            rows_file=Path(options.rows_file) if options.rows_file else None,
-            rows=options.rows,
-        )
-    _RECORDER.open(options.warmup_s, options.seconds)
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def _begin(environment: Any, **_: Any) -> None:
+    runner = environment.runner
+    worker = None if isinstance(runner, MasterRunner) else Worker(environment)
+    head = None if isinstance(runner, WorkerRunner) else Head(environment, worker)
+    if worker:
+        InferenceUser.worker = worker
+        _PRIORITY.enter_context(priority.first())
 
+    def reset(**_: Any) -> None:
+        for each in (worker, head):
+            if each:
+                each.reset()
 
-@events.quitting.add_listener  # type: ignore[untyped-decorator]
-def _write(environment: Environment, **_: Any) -> None:
-    options: Any = environment.parsed_options
-    if options.results:
-        Path(options.results).write_text(_RECORDER.to_json(), encoding="utf-8")
+    environment.events.test_start.add_listener(reset)
+    if head:
+        environment.events.quitting.add_listener(head.end)
 
 
 class InferenceUser(User):
-    """One caller: sends, waits for the answer, sends the next."""
+    """One caller: closed, it sends, waits for the answer, thinks, and sends again.
+
+    In an open loop it is a connection, over which its share of the one schedule goes out.
+    """
+
+    worker: Worker
 
     def on_start(self) -> None:
-        """Open this user's own channel."""
-        options: Any = self.environment.parsed_options
-        self._timeout_s = options.deadline_ms / 1e3 or None
-        self._channel = grpc.insecure_channel(str(self.environment.host), _OPTIONS)
-        self._infer = GRPCInferenceServiceStub(self._channel).ModelInfer
-        self._next = id(self) % len(_REQUESTS)
+        """Open this user's own channel, and say that it could send."""
+        self._number = id(self)
+        self._channel = self.worker.channel()
+        try:
+            self._messages = self.worker.messages(self._channel)
+        except (grpc.RpcError, grpc.FutureTimeoutError, FarthingError) as error:
+            self.worker.failed(error)
+            raise StopUser from None
+        self._infer: Any = self._channel.unary_unary(METHOD)
+        self._share = self.worker.ready(f"{id(self):x}-{random.getrandbits(32):x}")
 
     def on_stop(self) -> None:
         """Close it."""
         self._channel.close()
 
+    def wait_time(self) -> float:
+        """Seconds to think."""
+        options: Any = self.environment.parsed_options
+        if options.arrivals:
+            return 0.0
+        mean_s = options.think_ms / 1e3
+        if options.thinking == "fixed" or not mean_s:
+            return float(mean_s)
+        return random.expovariate(1 / mean_s)
+
     @task
     def infer(self) -> None:
-        """One inference, reported to Locust and to the recorder."""
-        self._next = (self._next + 1) % len(_REQUESTS)
-        error: grpc.RpcError | None = None
-        started = time.perf_counter()
+        """One inference, or a whole share of them."""
+        options: Any = self.environment.parsed_options
+        if not options.arrivals:
+            self._number += 1
+            timeout_s = options.deadline_ms / 1e3 or None
+            self._told(*self.worker.close(lambda: self._call(self._number, timeout_s)))
+            return
+        with suppress(gevent.Timeout):
+            times = self._share.get(timeout=_IDLE_S)
+            self._share = gevent.event.AsyncResult()  # there is no second one
+            self.worker.drive(times, self._call, self._told)
+
+    def _call(self, number: int, timeout_s: float | None) -> str:
         try:
-            self._infer(_REQUESTS[self._next], timeout=self._timeout_s)
-        except grpc.RpcError as raised:
-            error = raised
-        ended = time.perf_counter()
-        _RECORDER.add(started, ended, error.code().name if error is not None else None)
+            self._infer(self._messages[number % len(self._messages)], timeout=timeout_s)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return ""
+
+    def _told(self, taken_s: float, code: str) -> None:
+        """Tell Locust, whose figures are rounded."""
         self.environment.events.request.fire(
             request_type="grpc",
             name="ModelInfer",
-            response_time=(ended - started) * 1e3,
+            response_time=taken_s * 1e3,
             response_length=0,
-            exception=error,
+            exception=RuntimeError(code) if code else None,
             context={},
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from loadtests.load import Measured
+from loadtests.observed import Observed
 from loadtests.prices import Price
 from loadtests.results import Conditions, Report, Row
 from service.manifest import Manifest, TensorSpec, Variant
@@ -17,9 +17,14 @@ from service.manifest import Manifest, TensorSpec, Variant
 REASON = 'loses <b>too</b> much & "more": 5 of 400'
 
 
-def measured(rate: float, *, calls: int = 500, failures: dict[str, int] | None = None) -> Measured:
+def measured(rate: float, *, calls: int = 500, failures: dict[str, int] | None = None) -> Observed:
     """So many calls of 1 ms, 2 ms, ... at this rate."""
-    return Measured(8, calls / rate, np.arange(1.0, calls + 1), failures or {})
+    seen = Observed(calls / rate if rate else 1.0)
+    for number in range(1, calls + 1):
+        seen.answered(number / 1e3)
+    seen.endings.update(failures or {})
+    seen.offered = seen.endings.total()
+    return seen
 
 
 @pytest.fixture

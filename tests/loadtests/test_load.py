@@ -1,62 +1,81 @@
-"""The arithmetic of one run, and that Locust stays out of this process."""
+"""The verb `load`: what it refuses before it sends, what it tells; Locust stays outside."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
-from loadtests.load import Measured, Plan
-
-RUN = Measured(
-    users=4, seconds=2.5, latencies_ms=np.arange(1.0, 101.0), failures={"UNAVAILABLE": 3, "X": 1}
-)
-NOTHING = Measured(users=4, seconds=0.0, latencies_ms=np.array([]), failures={"UNAVAILABLE": 7})
+from loadtests import loadverb
+from loadtests.load import Plan
+from loadtests.observed import Observed
+from service.errors import InvalidSetting
 
 
-def test_the_rate_counts_successful_calls_only() -> None:
-    assert RUN.rate == pytest.approx(40.0)
-
-
-def test_what_was_offered_includes_the_failed_calls() -> None:
-    assert RUN.offered == 104
-    assert NOTHING.offered == 7
-
-
-def test_percentiles_are_those_of_the_successful_calls() -> None:
-    assert RUN.percentile_ms(50) == pytest.approx(50.5)
-    assert RUN.percentile_ms(100) == 100.0
-
-
-def test_a_run_without_success_has_rate_zero_and_no_percentiles() -> None:
-    assert NOTHING.rate == 0.0
-    assert NOTHING.percentile_ms(50) is None
-    assert NOTHING.summary()["p99_ms"] is None
-
-
-def test_the_summary_adds_up() -> None:
-    summary = RUN.summary()
-    assert summary["offered"] == summary["succeeded"] + sum(summary["failures"].values()) == 104
-    assert summary["requests_per_s"] == pytest.approx(40.0)
-    assert (summary["p50_ms"], summary["p99.9_ms"]) == pytest.approx((50.5, 99.901))
-
-
-@pytest.mark.parametrize(("calls", "enough"), [(458, False), (459, True)])
-def test_the_summary_says_whether_p99_has_enough_calls(calls: int, enough: bool) -> None:
-    summary = Measured(1, 1.0, np.ones(calls)).summary()
-    assert summary["p99_has_enough_samples"] is enough
-
-
-def test_a_plan_is_one_caller_with_one_row_unless_told() -> None:
+def test_a_plan_is_one_closed_caller_with_one_row_unless_told() -> None:
     plan = Plan("host:1", "m")
     assert (plan.users, plan.rows, plan.rows_file, plan.cpus) == (1, 1, None, None)
+    assert (plan.arrivals, plan.think_ms, plan.processes) == ("", 0.0, 1)
+
+
+def test_every_process_has_a_connection_at_least() -> None:
+    assert Plan("host:1", "m", users=2, processes=3).connections == 3
+    assert Plan("host:1", "m", users=4, processes=3).connections == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"target": "http://h:1"}, "takes HOST:PORT"),
+        ({"rows_file": Path("/nowhere.npz")}, "/nowhere.npz does not exist"),
+        ({"thinking": "deeply"}, "takes exponential or fixed"),
+        ({"rate": 5.0, "think_ms": 3.0}, "an open loop has none"),
+        ({"kind": "spike"}, "--arrivals spike needs --rate"),
+        ({"kind": "sometimes", "rate": 5.0}, "there are no arrivals 'sometimes'"),
+        ({"kind": "replay"}, "a replay needs a trace file"),
+        ({"trace": Path("/nowhere.csv")}, "/nowhere.csv cannot be read as a trace"),
+        ({"rate": 0.01, "seconds": 1.0}, "no call is due"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_sent(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidSetting, match=why):
+        loadverb.load(**({"target": "127.0.0.1:1", "model": "m"} | options))
+
+
+def test_a_rate_makes_it_an_open_loop_and_its_json_says_so() -> None:
+    plan = Plan("127.0.0.1:1", "m", arrivals="poisson", rate=20, seed=3)
+    told = loadverb.summary(plan, Observed(1.0))
+    assert (told["loop"], told["arrivals"], told["rate"], told["seed"]) == (
+        "open",
+        "poisson",
+        20,
+        3,
+    )
+    assert "latency_histogram" in told
+
+
+def test_of_a_closed_loop_no_rate_is_told() -> None:
+    told = loadverb.summary(Plan("127.0.0.1:1", "m", rate=20), Observed(1.0))
+    assert (told["loop"], told["arrivals"], told["rate"]) == ("closed", None, None)
+
+
+def test_a_void_run_is_printed_as_void_and_not_as_figures() -> None:
+    seen = Observed(10.0, limit_s=0.1)
+    for _ in range(1000):
+        seen.sent(0.5)
+        seen.answered(0.01)
+    plan = Plan("127.0.0.1:1", "m", arrivals="poisson", rate=100, limit_ms=100)
+    cells = list(loadverb.table(plan, seen).columns[1].cells)
+    assert cells.count("void") == 7
+    assert not [cell for cell in cells if "10.0" in str(cell)]
 
 
 def test_neither_locust_nor_gevent_is_imported_by_what_runs_them() -> None:
     code = (
-        "import sys, loadtests.load, loadtests.demo, loadtests.cli;"
+        "import sys, loadtests.load, loadtests.demo, loadtests.cli, loadtests.loadverb;"
         "sys.exit(any(name in sys.modules for name in ('locust', 'gevent')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

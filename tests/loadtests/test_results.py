@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 
-from loadtests.load import Measured
 from loadtests.results import PERCENTILES, Report, Row
 from service.manifest import Variant
 from tests.loadtests.conftest import REASON, measured
@@ -50,8 +48,8 @@ def test_without_a_rate_of_the_baseline_there_is_no_ratio(report: Report) -> Non
 def test_latencies_are_those_of_one_caller_and_the_rate_is_that_of_many(report: Report) -> None:
     row = report.row("fp32")
     assert row.requests_per_s == pytest.approx(200)
-    assert row.p50_ms == pytest.approx(250.5)
-    assert row.p99_ms == pytest.approx(np.percentile(np.arange(1, 501), 99))
+    assert row.p50_ms == pytest.approx(250.5, rel=0.003)
+    assert row.p99_ms == pytest.approx(495, rel=0.003)
     assert list(row.latency_ms or {}) == [at for at in PERCENTILES if at <= 99]
 
 
@@ -60,7 +58,7 @@ def test_p99_is_told_from_459_calls_on(calls: int, told: bool) -> None:
     row = alone(calls)
     assert row.calls == calls
     assert (row.p99_ms is not None) == told
-    assert row.p50_ms == pytest.approx((calls + 1) / 2)
+    assert row.p50_ms == pytest.approx((calls + 1) / 2, rel=0.004)
 
 
 def test_a_baseline_with_few_calls_has_no_p99(report: Report) -> None:
@@ -74,11 +72,11 @@ def test_a_row_where_no_call_succeeded_has_no_latency() -> None:
 
 
 def test_failures_of_both_runs_are_added_by_status() -> None:
-    one = Measured(1, 1.0, np.ones(5), {"UNAVAILABLE": 2})
-    many = Measured(8, 1.0, np.ones(5), {"UNAVAILABLE": 3, "INTERNAL": 1})
+    one = measured(5, calls=5, failures={"UNAVAILABLE": 2})
+    many = measured(5, calls=5, failures={"UNAVAILABLE": 3, "INTERNAL": 1})
     row = Row.served(Variant("fp32", True, "-"), 1.0, one, many)
     assert row.failures == {"UNAVAILABLE": 5, "INTERNAL": 1}
-    assert one.failures == {"UNAVAILABLE": 2}
+    assert one.endings == {"good": 5, "UNAVAILABLE": 2}
 
 
 def test_a_served_row_names_the_file_that_was_served(report: Report) -> None:
