@@ -31,7 +31,21 @@ _VERBS = {
         "cpu,loadtest",
         "find the options that a model runs best with on this machine",
     ),
-    "load": ("loadtests.cli", "load", "loadtest", "load a running server, and measure it"),
+    "load": ("loadtests.loadverb", "load", "loadtest", "load a running server, and measure it"),
+    "slo": (
+        "loadtests.unitcost",
+        "slo",
+        "loadtest",
+        "find the highest rate at which an SLO holds, and what a million answers cost",
+    ),
+    "plan": (
+        "loadtests.planning",
+        "make",
+        "loadtest",
+        "find how many replicas of which variant a rate takes, and what they cost a month",
+    ),
+    "prices": ("loadtests.pricelist", "show", "loadtest", "what machines cost by the hour"),
+    "report": ("loadtests.report", "report", "loadtest", "what was measured, as one page to show"),
     "demo": ("loadtests.cli", "demo", "demo", "the whole way on real data, in some two minutes"),
     "doctor": ("service.doctor", "doctor", "cpu", "what matters when something does not work"),
 }

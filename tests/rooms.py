@@ -207,7 +207,7 @@ ROOMS = {
     "grpc": {
         "service.server", "service.servicer", "service.streams", "service.control",
         "service.interceptor", "service.tls", "loadtests.users", "loadtests.client",
-        "loadtests.openloop", "loadtests.questions", "loadtests.bench.echo",
+        "loadtests.openloop", "loadtests.questions", "loadtests.swarm.worker", "loadtests.bench.echo",
         "loadtests.bench.overload", "loadtests.bench.wire",
     },
     "grpc_health": {"service.health", "service.server"},
@@ -218,8 +218,11 @@ ROOMS = {
     "prometheus_client": {
         "loadtests.scrape", "service.metrics", "service.tritonmetrics", "service.server",
     },
-    "locust": {"loadtests.users"},
-    "gevent": {"loadtests.users"},
+    "locust": {"loadtests.users", "loadtests.swarm.__main__"},
+    "gevent": {
+        "loadtests.users", "loadtests.swarm.__main__", "loadtests.swarm.head",
+        "loadtests.swarm.worker",
+    },
     "asyncio": {
         "loadtests.openloop",
         "service.batcher", "service.callers", "service.inplace", "service.instances",
@@ -237,16 +240,17 @@ ROOMS = {
     "joblib": FRAMEWORKS | {"converter.live"},
     "onnxslim": {"converter.cleaning", "converter.pruning.*"},
     "typer": {
-        "converter.cli", "loadtests.cli", "loadtests.compare", "loadtests.pricelist",
-        "loadtests.report", "loadtests.tune",
+        "converter.cli", "loadtests.cli", "loadtests.compare", "loadtests.loadverb",
+        "loadtests.planning", "loadtests.pricelist", "loadtests.report", "loadtests.tune",
         "loadtests.unitcost",
     },
     "rich": {
         "converter.cli", "converter.tables", "loadtests.cli", "loadtests.compare",
-        "loadtests.pricelist", "loadtests.report", "loadtests.screen", "loadtests.tune",
+        "loadtests.loadverb", "loadtests.planning", "loadtests.plantables", "loadtests.pricelist",
+        "loadtests.report", "loadtests.screen", "loadtests.tune",
         "loadtests.unitcost", "loadtests.unittables", "converter.zoo.*",
     },
     "plotly": {"loadtests.demopage", "loadtests.plots"},
     "jinja2": {"loadtests.page"},
-    "yaml": {"loadtests.prices"},
+    "yaml": {"loadtests.overlay", "loadtests.prices"},
 }  # fmt: skip

@@ -1,0 +1,293 @@
+"""Pure: what serving a demand costs with each of several measured profiles, and which is best."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
+from typing import Any
+
+from loadtests.autoscaling import LAG_S
+from loadtests.capacity import (
+    BUSIEST_S,
+    Scaled,
+    Told,
+    Work,
+    break_even,
+    highest,
+    replicas,
+    scaled,
+)
+from loadtests.demand import Demand
+from loadtests.prices import Price, usd_per_million
+from loadtests.profile import Profile
+from loadtests.replica import measured
+from loadtests.simulation import Simulated
+from loadtests.slo import Slo
+from service.errors import InvalidSetting
+
+MONTH_H = 730.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to plan for.
+
+    Attributes:
+        demand: what comes.
+        slo: what must hold.
+        headroom: so much more than comes must hold too; 0.2 is a fifth.
+        lag_s: of an autoscaler, from a higher rate to replicas that serve.
+        seed: of all draws.
+    """
+
+    demand: Demand
+    slo: Slo
+    headroom: float = 0.2
+    lag_s: float = LAG_S
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Option:
+    """One profile, and what it would take.
+
+    Attributes:
+        profile: of the model, the variant, the machine and its price.
+        rate: calls per second that one replica carries at the SLO; None if it holds at none.
+        number: replicas, always there; None if the SLO does not hold with any number.
+        done: what becomes of the calls while most come, of one of them; None without a number.
+        mean_used: CPU utilisation over all of the time, 0 to 1.
+        scaled: with autoscaling, by its target; empty for a steady rate, and for accelerators,
+            which CPU utilisation says nothing of.
+    """
+
+    profile: Profile
+    rate: float | None
+    number: int | None
+    done: Simulated | None
+    mean_used: float = 0.0
+    scaled: tuple[Scaled, ...] = ()
+
+    @property
+    def usd_per_hour(self) -> float:
+        """Of one replica."""
+        return self.profile.conditions.usd_per_hour or 0.0
+
+    @property
+    def usd_per_month(self) -> float:
+        """Of all replicas, always there; infinite if no number will do."""
+        return inf if self.number is None else self.number * self.usd_per_hour * MONTH_H
+
+    def scaled_usd_per_month(self, one: Scaled) -> float:
+        """With autoscaling."""
+        return one.fleet.mean * self.usd_per_hour * MONTH_H
+
+    @property
+    def best_scaled(self) -> Scaled | None:
+        """The cheapest target at which the SLO holds, if it is cheaper than a fixed number."""
+        held = [one for one in self.scaled if not one.failure]
+        best = min(held, key=self.scaled_usd_per_month, default=None)
+        saves = best is not None and self.scaled_usd_per_month(best) < self.usd_per_month
+        return best if saves else None
+
+    @property
+    def least_usd_per_month(self) -> float:
+        """By autoscaling, where that pays."""
+        best = self.best_scaled
+        return self.scaled_usd_per_month(best) if best else self.usd_per_month
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether its machine has an accelerator."""
+        price = self.profile.conditions.price
+        return bool(price and price.accelerators)
+
+    def effective_usd_per_million(self, demand: Demand) -> float | None:
+        """The bill of a fixed number over its good answers, as many as while most come."""
+        if self.number is None or self.done is None or not self.done.in_time:
+            return None
+        return usd_per_million(self.number * self.usd_per_hour, demand.mean * self.done.in_time)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All options, the cheapest first, and what was left out.
+
+    Attributes:
+        asked: what was planned for.
+        options: one of each profile.
+        not_measured: ids of the price book without a profile of their own.
+    """
+
+    asked: Asked
+    options: tuple[Option, ...]
+    not_measured: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> Option | None:
+        """The cheapest at which the SLO holds."""
+        return next((option for option in self.options if option.number is not None), None)
+
+    def break_evens(self) -> list[tuple[Option, Option, float | None]]:
+        """Each option with an accelerator, the best without, and from which rate it is cheaper."""
+        held = [option for option in self.options if option.rate]
+        plain = [option for option in held if not option.accelerated]
+        if not plain:
+            return []
+        rival = min(plain, key=lambda one: one.usd_per_hour / (one.rate or inf))
+        return [
+            (one, rival, break_even(self._carries(one), self._carries(rival)))
+            for one in held
+            if one.accelerated
+        ]
+
+    def _carries(self, option: Option) -> tuple[float, float]:
+        return (option.rate or 0.0) / (1 + self.asked.headroom), option.usd_per_hour
+
+
+def check(profiles: Sequence[Profile], slo: Slo | None) -> Slo:
+    """Make sure that the profiles can be compared.
+
+    Returns:
+        What must hold: what was asked for, else what all of them were measured at.
+
+    Raises:
+        InvalidSetting: one is void or cannot be simulated, or they are of different work.
+    """
+    for profile in profiles:
+        measured(profile)
+    first = profiles[0]
+    for other in profiles[1:]:
+        if other.name == first.name and other.conditions.price == first.conditions.price:
+            raise InvalidSetting(
+                f"two profiles are called '{first.name}' and have one price; leave one out, or "
+                "measure it under another name"
+            )
+        if other.conditions.rows != first.conditions.rows:
+            raise InvalidSetting(
+                f"'{first.name}' was measured with {first.conditions.rows} rows in a request and "
+                f"'{other.name}' with {other.conditions.rows}, so their rates don't compare"
+            )
+        if slo is None and other.slo != first.slo:
+            raise InvalidSetting(
+                f"'{first.name}' was measured for {first.slo.said}, and '{other.name}' for "
+                f"{other.slo.said}; say with --p99 and --success which must hold"
+            )
+    return slo or first.slo
+
+
+def plan(
+    profiles: Sequence[Profile],
+    asked: Asked,
+    *,
+    listed: Collection[str] = (),
+    told: Told = lambda _: None,
+) -> Plan:
+    """What serving a demand takes with each profile.
+
+    Args:
+        profiles: as ``check`` lets them pass.
+        asked: what to plan for.
+        listed: ids of the price book that somebody may ask about.
+        told: is given what is being simulated, in words.
+    """
+    options = [
+        _option(profile, asked, partial(_prefixed, told, profile.name)) for profile in profiles
+    ]
+    has = {profile.conditions.price.id for profile in profiles if profile.conditions.price}
+    return Plan(
+        asked,
+        tuple(sorted(options, key=lambda option: option.least_usd_per_month)),
+        tuple(each for each in listed if each not in has),
+    )
+
+
+def _prefixed(told: Told, name: str, what: str) -> None:
+    told(f"{name}: {what}")
+
+
+def _option(profile: Profile, asked: Asked, told: Told) -> Option:
+    work = Work(measured(profile), asked.slo, _most(profile, asked.slo), asked.seed, told)
+    rate = highest(work)
+    if not rate:
+        return Option(profile, rate, None, None)
+    number = replicas(work, asked.demand.times_as_much(1 + asked.headroom), rate)
+    if number is None:
+        return Option(profile, rate, None, None)
+    told(f"{number} replicas, without headroom")
+    done = work.trial(asked.demand.busiest(BUSIEST_S), ((0.0, number),))
+    if asked.demand.steady:
+        return Option(profile, rate, number, done, done.used)
+    whole = work.trial(asked.demand, ((0.0, number),))
+    option = Option(profile, rate, number, done, whole.used)
+    if option.accelerated:
+        return option
+    return replace(option, scaled=tuple(scaled(work, asked.demand, rate, lag_s=asked.lag_s)))
+
+
+def _most(profile: Profile, slo: Slo) -> float:
+    """The rate that was measured to hold, if what is asked for is no laxer than that."""
+    laxer = (
+        slo.limit_s > profile.slo.limit_s
+        or slo.percent < profile.slo.percent
+        or slo.success < profile.slo.success
+    )
+    return inf if laxer or profile.rate is None else profile.rate
+
+
+def repriced(profile: Profile, own: Mapping[str, Price]) -> Profile:
+    """The same at the user's own price for its instance type, where there is one."""
+    price = profile.conditions.price
+    if price is None or price.id not in own:
+        return profile
+    return replace(profile, conditions=replace(profile.conditions, price=own[price.id]))
+
+
+def to_dict(made: Plan) -> dict[str, Any]:
+    """Plain values for JSON."""
+    asked = made.asked
+    return {
+        "demand": {"said": asked.demand.said, "peak_per_s": asked.demand.peak,
+                   "mean_per_s": asked.demand.mean},
+        "slo": asked.slo.to_dict(),
+        "headroom": asked.headroom,
+        "hours_per_month": MONTH_H,
+        "options": [_option_dict(option, asked.demand) for option in made.options],
+        "break_even": [
+            {"accelerated": one.profile.name, "other": other.profile.name, "from_per_s": rate}
+            for one, other, rate in made.break_evens()
+        ],
+        "not_measured": list(made.not_measured),
+    }  # fmt: skip
+
+
+def _option_dict(option: Option, demand: Demand) -> dict[str, Any]:
+    profile, done, best = option.profile, option.done, option.best_scaled
+    price = profile.conditions.price
+    return {
+        "name": profile.name,
+        "variant": profile.subject.variant,
+        "sha256": profile.subject.sha256,
+        "accuracy_change": profile.subject.accuracy_change,
+        "hardware": profile.conditions.hardware,
+        "cpus": profile.conditions.cpus,
+        "price": price.to_dict() if price else None,
+        "usd_per_hour": option.usd_per_hour,
+        "measured_rate": profile.rate,
+        "rate_per_replica": option.rate,
+        "replicas": option.number,
+        "usd_per_month": None if option.number is None else option.usd_per_month,
+        "effective_usd_per_million": option.effective_usd_per_million(demand),
+        "in_time": done.in_time if done else None,
+        "seen": done.seen.to_dict() if done else None,
+        "used": done.used if done else None,
+        "mean_used": option.mean_used,
+        "autoscaling": [
+            {"cpu_target": one.target, "least": one.fleet.least, "most": one.fleet.most,
+             "mean": one.fleet.mean, "usd_per_month": option.scaled_usd_per_month(one),
+             "in_time": one.done.in_time, "failure": one.failure, "best": one is best}
+            for one in option.scaled
+        ],
+    }  # fmt: skip

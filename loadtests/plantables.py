@@ -1,0 +1,154 @@
+"""What a plan says to people: its tables, its notes, and its verdict in one sentence."""
+
+from __future__ import annotations
+
+import datetime
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loadtests.plan import Option, Plan
+
+_MS = 1e3
+# Less than that is no difference between two plans.
+_AS_MUCH = 1.005
+
+
+def show(console: Console, made: Plan) -> None:
+    """Print the tables."""
+    console.print(_options(made))
+    if any(option.scaled for option in made.options):
+        console.print(_scaled(made))
+
+
+def _options(made: Plan) -> Table:
+    asked = made.asked
+    table = Table(
+        title=escape(
+            f"{asked.demand.said}, {asked.slo.said}; {asked.headroom:.0%} headroom, replicas "
+            "always there"
+        ),
+        title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        caption="in time, p99 and CPU are simulated, for what comes in the busiest hour, without "
+        "the headroom", caption_justify="left",
+    )  # fmt: skip
+    table.add_column("profile")
+    table.add_column("machine")
+    for heading in ("accuracy\npoints", "one holds\nper s", "replicas", "$ a\nmonth",
+                    "$ per\nmillion", "in time", "p99\nms", "CPU"):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for option in made.options:
+        table.add_row(*_cells(option, made), style="bold" if option is made.best else None)
+    return table
+
+
+def _cells(option: Option, made: Plan) -> tuple[str, ...]:
+    where, change = option.profile.conditions, option.profile.subject.accuracy_change
+    price = where.price
+    machine = f"{where.cpus:g} CPU {price.id}" if price else "-"
+    head = (
+        escape(option.profile.name),
+        escape(machine),
+        "-" if change is None else f"{change:+.2f}",
+    )
+    if option.done is None:
+        return (*head, f"{option.rate:.1f}" if option.rate else "none", "none", *["-"] * 5)
+    per_million = option.effective_usd_per_million(made.asked.demand)
+    p99 = option.done.seen.latency.at(99)
+    return (
+        *head,
+        f"{option.rate or 0:.1f}",
+        str(option.number),
+        money(option.usd_per_month),
+        "-" if per_million is None else money(per_million),
+        f"{option.done.in_time:.2%}",
+        "-" if p99 is None else f"{_MS * p99:.1f}",
+        f"{option.done.used:.0%}",
+    )
+
+
+def _scaled(made: Plan) -> Table:
+    table = Table(
+        title="With autoscaling by CPU utilisation", title_justify="left", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0), caption=f"replicas serve {made.asked.lag_s:g} s after a higher rate; "
+        "over the whole time", caption_justify="left",
+    )  # fmt: skip
+    table.add_column("profile")
+    for heading in ("CPU\ntarget", "replicas", "mean", "$ a\nmonth", "saves", "in time"):
+        table.add_column(heading, justify="right")
+    table.add_column("the SLO")
+    for option in made.options:
+        best = option.best_scaled
+        for number, one in enumerate(option.scaled):
+            usd = option.scaled_usd_per_month(one)
+            saves = 1 - usd / option.usd_per_month
+            table.add_row(
+                "" if number else escape(option.profile.name), f"{one.target:.0%}",
+                f"{one.fleet.least} to {one.fleet.most}", f"{one.fleet.mean:.2f}", money(usd),
+                f"{saves:.0%}" if saves > 0 else "-", f"{one.done.in_time:.2%}",
+                escape(one.failure) or "holds", style="bold" if one is best else None,
+            )  # fmt: skip
+    return table
+
+
+def notes(made: Plan, today: datetime.date) -> list[str]:
+    """What else should be known, a sentence each."""
+    found = []
+    for one, other, rate in made.break_evens():
+        names = f"{_named(one)} is cheaper than {_named(other)}"
+        if rate is None:
+            found.append(f"At no rate {names} in the long run.")
+        else:
+            found.append(f"{names} from {rate:,.0f} requests per second on, at any higher rate.")
+    for option in made.options:
+        price = option.profile.conditions.price
+        if price is not None and price.is_old(today):
+            found.append(f"The price of {price.id} is of {price.date}, more than a year old.")
+        if option.accelerated and not made.asked.demand.steady:
+            found.append(
+                f"{_named(option)} is counted as always there: its accelerator is not seen in CPU "
+                "utilisation."
+            )
+    if made.not_measured:
+        found.append(f"Not measured, so not in the verdict: {', '.join(made.not_measured)}.")
+    return list(dict.fromkeys(found))
+
+
+def verdict(made: Plan) -> str:
+    """Which, how many, for how much, and how much cheaper than the next."""
+    best, asked = made.best, made.asked
+    if best is None:
+        return f"{asked.slo.said} holds with none of these, however many replicas there are."
+    follows = best.best_scaled
+    many = "1 replica" if best.number == 1 else f"{best.number} replicas"
+    if follows:
+        many = (
+            f"{follows.fleet.least} to {follows.fleet.most} replicas at {follows.target:.0%} of "
+            "their CPU"
+        )
+    said = (
+        f"{_named(best)} serves {asked.demand.said} within the SLO ({asked.slo.said}) with {many} "
+        f"for ${money(best.least_usd_per_month)} a month"
+    )
+    if follows:
+        said += f", ${money(best.usd_per_month)} with {best.number} always there"
+    others = [one for one in made.options if one is not best and one.number is not None]
+    if not others:
+        return f"{said}."
+    ratio = others[0].least_usd_per_month / best.least_usd_per_month
+    if ratio < _AS_MUCH:
+        return f"{said}; {_named(others[0])} costs as much."
+    next_best = f"the next, {_named(others[0])}, costs ${money(others[0].least_usd_per_month)}"
+    return f"{said}; {next_best}, {ratio:.2f} times as much."
+
+
+def _named(option: Option) -> str:
+    price = option.profile.conditions.price
+    return f"{option.profile.name} on {price.id}" if price else option.profile.name
+
+
+def money(usd: float) -> str:
+    """Dollars, to as many digits as say something."""
+    return f"{usd:,.0f}" if usd >= 100 else f"{usd:.3g}"
