@@ -125,13 +125,14 @@ def read_all(path: Path) -> list[Profile]:
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        found = [Profile.from_dict(each) for each in raw["profiles"]] if "profiles" in raw else None
+        if raw.get("schema") == profile.SCHEMA:
+            return [Profile.from_dict(raw)]
+        return [Profile.from_dict(each) for each in raw["profiles"]]
     except (OSError, KeyError, TypeError, ValueError, AttributeError):
         raise InvalidSetting(
             f"{path} is neither a profile nor a report; `farthing slo --save-profile` and "
             f"`farthing report` make them"
         ) from None
-    return [profile.read(path)] if found is None else found
 
 
 def sheet(found: dict[str, Any]) -> str:
