@@ -98,7 +98,7 @@ def test_the_chosen_variant_is_marked(written: tuple[str, dict]) -> None:
 
 def test_a_row_is_told_in_the_units_of_its_headings(report: Report) -> None:
     cells = writer.cells(report, report.row("int8-static"))
-    assert cells == ("97.00%", "1.00", "250.50", "495.01", "400", "0.2778", "0.25x")
+    assert cells == ("97.00%", "1.00", "250.11", "495.10", "400", "0.2778", "0.25x")
     assert len(writer.headings(8)) == len(cells)
     assert "8 callers" in writer.headings(8)[4]
 
