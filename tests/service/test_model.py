@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from service import layout, manifest, model, opened
+from service.bill import BUSY, WARM_UP
 from service.errors import ModelUnusable
 from service.manifest import Golden, Manifest, TensorSpec, Variant
 from service.model import Model
@@ -192,3 +193,29 @@ def test_variants_are_timed_where_nothing_is_recorded_on_golden_rows_if_there_ar
     assert loaded.chosen.how == "timed"
     assert set(loaded.chosen.figures) == {"fp32_speedup", "int8_speedup"}
     assert loaded.variant.name == "fp32"  # on a manual clock they take the same
+
+
+def test_load_and_its_warm_up_are_paid_by_the_model(tmp_path: Path) -> None:
+    book = Book()
+    put(tmp_path)
+    place = layout.places(tmp_path)["m"]
+    settings = Settings(repository=tmp_path, threads=1)
+    model.load(place, 1, place.options(), settings=settings, book=book, clock=ManualClock())
+    bill = book.ledger.read()
+    assert bill.lines[("m", "1", "as-is"), WARM_UP] > 0.0
+    assert bill.lines[("m", "1", "as-is"), BUSY] == 0.0
+    assert bill.unsettled == {}
+
+
+def test_load_that_fails_is_paid_too_though_no_variant_was_chosen(tmp_path: Path) -> None:
+    book = Book()
+    put(tmp_path).write_bytes(b"no graph")
+    place = layout.places(tmp_path)["m"]
+    with pytest.raises(ModelUnusable):
+        model.load(
+            place, 1, place.options(), settings=Settings(repository=tmp_path), book=book,
+            clock=ManualClock(),
+        )  # fmt: skip
+    bill = book.ledger.read()
+    assert bill.lines[("m", "1", ""), WARM_UP] > 0.0
+    assert bill.unsettled == {}
