@@ -1,28 +1,32 @@
 """The asyncio driver of an open loop: calls go out when they are due, whatever became of others.
 
-Messages are encoded once and travel as bytes, and the thread's priority is raised where it may be:
-the generator shares the servers' cores, and a send that is late says nothing about the server.
+Messages are encoded once and travel as bytes, and the priority is raised where it may be: the
+generator shares the servers' cores, and a send that is late says nothing about the server. A
+generator that starts servers gives them cores of their own where it can (``demo``); from a server
+that was there before it can take none.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import gc
 import random
 import selectors
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
 from loadtests.observed import Observed
+from loadtests.priority import first as first  # noqa: PLC0414 - for other loops
 
 if TYPE_CHECKING:
     _Infer = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
+_T = TypeVar("_T")
 # Ends with gRPC's code, or with nothing if the call was answered; is given seconds until its end.
 Call = Callable[[float], Awaitable[str]]
 
@@ -32,7 +36,6 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),
 )
-_PRIORITY = -10
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,26 @@ def run(stream: Stream, watch: Callable[[Observed], None] | None = None) -> Obse
         watch: is shown the outcome twice a second while it comes.
     """
     seen = Observed(stream.seconds, limit_s=stream.limit_s, shared=stream.shared)
-    with first():
-        # epoll rounds waiting up to whole milliseconds, which alone makes a third of the sends late
-        # by the rule for small limits; select does not.
-        with asyncio.Runner(loop_factory=_precise) as runner:
-            runner.run(_run(stream, seen, watch))
+    on_time(_run(stream, seen, watch))
     return seen
 
 
+def on_time(main: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine whose sends are to be on time: before others, on a loop that is precise."""
+    # What lives now is left alone by the collector: a full collection takes longer than a send may
+    # be late.
+    gc.collect()
+    gc.freeze()
+    try:
+        with first(), asyncio.Runner(loop_factory=_precise) as runner:
+            return runner.run(main)
+    finally:
+        gc.unfreeze()
+
+
 def _precise() -> asyncio.AbstractEventLoop:
+    # epoll rounds waiting up to whole milliseconds, which alone makes a third of the sends late by
+    # the rule for small limits; select does not.
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
@@ -152,18 +166,3 @@ async def _watched(watch: Callable[[Observed], None], seen: Observed) -> None:
     while True:
         await asyncio.sleep(0.5)
         watch(seen)
-
-
-@contextmanager
-def first() -> Iterator[None]:
-    """Let this thread, and those it starts, go before the servers where we may decide that."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, min(before, _PRIORITY))
-    except PermissionError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        os.setpriority(os.PRIO_PROCESS, 0, before)

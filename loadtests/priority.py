@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 _PRIORITY = -10
 
@@ -21,24 +22,21 @@ def spared(cpus: frozenset[int]) -> frozenset[int]:
 
 @contextmanager
 def first() -> Iterator[None]:
-    """Let this thread, and those it starts, go before the servers where we may decide that.
+    """Let this process go before the servers where we may decide that.
 
-    They leave a core free where there are more than two. A generator that shares its cores with a
-    server is late when the server has them, and a late send says nothing about the server.
+    It leaves a core free where there are more than two. A generator that shares its cores with a
+    server is late when the server has them, and a late send says nothing about the server. That
+    goes for all threads: one that is preempted with the interpreter's lock holds up the others.
     """
-    with ExitStack() as stack:
-        before = os.getpriority(os.PRIO_PROCESS, 0)
-        try:
-            os.setpriority(os.PRIO_PROCESS, 0, min(before, _PRIORITY))
-            stack.callback(os.setpriority, os.PRIO_PROCESS, 0, before)
-        except PermissionError:  # not ours to decide
-            pass
-        cpus = os.sched_getaffinity(0)
-        taken = spared(frozenset(cpus))
-        if taken != cpus:
-            os.sched_setaffinity(0, taken)
-            stack.callback(os.sched_setaffinity, 0, cpus)
+    before, cpus = os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0)
+    taken = spared(frozenset(cpus))
+    try:
+        _each(lambda thread: os.setpriority(os.PRIO_PROCESS, thread, min(before, _PRIORITY)))
+        _each(lambda thread: os.sched_setaffinity(thread, taken))
         yield
+    finally:
+        _each(lambda thread: os.setpriority(os.PRIO_PROCESS, thread, before))
+        _each(lambda thread: os.sched_setaffinity(thread, cpus))
 
 
 def shares(target: str) -> bool:
@@ -48,3 +46,11 @@ def shares(target: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name
         return host in ("localhost", socket.gethostname())
+
+
+def _each(change: Callable[[int], None]) -> None:
+    """Change all threads of this process; those that start later inherit it."""
+    for task in Path("/proc/self/task").iterdir():
+        # It ended meanwhile, or it is not ours to decide.
+        with suppress(ProcessLookupError, PermissionError):
+            change(int(task.name))
