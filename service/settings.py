@@ -191,8 +191,9 @@ class Settings:
     )
     cost_metadata: bool = _knob(
         False,
-        "Whether answers carry what they cost, as the trailing metadata farthing-core-seconds and, "
-        "where the price is known, farthing-cost-usd. It tells every caller your price.",
+        "Whether answers, but for those in streams, carry what they cost, as the trailing metadata "
+        "farthing-core-seconds and, where the price is known, farthing-cost-usd. It tells every "
+        "caller your price.",
     )
     access_log: float = _knob(
         0.0,
