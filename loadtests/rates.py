@@ -21,13 +21,17 @@ _ROUGHLY = 0.1
 # The first step up or down from what short trials found.
 _STEP = 0.05
 # Shorter trials measure how the server felt at that moment; confirmations last longer if they can.
-_LEAST_S, _LONG_S = 2.0, 10.0
+_LEAST_S, _LONG_S = 2.0, 30.0
 # Of the first guess: a server that holds the SLO at less is not worth the time.
 _LEAST_SHARE = 1 / 64
+# So many void rates in a row, each tried twice: the generator is not better at lower ones.
+_MOST_VOIDS = 3
 # Of the budget, so that one trial, or all short ones, leave something for confirmation.
-_SHORT_SHARE, _ALL_SHORT_SHARE, _LONG_SHARE = 0.1, 0.4, 0.3
-# Violations that a confirmation may have, the more of them the less a single stall decides.
-_VIOLATIONS = (10, 3, 1, 0)
+_SHORT_SHARE, _ALL_SHORT_SHARE, _LONG_SHARE = 0.1, 0.4, 0.25
+# Violations that a confirmation may have, the more of them the less a single stall decides; and,
+# where there is time for few only, how far below the rate that seems to hold to begin.
+_ONLY_TRY = 0.6
+_VIOLATIONS = {10: 1.0, 3: 0.95, 1: 0.9, 0: 0.85}
 # Beyond what must be answered: some answers may fail within the SLO.
 _SPARE = 1.02
 
@@ -88,20 +92,28 @@ class _Bracket:
     failed: float | None = None
     why: str = ""
     void: bool = False
+    voids: int = 0
+    left_s: float = 0.0
 
     def take(self, rate: float, judged: Judged) -> None:
         if not judged.failure:
             self.held = rate
         else:
             self.failed, self.why, self.void = rate, judged.failure, judged.void
+        self.left_s = judged.left_s
+        self.voids = self.voids + 1 if judged.failure and judged.void else 0
 
     @property
     def gap(self) -> float:
         """How much higher the failed rate is; 1 where only one of both is known."""
         return self.failed / self.held - 1 if self.held and self.failed else 1.0
 
-    def found(self, why: str) -> Found:
-        return Found(self.held, why, self.void)
+    def found(self, why: str = "") -> Found:
+        """The end, with what is known by now."""
+        said = [why, f"at {self.failed:.4g}/s {self.why}" if self.failed else ""]
+        if self.void:
+            said.append("so the bound is the generator's, not the server's")
+        return Found(self.held, "; ".join(filter(None, said)), self.void)
 
 
 def search(slo: Slo, *, first: float, budget_s: float) -> Search:
@@ -114,8 +126,8 @@ def search(slo: Slo, *, first: float, budget_s: float) -> Search:
     """
     about = yield from _roughly(slo, first, budget_s)
     if about.held is None:
-        return Found(None, about.why, about.void)
-    return (yield from _confirmed(slo, about.held, budget_s))
+        return about.found("" if about.failed else "the budget of time was spent at once")
+    return (yield from _confirmed(slo, about.held, about.left_s))
 
 
 def _tried(trial: Trial) -> Generator[Trial, Judged, Judged]:
@@ -131,7 +143,8 @@ def _roughly(slo: Slo, first: float, budget_s: float) -> Generator[Trial, Judged
         seconds = min(_SHORT_SHARE * budget_s, _short_s(slo, rate, bracket.gap))
         if bracket.held and left_s - seconds < (1 - _ALL_SHORT_SHARE) * budget_s:
             break
-        if left_s < seconds or rate < _LEAST_SHARE * first:
+        hopeless = rate < _LEAST_SHARE * first or bracket.voids >= _MOST_VOIDS
+        if left_s < seconds or (hopeless and not bracket.held):
             break
         judged = yield from _tried(Trial(rate, seconds, confirms=False))
         left_s = judged.left_s
@@ -140,30 +153,30 @@ def _roughly(slo: Slo, first: float, budget_s: float) -> Generator[Trial, Judged
             rate = sqrt(bracket.held * bracket.failed)
         else:
             rate = 2 * bracket.held if bracket.held else rate / 2
-    bracket.why = bracket.why or "the budget of time was spent before anything was tried"
     return bracket
 
 
-def _confirmed(slo: Slo, about: float, budget_s: float) -> Search:
+def _confirmed(slo: Slo, about: float, left_s: float) -> Search:
     """Up from there while it is confirmed, down while it is not, then between the two."""
-    bracket, rate, step, left_s = _Bracket(), about, _STEP, budget_s
+    bracket, rate, step = _Bracket(), about, _STEP
+    begun = _long_s(slo, rate, left_s)
+    rate *= begun[1] if begun else 1.0
     while True:
-        seconds = _long_s(slo, rate, left_s)
-        if seconds is None:
-            held = "the budget of time was spent"
-            return bracket.found(f"{held}; {bracket.why}" if bracket.why else held)
-        judged = yield from _tried(Trial(rate, seconds, confirms=True))
+        long = _long_s(slo, rate, left_s)
+        if long is None:
+            return bracket.found("the budget of time was spent")
+        judged = yield from _tried(Trial(rate, long[0], confirms=True))
         left_s = judged.left_s
         bracket.take(rate, judged)
         if bracket.held and bracket.failed:
             if bracket.gap <= RESOLUTION + 1e-9:
-                return bracket.found(f"at {bracket.failed:.4g}/s {bracket.why}")
+                return bracket.found()
             rate = sqrt(bracket.held * bracket.failed)
             continue
         rate = bracket.held * (1 + step) if bracket.held else rate * (1 - step)
         step = min(0.5, 2 * step)
         if rate < _LEAST_SHARE * about:
-            return bracket.found(bracket.why)
+            return bracket.found()
 
 
 def _short_s(slo: Slo, rate: float, gap: float) -> float:
@@ -172,11 +185,13 @@ def _short_s(slo: Slo, rate: float, gap: float) -> float:
     return max(answers / rate, slo.limit_s / gap, _LEAST_S)
 
 
-def _long_s(slo: Slo, rate: float, left_s: float) -> float | None:
-    """Long enough to show that the SLO holds; None where there is no time for it."""
-    for violations in _VIOLATIONS:
+def _long_s(slo: Slo, rate: float, left_s: float) -> tuple[float, float] | None:
+    """Long enough to show that the SLO holds, and where to begin; None where there is no time."""
+    for violations, begin in _VIOLATIONS.items():
         answers = ceil(_SPARE * samples_for(slo.percent, violations) / max(slo.success, 0.5))
         seconds = max(answers / rate, _LEAST_S)
         if seconds <= _LONG_SHARE * left_s:
-            return max(seconds, min(_LONG_S, _LONG_SHARE * left_s))
-    return seconds if seconds <= left_s else None
+            return max(seconds, min(_LONG_S, _LONG_SHARE * left_s)), begin
+    if seconds > left_s:
+        return None
+    return seconds, begin if seconds < left_s / 2 else _ONLY_TRY

@@ -6,7 +6,7 @@ import ipaddress
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadtests import arrivals, client, openloop, runs, scrape
@@ -55,6 +55,10 @@ class Work:
     def local(self) -> bool:
         """Whether all targets are on this machine."""
         return all(_loopback(target.rpartition(":")[0]) for target in self.targets)
+
+    def placed(self) -> Work:
+        """The same, with cores taken for shared if all targets are on this machine."""
+        return replace(self, shared=self.local)
 
     @property
     def payload(self) -> str:

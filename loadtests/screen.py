@@ -27,7 +27,7 @@ class _TimeBar(ProgressColumn):
 
 @contextmanager
 def shown(
-    console: Console, what: str, seconds: float | None = None
+    console: Console, what: str, seconds: float | None = None, *, drawn_per_s: float = 10
 ) -> Iterator[Callable[[str], None]]:
     """A bar with the time elapsed while a step lasts; a line when it is done.
 
@@ -35,12 +35,13 @@ def shown(
         console: where.
         what: is being done.
         seconds: that it will take, where that is known.
+        drawn_per_s: how often; drawing takes CPU from what is being measured.
 
     Yields:
         What takes another text while the step goes on.
     """
     columns = (TextColumn("  {task.description}"), _TimeBar(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, refresh_per_second=drawn_per_s) as progress:
         task = progress.add_task(what, total=seconds)
         yield lambda text: progress.update(task, description=text)
         progress.update(task, description=what, total=progress.tasks[0].elapsed or 1.0)

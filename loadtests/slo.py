@@ -47,7 +47,8 @@ class Slo:
             return f"{seen.success:.2%} of the calls were answered"
         value = seen.latency.at(self.percent)
         if value is not None and value > self.limit_s:
-            return f"p{self.percent:g} is {1e3 * value:.1f} ms"
+            late = seen.latency.above(self.limit_s)
+            return f"{late} of {seen.answers} answers took over {1e3 * self.limit_s:g} ms"
         return ""
 
     def missing(self, seen: Observed) -> int:

@@ -250,7 +250,7 @@ ROOMS = {
         "loadtests.report", "loadtests.screen", "loadtests.tune",
         "loadtests.unitcost", "loadtests.unittables", "converter.zoo.*",
     },
-    "plotly": {"loadtests.demopage", "loadtests.plots"},
+    "plotly": {"loadtests.plots"},
     "jinja2": {"loadtests.page"},
     "yaml": {"loadtests.overlay", "loadtests.prices"},
 }  # fmt: skip

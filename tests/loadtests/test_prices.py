@@ -38,7 +38,8 @@ def test_the_shipped_book_has_dated_prices_with_sources() -> None:
     assert "aws-c7i.xlarge" in entries
     for key, entry in entries.items():
         assert key == entry.id
-        assert entry.usd_per_hour > 0 and entry.source and entry.date.year >= 2026
+        assert entry.usd_per_hour > 0 and entry.source and entry.date.year >= 2025
+    assert entries["aws-p5.48xlarge"].accelerators == 8
 
 
 def test_every_entry_of_a_book_is_read(tmp_path: Path) -> None:
@@ -58,7 +59,9 @@ def test_an_entry_that_lacks_a_field_is_refused_with_its_name(tmp_path: Path, ke
     [
         {"usd_per_hour": 0}, {"usd_per_hour": -1}, {"usd_per_hour": "0.17"},
         {"usd_per_hour": None}, {"usd_per_hour": float("nan")}, {"usd_per_hour": float("inf")},
-        {"cpus": 0}, {"cpus": "four"}, {"source": ""}, {"source": None},
+        {"cpus": 0}, {"cpus": "four"}, {"source": ""}, {"source": None}, {"region": ""},
+        {"purchase": 7}, {"currency": "EUR"}, {"accelerator": "T4"}, {"accelerators": 1},
+        {"accelerator": "T4", "accelerators": "one"},
         {"date": "last spring"}, {"date": 2026},
         {"date": datetime.datetime(2026, 1, 31, 12, 0, tzinfo=datetime.UTC)},
     ],
@@ -94,6 +97,55 @@ def test_a_book_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path / "missing.yaml")
 
 
+FAMILY = ENTRY | {"family": "large"}
+TWICE = FAMILY | {"id": "shop.2large", "cpus": 16, "usd_per_hour": 0.8}
+
+
+@pytest.mark.parametrize("usd", [0.8, 0.81, 0.79])
+def test_sizes_of_a_family_whose_cpus_cost_about_the_same_are_taken(
+    tmp_path: Path, usd: float
+) -> None:
+    assert len(prices.read(book(tmp_path, FAMILY, TWICE | {"usd_per_hour": usd}))) == 2
+
+
+@pytest.mark.parametrize("usd", [0.4, 0.88, 8.0])
+def test_sizes_of_a_family_whose_cpus_cost_differently_are_refused_with_both_names(
+    tmp_path: Path, usd: float
+) -> None:
+    said = refusal(book(tmp_path, FAMILY, TWICE | {"usd_per_hour": usd}))
+    assert "'shop.large'" in said and "'shop.2large'" in said
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"family": "other"}, {"family": ""}, {"region": "there"}, {"purchase": "spot"},
+        {"accelerator": "T4", "accelerators": 1},
+    ],
+)  # fmt: skip
+def test_only_what_differs_in_size_alone_must_scale(tmp_path: Path, change: dict) -> None:
+    assert len(prices.read(book(tmp_path, FAMILY, TWICE | {"usd_per_hour": 9.0} | change))) == 2
+
+
+def test_ones_own_entry_wins_and_the_other_shipped_ones_stay(tmp_path: Path) -> None:
+    own = ENTRY | {"id": "aws-c7i.xlarge", "usd_per_hour": 0.1}
+    entries = prices.book(book(tmp_path, own, ENTRY))
+    assert entries["aws-c7i.xlarge"].usd_per_hour == 0.1
+    assert entries["shop.large"].usd_per_hour == 0.4
+    assert set(prices.read()) < set(entries)
+
+
+def test_an_unknown_price_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InvalidSetting, match=r"'shop.large'; there are aws-c6a.xlarge, "):
+        prices.chosen(prices.book(), "shop.large")
+
+
+def test_a_machine_with_accelerators_is_paid_as_a_whole() -> None:
+    price = Price(**ENTRY, accelerator="T4", accelerators=1)
+    assert price.share_per_hour(2) == 0.4
+    assert price.said(2).startswith("the whole of shop.large at $0.4/h")
+
+
 def test_a_price_is_old_after_a_year() -> None:
     price = Price(**ENTRY)
     assert not price.is_old(price.date + datetime.timedelta(days=365))
@@ -114,7 +166,11 @@ def test_the_assumption_is_said_with_date_and_source() -> None:
 
 def test_the_date_is_plain_text_in_json() -> None:
     price = dataclasses.replace(Price(**ENTRY), id="other")
-    assert price.to_dict() == ENTRY | {"id": "other", "date": "2026-01-31"}
+    assert price.to_dict() == ENTRY | {
+        "id": "other", "date": "2026-01-31", "family": "", "accelerator": "", "accelerators": 0,
+        "currency": "USD",
+    }  # fmt: skip
+    assert Price.from_dict(price.to_dict()) == price
 
 
 def test_dollars_per_million_follow_from_dollars_per_hour_and_rate() -> None:

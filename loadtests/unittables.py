@@ -1,0 +1,112 @@
+"""A profile on the screen: the runs of its search, those around its rate, and the verdict."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loadtests.observed import Observed
+from loadtests.profile import Level, Profile
+
+# What would mend what a price lacks.
+_MENDS = {
+    "a price": "--price",
+    "the hardware": "--hardware",
+    "the variant": "--variant",
+    "the model's digest": "--model-file",
+    "the accuracy change": "--accuracy-change",
+}
+
+
+def show(console: Console, found: Profile) -> None:
+    """Print all runs of a profile; failures and void runs with their reasons."""
+    subject = found.subject
+    title = f"{subject.model}, {found.name}, on {subject.server or 'a server without a name'}"
+    console.print(_searched(found, f"{title}: {found.slo.said}"))
+    if found.levels:
+        console.print(_levels(found))
+
+
+def verdict(found: Profile) -> str:
+    """The highest rate and what a million answers cost there; or void, and what it lacks."""
+    slo = found.slo.said
+    if found.rate is None:
+        return f"void: {slo} was confirmed at no rate: {found.ended}"
+    rate = f"Highest rate: {found.rate:.4g}/s at {slo} ({found.ended})."
+    price, cpus = found.conditions.price, found.conditions.cpus
+    if found.usd_per_million is None or price is None:
+        lacks = ", ".join(
+            f"{what} ({_MENDS[what]})" if what in _MENDS else what for what in found.lacking
+        )
+        return f"{rate}\nvoid: no dollars without {lacks}."
+    cost = f"{rate}\n${found.usd_per_million:.4g} per million good answers: {price.said(cpus)}."
+    return f"{cost}\nOn {found.conditions.hardware}; {_generator(found)}."
+
+
+def _generator(found: Profile) -> str:
+    """Whether it kept its schedule."""
+    level = found.at_slo
+    lag = level.seen.lag.at(99) if level else None
+    where = "on the server's cores" if found.conditions.shared else "on cores of its own"
+    return f"the generator, {where}, was at most {1e3 * (lag or 0):.2g} ms late in 99 of 100 sends"
+
+
+def _searched(found: Profile, title: str) -> Table:
+    percent = f"p{found.slo.percent:g} ms"
+    table = _table(title, "calls/s", "for s", "sent", "in time", "p50 ms", percent)
+    table.add_column("the SLO", overflow="fold")
+    for level, failure in found.searched:
+        seen = level.seen
+        said = _void(seen) or failure or ("seems to hold" if found.slo.failure(seen) else "holds")
+        if level is found.at_slo:
+            said = "holds: confirmed"
+        table.add_row(*_cells(level, found.slo.percent), escape(said))
+    return table
+
+
+def _levels(found: Profile) -> Table:
+    table = _table(
+        "At shares and multiples of that rate",
+        "calls/s", "for s", "sent", "in time", "p50 ms", f"p{found.slo.percent:g} ms",
+        "good/s", "$ per million",
+    )  # fmt: skip
+    table.add_column("", overflow="fold")
+    for level in found.levels:
+        seen = level.seen
+        dollars = found.effective_usd_per_million(level)
+        table.add_row(
+            *_cells(level, found.slo.percent), f"{seen.good_per_s:.1f}",
+            "-" if dollars is None else f"{dollars:.4g}",
+            escape(_void(seen) or _endings(seen)),
+        )  # fmt: skip
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _cells(level: Level, percent: float) -> tuple[str, ...]:
+    seen = level.seen
+    return (
+        f"{level.rate:.1f}", f"{seen.seconds:.0f}", str(seen.offered), str(seen.good),
+        _ms(seen.percentile_ms(50)), _ms(seen.percentile_ms(percent)),
+    )  # fmt: skip
+
+
+def _void(seen: Observed) -> str:
+    """Shorter than ``Observed.void``, for a table that would grow long by it."""
+    return f"void: {seen.late_share:.1%} of the sends too late" if seen.void else ""
+
+
+def _endings(seen: Observed) -> str:
+    """Of the calls that were not answered in time."""
+    return ", ".join(f"{n} {code}" for code, n in seen.endings.most_common() if code != "good")
+
+
+def _ms(milliseconds: float | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds:.1f}"
