@@ -1,0 +1,226 @@
+"""Plans from made-up profiles: which wins, what is refused, and what people are told."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import farthing
+from loadtests import demand, plan, plantables
+from loadtests import profile as profiles
+from loadtests.plan import Asked, Option, Plan, to_dict
+from loadtests.profile import Profile
+from loadtests.screen import WIDTH
+from loadtests.slo import Slo
+from service.errors import InvalidSetting
+from tests.loadtests.profiles import price, profile
+
+SLO = Slo(99, 0.1, 0.99)
+TODAY = datetime.date(2026, 11, 22)
+FP32 = profile(slo=SLO)
+INT8 = profile("net int8", row_s=0.006, rate=120.0, variant="int8-static", slo=SLO)
+GPU = profile(
+    "net gpu", row_s=0.001, rate=900.0, variant="fp16", slo=SLO,
+    price=price("cloud-gpu", usd_per_hour=0.5, accelerator="T4", accelerators=1),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def steady() -> Plan:
+    return plan.plan([FP32, INT8], Asked(demand.steady(400.0), SLO), listed=["cloud-large"])
+
+
+@pytest.fixture(scope="module")
+def day() -> Plan:
+    return plan.plan([INT8, GPU], Asked(demand.day(2000.0), SLO))
+
+
+def test_the_cheapest_comes_first_with_its_replicas_and_dollars(steady: Plan) -> None:
+    int8, fp32 = steady.options
+    assert (int8.profile.name, fp32.profile.name) == ("net int8", "net fp32")
+    # 480/s with headroom, of which one carries 120 and 70; $0.05 an hour each, for 730 hours
+    assert (int8.number, fp32.number) == (4, 7)
+    assert int8.usd_per_month == pytest.approx(4 * 0.05 * 730)
+    assert int8.effective_usd_per_million(steady.asked.demand) == pytest.approx(
+        1e6 * 4 * 0.05 / 3600 / 400, rel=0.01
+    )
+
+
+def test_the_verdict_names_the_winner_its_price_and_the_next(steady: Plan) -> None:
+    said = plantables.verdict(steady)
+    assert said.startswith("net int8 on cloud-small serves 400/s within the SLO")
+    assert "with 4 replicas for $146 a month" in said
+    assert said.endswith("net fp32 on cloud-small, costs $256, 1.75 times as much.")
+
+
+def test_a_machine_without_a_profile_is_named_and_never_wins(steady: Plan) -> None:
+    assert steady.not_measured == ("cloud-large",)
+    assert "Not measured, so not in the verdict: cloud-large." in plantables.notes(steady, TODAY)
+    assert "cloud-large" not in plantables.verdict(steady)
+    assert all("cloud-large" not in str(option) for option in to_dict(steady)["options"])
+
+
+def test_over_a_day_autoscaling_saves_where_the_slo_holds(day: Plan) -> None:
+    (int8,) = (option for option in day.options if not option.accelerated)
+    best = int8.best_scaled
+    assert best is not None
+    assert not best.failure
+    assert int8.scaled_usd_per_month(best) < int8.usd_per_month
+    assert int8.least_usd_per_month == int8.scaled_usd_per_month(best)
+    assert best.fleet.least < best.fleet.most <= (int8.number or 0) + 2
+    assert int8.mean_used < (int8.done.used if int8.done else 0)
+
+
+@pytest.mark.parametrize(
+    ("usd", "said"),
+    [
+        # With headroom one GPU carries 750/s, and 100/s cost $0.05 on CPUs: two cost as much as
+        # eight of those.
+        (0.2, "net gpu on cloud-gpu is cheaper than net int8 on cloud-small from 800 requests per "
+         "second on, at any higher rate."),
+        (0.5, "At no rate net gpu on cloud-gpu is cheaper than net int8 on cloud-small in the long "
+         "run."),
+    ],
+)  # fmt: skip
+def test_an_accelerator_breaks_even_with_the_best_of_the_others(usd: float, said: str) -> None:
+    gpu = profile("net gpu", price=price("cloud-gpu", usd_per_hour=usd, accelerator="T4",
+                                         accelerators=1))  # fmt: skip
+    options = (Option(FP32, 70.0, 1, None), Option(gpu, 900.0, 1, None),
+               Option(INT8, 120.0, 1, None))  # fmt: skip
+    made = Plan(Asked(demand.steady(1.0), SLO), options)
+    assert plantables.notes(made, TODAY) == [said]
+
+
+def test_an_accelerator_is_not_scaled_by_the_cpu_that_it_leaves_idle(day: Plan) -> None:
+    (gpu,) = (option for option in day.options if option.accelerated)
+    assert gpu.scaled == ()
+    assert any("is counted as always there" in note for note in plantables.notes(day, TODAY))
+
+
+def test_figures_for_people_fit_the_screen(steady: Plan, day: Plan) -> None:
+    for made in (steady, day):
+        console = Console(width=WIDTH, record=True, file=io.StringIO())
+        plantables.show(console, made)
+        text = console.export_text()
+        assert max(map(len, text.splitlines())) <= WIDTH
+        for option in made.options:
+            assert option.profile.name in text
+            assert str(option.number) in text
+
+
+def test_an_old_price_is_said() -> None:
+    made = Plan(Asked(demand.steady(1.0), SLO), (Option(FP32, 70.0, 1, None),))
+    assert plantables.notes(made, datetime.date(2028, 1, 1)) == [
+        "The price of cloud-small is of 2026-11-01, more than a year old."
+    ]
+
+
+def test_another_slo_that_is_laxer_is_only_simulated() -> None:
+    lax = Slo(99, 1.0, 0.99)
+    (option,) = plan.plan([FP32], Asked(demand.steady(10.0), lax)).options
+    assert option.rate is not None
+    assert option.rate > (FP32.rate or 0)
+
+
+def test_ones_own_price_replaces_the_one_in_the_profile() -> None:
+    dearer = plan.repriced(FP32, {"cloud-small": price(usd_per_hour=0.4)})
+    assert dearer.conditions.usd_per_hour == pytest.approx(0.1)
+    assert plan.repriced(FP32, {"cloud-large": price("cloud-large")}) == FP32
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (profile("other", slo=Slo(99, 0.2, 0.99)), "must hold"),
+        (FP32, "leave one out"),
+        (profile("other", slo=SLO, price=None), "it lacks a price"),
+        (
+            profile("other", slo=SLO, conditions=replace(FP32.conditions, rows=4)),
+            "don't compare",
+        ),
+    ],
+    ids=["another-slo", "twice", "void", "other-rows"],
+)
+def test_profiles_that_do_not_compare_are_refused(second: Profile, said: str) -> None:
+    with pytest.raises(InvalidSetting, match=said):
+        plan.check([FP32, second], None)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Two profiles as files."""
+    paths = [tmp_path / "fp32.json", tmp_path / "int8.json"]
+    for one, path in zip((FP32, INT8), paths, strict=True):
+        profiles.write(one, path)
+    return [str(path) for path in paths]
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = farthing.main(["plan", *argv])
+    return code, *capsys.readouterr()
+
+
+def test_the_verb_prints_json_with_all_that_the_tables_say(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, *files, "--rate", "100", "--price", "aws-c7i.xlarge", "--json")
+    made: dict[str, Any] = json.loads(out)
+    assert code == 0
+    assert [option["replicas"] for option in made["options"]] == [1, 2]
+    assert made["options"][0]["usd_per_month"] == pytest.approx(0.05 * 730)
+    assert made["not_measured"] == ["aws-c7i.xlarge"]
+    assert made["verdict"].startswith("net int8")
+    assert made["slo"] == SLO.to_dict()
+
+
+def test_the_verb_says_no_where_the_slo_holds_with_none(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, *files, "--rate", "100", "--p99", "2ms")
+    assert code == 1
+    assert "holds with none of these, however many replicas there are." in " ".join(out.split())
+
+
+def test_a_trace_is_planned_for(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("time_s,requests_per_s\n0,20\n600,20\n600,300\n900,300\n900,20\n1800,20\n")
+    code, out, _ = run(capsys, files[1], "--trace", str(trace), "--headroom", "0", "--json")
+    (option,) = json.loads(out)["options"]
+    assert code == 0
+    assert option["replicas"] == 3
+    assert option["autoscaling"][0]["most"] > 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "give one of --rate, --trace and --day"),
+        (["--rate", "1", "--day", "5"], "give one of --rate, --trace and --day"),
+        (["--rate", "1", "--price", "moon"], "there is no price 'moon'"),
+        (["--rate", "1", "--p99", "soon"], "no length of time"),
+        (["--rate", "1", "--write-patch", "out", "--base", "nowhere"], "no kustomize base"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_anything_is_simulated(
+    files: list[str], capsys: pytest.CaptureFixture[str], argv: list[str], said: str
+) -> None:
+    code, out, err = run(capsys, *files, *argv)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_void_profile_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profiles.write(profile(price=None), tmp_path / "void.json")
+    code, _, err = run(capsys, str(tmp_path / "void.json"), "--rate", "10")
+    assert code == 2
+    assert "the profile 'net fp32' is void: it lacks a price" in err
