@@ -28,10 +28,10 @@ def cpus(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = _MEMBERSHIP) 
     return max(1, min(allowed, int(quota)) if quota else allowed)
 
 
-def cores() -> float:
-    """CPUs that this process may keep busy, in fractions where the cgroups grant such."""
-    allowed = len(os.sched_getaffinity(0))
-    return min(float(allowed), cpu_quota() or float(allowed))
+def cores(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = _MEMBERSHIP) -> float:
+    """CPUs that this process may keep busy; as ``cpus``, but in fractions, and below 1 too."""
+    allowed = float(len(os.sched_getaffinity(0)))
+    return min(allowed, cpu_quota(cgroup, membership) or allowed)
 
 
 def cpu_quota(

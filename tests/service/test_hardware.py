@@ -52,6 +52,16 @@ def test_group_without_a_limit_may_use_its_affinity(tmp_path: Path) -> None:
     assert hardware.cpus(v1(tmp_path / "old", "-1")) == ALLOWED
 
 
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("50000 100000", 0.5), ("150000 100000", min(1.5, ALLOWED)), ("max 100000", ALLOWED)],
+)
+def test_cores_that_are_paid_for_are_counted_in_fractions(
+    tmp_path: Path, text: str, cores: float
+) -> None:
+    assert hardware.cores(v2(tmp_path, text)) == cores
+
+
 def test_machine_without_cgroups_may_use_its_affinity(tmp_path: Path) -> None:
     assert hardware.cpus(tmp_path / "nothing") == ALLOWED
 
