@@ -8,6 +8,7 @@ from typing import Any
 
 from loadtests import wording
 from loadtests.profile import Level, Profile
+from loadtests.wording import Condition
 from service.errors import InvalidSetting
 
 SCHEMA = "farthing.report/1"
@@ -44,6 +45,7 @@ class Study:
         baseline: name of the one that others are compared with; None for none.
         refused: variants that were not measured.
         title: of the page.
+        notes: conditions that no profile tells.
 
     Raises:
         InvalidSetting: these cannot stand in one report.
@@ -53,6 +55,7 @@ class Study:
     baseline: str | None = None
     refused: Sequence[Refused] = ()
     title: str = "What a request costs"
+    notes: Sequence[Condition] = ()
 
     def __post_init__(self) -> None:
         if not self.profiles:
@@ -90,6 +93,7 @@ def figures(study: Study) -> dict[str, Any]:
     speak. Times are ms, sizes bytes, shares 0 to 1.
     """
     front = _front(study.profiles)
+    said = [*wording.conditions(study.profiles), *study.notes]
     measured = [_variant(each, study, front=front) for each in study.profiles]
     return {
         "schema": SCHEMA,
@@ -98,7 +102,7 @@ def figures(study: Study) -> dict[str, Any]:
         "chosen": study.chosen.name if study.chosen else None,
         "baseline": study.baseline,
         "slo": study.profiles[0].slo.to_dict() | {"said": study.profiles[0].slo.said},
-        "conditions": [asdict(each) for each in wording.conditions(study.profiles)],
+        "conditions": [asdict(each) for each in said],
         "tables": {
             "variants": measured + [_refused(each) for each in study.refused],
             "latency": [row for each in study.profiles for row in _latency(each)],

@@ -21,6 +21,7 @@ from loadtests.columns import TABLES, Column, cell
 from loadtests.figures import Refused, Study, figures
 from loadtests.profile import Profile
 from loadtests.screen import WIDTH
+from loadtests.wording import Condition
 from service.errors import InvalidSetting
 
 _TITLE = "What a request costs"
@@ -91,6 +92,7 @@ def write(
     *,
     baseline: str | None = None,
     refused: Sequence[Refused] = (),
+    notes: Sequence[Condition] = (),
     title: str = _TITLE,
 ) -> Written:
     """Write ``report.html``, ``report.json`` and ``report.csv``.
@@ -100,12 +102,13 @@ def write(
         directory: made where it is missing.
         baseline: name of the profile that others are compared with.
         refused: variants that were not published, so not measured.
+        notes: conditions that no profile tells.
         title: of the page.
 
     Raises:
         InvalidSetting: these cannot stand in one report.
     """
-    found = figures(Study(profiles, baseline, refused, title))
+    found = figures(Study(profiles, baseline, refused, title, notes))
     directory.mkdir(parents=True, exist_ok=True)
     everything = found | {"profiles": [each.to_dict() for each in profiles]}
     written = Written(

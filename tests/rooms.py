@@ -224,7 +224,7 @@ ROOMS = {
         "loadtests.swarm.worker",
     },
     "asyncio": {
-        "loadtests.openloop",
+        "loadtests.baseline", "loadtests.openloop",
         "service.batcher", "service.callers", "service.inplace", "service.instances",
         "service.repository", "service.streams", "service.server", "service.cli", "service.health",
         "service.interceptor",

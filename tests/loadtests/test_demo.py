@@ -8,14 +8,14 @@ from loadtests.demo import Cores
 from service import hardware
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2])
 def test_a_small_machine_is_shared_and_paid_for_whole(count: int) -> None:
     cores = Cores.divided(frozenset(range(count)))
     assert (cores.server, cores.generator) == (None, None)
     assert cores.served_on == hardware.cpus()
 
 
-@pytest.mark.parametrize(("count", "generator"), [(4, {3}), (7, {6}), (8, {6, 7}), (64, {62, 63})])
+@pytest.mark.parametrize(("count", "generator"), [(3, {2}), (4, {3}), (7, {6}), (8, {6, 7}), (64, {62, 63})])
 def test_the_generator_gets_one_cpu_in_four_and_at_most_two(
     count: int, generator: set[int]
 ) -> None:
