@@ -46,6 +46,12 @@ _VERBS = {
     ),
     "prices": ("loadtests.pricelist", "show", "loadtest", "what machines cost by the hour"),
     "report": ("loadtests.report", "report", "loadtest", "what was measured, as one page to show"),
+    "compare": (
+        "loadtests.compare",
+        "compare",
+        "loadtest",
+        "what changed between two measurements, beyond noise",
+    ),
     "demo": ("loadtests.cli", "demo", "demo", "the whole way on real data, in some two minutes"),
     "doctor": ("service.doctor", "doctor", "cpu", "what matters when something does not work"),
 }

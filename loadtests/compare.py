@@ -1,0 +1,121 @@
+"""The verb `compare`: what changed from one measurement to another, beyond noise."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loadtests import comparison, report
+from loadtests.changes import BETTER, WORSE, Change
+from loadtests.columns import UNKNOWN, three_digits
+from loadtests.comparison import Comparison
+from loadtests.resampling import CONFIDENCE
+from loadtests.screen import WIDTH
+from service.errors import InvalidSetting
+
+_CAPTION = (
+    "The interval is where the change lies: for latency, goodput and answers by drawing the calls "
+    f"anew, so that of equal things anything is called changed in {100 * (1 - CONFIDENCE):.0f} % "
+    "of all comparisons at most; for rate and dollars by the step of the search. What a machine "
+    "does from one hour to the next is not in it: the threshold is for that."
+)
+_STYLES = {BETTER: "green", WORSE: "red"}
+
+
+def compare(
+    before: Annotated[
+        Path, typer.Argument(metavar="A", help="Before: a saved profile, or a report.json.")
+    ],
+    after: Annotated[Path, typer.Argument(metavar="B", help="After: as above.")],
+    threshold: Annotated[
+        str,
+        typer.Option(
+            metavar="PERCENT",
+            help="What is worse by more than this, and beyond noise, ends with exit code 1. "
+            "Smaller ones alarm at the moods of a shared machine, which are 2 to 3 %.",
+        ),
+    ] = "5%",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of the table.")
+    ] = False,
+) -> None:
+    """Say what changed from A to B beyond noise; profiles are paired by name, else by variant.
+
+    Exit code 1 if anything is worse by more than the threshold and beyond noise, so that a pipeline
+    can stop there; 2 if they are not of the same work, or void.
+    """
+    most = share(threshold)
+    found = comparison.compare(report.read_all(before), report.read_all(after))
+    if as_json:
+        print(json.dumps(found.to_dict(most), indent=2))
+    else:
+        show(Console(width=WIDTH), found, most)
+    if found.regressions(most):
+        raise typer.Exit(1)
+
+
+def share(text: str) -> float:
+    """A percentage as a share: `5%` and `5` are 0.05.
+
+    Raises:
+        InvalidSetting: it is none.
+    """
+    try:
+        value = float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise InvalidSetting(f"--threshold is '{text}'; it takes a percentage such as 5%")
+    return value
+
+
+def show(console: Console, found: Comparison, threshold: float) -> None:
+    """Print the table, what else is not the same, and the end of it in a sentence."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_CAPTION,
+                  caption_justify="left")  # fmt: skip
+    table.add_column("variant", max_width=20, overflow="fold")
+    table.add_column("figure", no_wrap=True)
+    for heading in ("before", "after", "change", "interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    name = None
+    for each in found.changes:
+        if name not in (None, each.name):
+            table.add_section()
+        table.add_row("" if each.name == name else escape(each.name), *_cells(each),
+                      style=_STYLES.get(each.verdict))  # fmt: skip
+        name = each.name
+    console.print(table)
+    for name in found.unpaired:
+        console.print(escape(f"· only on one side: {name}"), highlight=False)
+    for text in found.differences:
+        console.print(escape(f"· not the same: {text}"), highlight=False)
+    console.print(f"\n[bold]{escape(found.said(threshold))}[/]", highlight=False)
+
+
+def _cells(each: Change) -> tuple[str, ...]:
+    figure = each.figure
+    if figure.startswith("answered"):
+        values = ["-" if v is None else f"{100 * v:.2f} %" for v in (each.before, each.after)]
+    else:
+        values = [UNKNOWN if v is None else three_digits(v) for v in (each.before, each.after)]
+    interval = each.interval
+    return (
+        figure,
+        *values,
+        UNKNOWN if each.change is None else f"{100 * each.change:+.1f} %",
+        f"{_end(interval.low)} to {_end(interval.high)} %" if interval else UNKNOWN,
+        f"{each.verdict}: {escape(each.why)}" if each.why else each.verdict,
+    )
+
+
+def _end(value: float) -> str:
+    return f"{100 * value:+.1f}" if math.isfinite(value) else "?"

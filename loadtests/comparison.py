@@ -1,0 +1,124 @@
+"""Pure: what changed from some profiles to others, and what of that is more than noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loadtests import changes, wording
+from loadtests.changes import BETTER, WORSE, Change, Pair
+from loadtests.profile import Profile
+from loadtests.resampling import CONFIDENCE, Resampler
+from service.errors import InvalidSetting
+
+SCHEMA = "farthing.comparison/1"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that was compared.
+
+    Attributes:
+        changes: a figure each.
+        differences: what else is not the same, in sentences.
+        unpaired: names that are only on one side.
+    """
+
+    changes: tuple[Change, ...]
+    differences: tuple[str, ...]
+    unpaired: tuple[str, ...]
+
+    def regressions(self, threshold: float) -> list[Change]:
+        """What is worse beyond noise and by more than the threshold."""
+        return [each for each in self.changes if each.is_regression(threshold)]
+
+    def said(self, threshold: float) -> str:
+        """The end of it in one sentence."""
+        worse = self.regressions(threshold)
+        if worse:
+            which = wording.listed(
+                [f"{e.name}: {e.figure} {100 * (e.change or 0.0):+.1f} %" for e in worse]
+            )
+            return f"Worse by more than {100 * threshold:g} %, and beyond noise: {which}."
+        changed = sum(each.verdict in (BETTER, WORSE) for each in self.changes)
+        told = f"{changed} of {len(self.changes)} figures changed beyond noise"
+        return f"Nothing is worse by more than {100 * threshold:g} % beyond noise; {told}."
+
+    def to_dict(self, threshold: float) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "schema": SCHEMA,
+            "confidence": CONFIDENCE,
+            "threshold": threshold,
+            "said": self.said(threshold),
+            "regressions": [each.to_dict() for each in self.regressions(threshold)],
+            "changes": [each.to_dict() for each in self.changes],
+            "differences": list(self.differences),
+            "unpaired": list(self.unpaired),
+        }
+
+
+def compare(before: Sequence[Profile], after: Sequence[Profile], *, seed: int = 1) -> Comparison:
+    """Pair what belongs together, and judge each figure of each pair.
+
+    Raises:
+        InvalidSetting: nothing belongs together, it is other work, or something is void.
+    """
+    pairs = paired(before, after)
+    for one, other in pairs:
+        work = wording.other_work(one, other)
+        if work:
+            raise InvalidSetting(f"{work}; only the same work can be compared")
+        for side, each in (("before", one), ("after", other)):
+            if each.lacking:
+                raise InvalidSetting(
+                    f"'{each.name}' ({side}) is void, since {wording.void(each)}; what is void "
+                    f"cannot be compared, so measure it again with what it lacks"
+                )
+    resampler = Resampler(len(pairs) * changes.DRAWN, seed=seed)
+    known = {each.name for pair in pairs for each in pair}
+    return Comparison(
+        tuple(change for pair in pairs for change in changes.of(pair, resampler)),
+        tuple(text for pair in pairs for text in _differences(pair, alone=len(pairs) == 1)),
+        tuple(sorted({each.name for each in (*before, *after)} - known)),
+    )
+
+
+def paired(before: Sequence[Profile], after: Sequence[Profile]) -> list[Pair]:
+    """By name; else by variant; else the only one with the only one.
+
+    Raises:
+        InvalidSetting: nothing belongs together.
+    """
+    for key in (lambda each: each.name, lambda each: each.subject.variant):
+        mine, others = _by(before, key), _by(after, key)
+        if set(mine) & set(others):
+            return [(one, others[name]) for name, one in mine.items() if name in others]
+    if len(before) == len(after) == 1:
+        return [(before[0], after[0])]
+    names = (", ".join(each.name for each in side) or "nothing" for side in (before, after))
+    raise InvalidSetting(
+        "no name and no variant is on both sides: before {}; after {}".format(*names)
+    )
+
+
+def _by(profiles: Sequence[Profile], key: Callable[[Profile], str | None]) -> dict[str, Profile]:
+    """Those that a key tells apart."""
+    keys = [key(each) for each in profiles]
+    return {
+        name: each
+        for name, each in zip(keys, profiles, strict=True)
+        if name and keys.count(name) == 1
+    }
+
+
+def _differences(pair: Pair, *, alone: bool) -> list[str]:
+    """Conditions that are not the same on both sides; the model's file may well be another."""
+    found = []
+    sides = [wording.conditions([each]) for each in pair]
+    for mine, other in zip(*sides, strict=True):
+        if mine.said != other.said and mine.what not in ("Generator's lag", "Measured"):
+            of = "" if alone else f"{pair[0].name}: "
+            found.append(f"{of}{mine.what}: before {mine.said}; after {other.said}")
+    return found
