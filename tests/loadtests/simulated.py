@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 from loadtests import arrivals, measure, rates
 from loadtests.measure import Clock
@@ -72,14 +73,17 @@ def searched(
     return measure.follow(steps, server.slo, clock, run=server.run, settle=server.settle)
 
 
-def highest(server: OneAtATime) -> float:
+@cache
+def highest(run_s: float, slo: Slo, *, noise: float = 0.1, answers: int = 100_000) -> float:
     """The rate at which the percentile just meets the limit, by brute force."""
-    low, high = 0.1 / server.run_s, 1.1 / server.run_s
+    chance = random.Random(7)
+    gaps = [chance.expovariate(1.0) for _ in range(answers)]
+    runs = [max(0.0, chance.gauss(run_s, noise * run_s)) for _ in range(answers)]
+    low, high = 0.1 / run_s, 1.1 / run_s
     while high / low > 1.005:
-        rate = (low + high) / 2
-        seen = server.observed(rate, 200_000 / rate, 0)
-        at = seen.latency.at(server.slo.percent)
-        assert at is not None
-        good = at <= server.slo.limit_s and seen.success >= server.slo.success
-        low, high = (rate, high) if good else (low, rate)
+        rate, wait, late = (low + high) / 2, 0.0, 0
+        for gap, run in zip(gaps, runs, strict=True):
+            wait = max(0.0, wait - gap / rate) + run
+            late += wait > slo.limit_s
+        low, high = (rate, high) if late <= (1 - slo.percent / 100) * answers else (low, rate)
     return low
