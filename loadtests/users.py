@@ -9,6 +9,7 @@ asyncio channel in it hangs from then on. Run by ``loadtests.load``, or by hand:
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -30,6 +31,9 @@ grpc.experimental.gevent.init_gevent()
 _THINKING = ("exponential", "fixed")
 # Of this process, for good: it is all generator.
 _PRIORITY = ExitStack()
+# gRPC waits for the answers of each channel in one of gevent's native threads, made on demand. With
+# fewer than channels (gevent has ten unless told) calls wait for each other in the generator.
+_THREADS = 10_100
 # How long a user without a share of its own waits before it looks again whether it is to stop.
 _IDLE_S = 1.0
 
@@ -64,6 +68,7 @@ def _begin(environment: Any, **_: Any) -> None:
     head = None if isinstance(runner, WorkerRunner) else Head(environment, worker)
     if worker:
         InferenceUser.worker = worker
+        gevent.get_hub().threadpool.maxsize = _THREADS
         _PRIORITY.enter_context(priority.first())
 
     def reset(**_: Any) -> None:
@@ -73,7 +78,7 @@ def _begin(environment: Any, **_: Any) -> None:
 
     environment.events.test_start.add_listener(reset)
     if head:
-        environment.events.quitting.add_listener(head.end)
+        environment.events.quitting.add_listener(head.cut)
 
 
 class InferenceUser(User):
@@ -117,19 +122,31 @@ class InferenceUser(User):
         if not options.arrivals:
             self._number += 1
             timeout_s = options.deadline_ms / 1e3 or None
-            self._told(*self.worker.close(lambda: self._call(self._number, timeout_s)))
+            self._told(*self.worker.close(lambda: self._call(timeout_s)))
             return
         with suppress(gevent.Timeout):
             times = self._share.get(timeout=_IDLE_S)
             self._share = gevent.event.AsyncResult()  # there is no second one
-            self.worker.drive(times, self._call, self._told)
+            self.worker.drive(times, self._start, self._told)
 
-    def _call(self, number: int, timeout_s: float | None) -> str:
+    def _call(self, timeout_s: float | None) -> str:
         try:
-            self._infer(self._messages[number % len(self._messages)], timeout=timeout_s)
+            self._infer(self._message(self._number), timeout=timeout_s)
         except grpc.RpcError as error:
             return str(error.code().name)
         return ""
+
+    def _start(self, number: int, timeout_s: float | None, ended: Callable[[str], None]) -> None:
+        future = self._infer.future(self._message(number), timeout=timeout_s)
+
+        def done(_: object) -> None:
+            code = future.code()
+            ended("" if code is grpc.StatusCode.OK else code.name)
+
+        future.add_done_callback(done)
+
+    def _message(self, number: int) -> bytes:
+        return self._messages[number % len(self._messages)]
 
     def _told(self, taken_s: float, code: str) -> None:
         """Tell Locust, whose figures are rounded."""

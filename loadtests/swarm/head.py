@@ -47,7 +47,7 @@ class Head:
         ):
             self._runner.register_message(name, listener)
         environment.events.worker_report.add_listener(self._reported)
-        environment.events.test_stopping.add_listener(self.end)
+        environment.events.test_stopping.add_listener(self.cut)
         if environment.web_ui:
             page.add(environment.web_ui.app, self.figures)
 
@@ -64,8 +64,12 @@ class Head:
             self._tally.told("local", self._worker.part.seen.counted(), last=False)
         return self._tally.to_dict(ended=self._ended.is_set())
 
-    def end(self, **_: Any) -> None:
-        """Let all workers send nothing more, wait for their last answers, and write the results."""
+    def cut(self, **_: Any) -> None:
+        """End the run though its time is not up; nothing if it is."""
+        self._end(cut=True)
+
+    def _end(self, *, cut: bool) -> None:
+        """Wait for what all workers have still to send and to hear, and write the results."""
         if self._ending:
             self._ended.wait()
             return
@@ -73,7 +77,7 @@ class Head:
         waits_s = self._tally.order.waits_s
         if self._begun:
             for client in self._tally.waits_for:
-                self._runner.send_message("farthing_end", {"waits_s": waits_s}, client)
+                self._runner.send_message("farthing_end", {"waits_s": waits_s, "cut": cut}, client)
             self._heard.wait(waits_s + _GRACE_S)
         self._ended.set()
         if results := self._environment.parsed_options.results:
@@ -98,7 +102,7 @@ class Head:
     def _over(self, tally: Tally) -> None:
         """The time is up: end the run, and Locust's with it."""
         if tally is self._tally and not self._ending:
-            self.end()
+            self._end(cut=False)
             self._stop()
 
     def _failed(self, msg: Any, **_: Any) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loadtests import arrivals
-from loadtests.observed import Observed
+from loadtests.observed import UNANSWERED, Observed
 
 # To what a share takes to come to all of them.
 LEAD_S = 0.1
@@ -146,15 +147,20 @@ class Tally:
         """All parts together.
 
         Args:
-            ended: whether nothing more comes; then what was due and never sent is missed.
+            ended: whether nothing more comes: what was due and never sent is then missed, and what
+                has not ended has no answer.
         """
         whole = Observed(self.order.seconds, limit_s=self.order.limit_s)
         if self._parts:
             whole.seconds = max(part.seconds for part in self._parts.values())
         for part in self._parts.values():
             whole.merge(part)
-        if ended and whole.seconds >= self.order.seconds:
-            whole.unsent = max(0, self.due - whole.offered)
+        if ended:
+            if whole.seconds >= self.order.seconds:
+                whole.unsent = max(0, self.due - whole.offered)
+            # Of a worker that was lost only what it told in time is known.
+            whole.endings[UNANSWERED] += whole.offered - whole.endings.total()
+            whole.endings += Counter()
         return whole
 
     def to_dict(self, *, ended: bool) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import gevent
 import grpc
 from gevent.event import AsyncResult
 from gevent.lock import RLock
-from gevent.pool import Group
 
 from loadtests.payloads import requests_for
 from loadtests.swarm.order import LEAD_S, Order
@@ -30,10 +29,11 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 )
-_CONNECT_S = 10.0
+_CONNECT_S = 5.0
 _POLL_S = 0.02
-# Is given seconds until its deadline, None for none; ends with gRPC's code, empty for an answer.
-Call = Callable[[int, float | None], str]
+# Is given the call's number, seconds until its deadline (None for none), and what to tell its end:
+# gRPC's code, empty for an answer.
+Start = Callable[[int, float | None, Callable[[str], None]], None]
 # Is given seconds taken, and gRPC's code.
 Told = Callable[[float, str], None]
 
@@ -47,8 +47,8 @@ class Worker:
         self._runner = environment.runner
         self._shares = dict[str, AsyncResult]()
         self._building = RLock()
-        self._calls = Group()
         self._messages: list[bytes] = []
+        self._driving = 0
         self.order = Order()
         self.part = Part(self.order)
         self._runner.register_message("farthing_begin", self._begin)
@@ -105,32 +105,39 @@ class Worker:
             why = f"nothing answers at {host}; is it up, and is that its gRPC port?"
         self._runner.send_message("farthing_failed", {"why": why})
 
-    def drive(self, times: Sequence[float], call: Call, told: Told) -> None:
-        """Make all calls of a share, each when it is due, and wait for none.
+    def drive(self, times: Sequence[float], start: Start, told: Told) -> None:
+        """Start all calls of a share, each when it is due, and wait for none.
 
         Args:
             times: seconds from where the run begins to count, ascending.
-            call: makes the call of this number.
+            start: starts the call of this number.
             told: is shown each end.
         """
-        part, deadline_s = self.part, self.order.deadline_s
+        self._driving += 1
+        try:
+            for number, moment in enumerate(times):
+                due = self.part.begins + moment
+                gevent.sleep(max(0.0, due - time.perf_counter()))
+                if due >= self.part.begins + self.part.seen.seconds:  # it was cut
+                    return
+                self._send(number, due, start, told)
+        finally:
+            self._driving -= 1
 
-        def one(number: int, due: float, counted: bool) -> None:
-            now = time.perf_counter()
-            if counted:
-                part.sent(now - due)
-            code = call(number, due + deadline_s - now if deadline_s else None)
+    def _send(self, number: int, due: float, start: Start, told: Told) -> None:
+        part, deadline_s = self.part, self.order.deadline_s
+        counted = part.counts(due)
+
+        def ended(code: str) -> None:
             taken_s = time.perf_counter() - due
             if counted:
                 part.ended(taken_s, code)
             told(taken_s, code)
 
-        for number, moment in enumerate(times):
-            due = part.begins + moment
-            gevent.sleep(max(0.0, due - time.perf_counter()))
-            if due >= part.begins + part.seen.seconds:  # it was cut
-                return
-            self._calls.spawn(one, number, due, part.counts(due))
+        now = time.perf_counter()
+        if counted:
+            part.sent(now - due)
+        start(number, due + deadline_s - now if deadline_s else None, ended)
 
     def close(self, call: Callable[[], str]) -> tuple[float, str]:
         """One call of a closed user: its clock starts when it is sent.
@@ -155,14 +162,17 @@ class Worker:
             self._shares[user].set(times)
 
     def _end(self, msg: Any, **_: Any) -> None:
-        """Send nothing more, wait for answers, and tell the whole part."""
-        part = self.part
-        part.cut(time.perf_counter())
-        ends = time.perf_counter() + msg.data["waits_s"]
-        while part.outstanding and time.perf_counter() < ends:
+        """Wait for what is still to be sent, unless the run is cut; then for answers; tell all."""
+        part, now = self.part, time.perf_counter()
+        if msg.data["cut"]:
+            part.cut(now)
+        ends = max(now, part.begins + part.seen.seconds)
+        gevent.sleep(ends - now)
+        while (self._driving or part.outstanding) and time.perf_counter() < ends + msg.data[
+            "waits_s"
+        ]:
             gevent.sleep(_POLL_S)
         part.seal()
-        self._calls.kill(block=False)
         self._runner.send_message("farthing_seen", {"part": part.seen.counted()})
 
     def _report(self, data: dict[str, Any], **_: Any) -> None:
