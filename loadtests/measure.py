@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 
 from loadtests import identity, rates
@@ -16,6 +16,7 @@ from loadtests.rates import Found, Judged, Search, Trial
 from loadtests.rig import Rig, Told, Work, connected
 from loadtests.slo import Slo
 from service import hardware
+from service.proto import inference_pb2 as pb
 
 # Of the rate that was found: where the latency rises, and what overload leaves of the goodput.
 SHARES = (0.25, 0.5, 0.75, 0.9)
@@ -107,7 +108,7 @@ def profile_of(
     return Profile(
         name=name or subject.variant or work.model,
         subject=subject,
-        conditions=_conditions(work, said, slo, effort),
+        conditions=replace(_conditions(work, said, slo, effort), instances=_instances(config)),
         slo=slo,
         rate=found.rate,
         searched=tuple(searched),
@@ -207,6 +208,11 @@ def _watched(trial: Trial, told: Told) -> Callable[[Observed], None]:
     return watch
 
 
+def _instances(config: pb.ModelConfig | None) -> int:
+    """Runs at the same time; 1 where the server does not tell."""
+    return max(1, sum(group.count for group in config.instance_group)) if config else 1
+
+
 def _conditions(work: Work, said: Said, slo: Slo, effort: Effort) -> Conditions:
     here = hardware.fingerprint() if work.local else ""
     cpus = said.cpus
@@ -223,4 +229,5 @@ def _conditions(work: Work, said: Said, slo: Slo, effort: Effort) -> Conditions:
         deadline_ms=1e3 * work.deadline_for(slo),
         seed=effort.seed,
         generator=f"farthing {metadata.version('farthing')}",
+        replicas=len(work.targets),
     )

@@ -57,6 +57,8 @@ class Conditions:
         deadline_ms: of each call.
         seed: of the arrivals.
         generator: version of what measured.
+        replicas: servers that shared the calls.
+        instances: runs at the same time on each of them.
     """
 
     date: str
@@ -69,6 +71,8 @@ class Conditions:
     deadline_ms: float
     seed: int
     generator: str
+    replicas: int = 1
+    instances: int = 1
 
     @property
     def usd_per_hour(self) -> float | None:

@@ -80,11 +80,17 @@ def measured(profile: Profile) -> Replica:
     """The replica that a profile was taken of.
 
     Raises:
-        InvalidSetting: the profile is void, or its server did not tell what its runs take.
+        InvalidSetting: the profile is void or of several replicas, or its server did not tell what
+            its runs take.
     """
     if profile.lacking:
         raise InvalidSetting(
             f"the profile '{profile.name}' is void: it lacks {', '.join(profile.lacking)}"
+        )
+    if profile.conditions.replicas != 1:
+        raise InvalidSetting(
+            f"the profile '{profile.name}' is of {profile.conditions.replicas} replicas together; "
+            "measure one of them alone, so that a plan can say how many it takes"
         )
     if not profile.runs:
         raise InvalidSetting(
@@ -106,6 +112,7 @@ def measured(profile: Profile) -> Replica:
         rows=rows,
         deadline_s=profile.conditions.deadline_ms / 1e3 or 3600.0,
         cores=profile.conditions.cpus,
+        instances=profile.conditions.instances,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from loadtests import arrivals
@@ -124,6 +126,13 @@ def test_a_profile_tells_the_runs_the_front_end_and_the_way() -> None:
     assert lone == pytest.approx(observed(0.011).latency.mean, rel=0.05)
 
 
+def test_a_server_of_several_instances_runs_as_many_at_once() -> None:
+    two = replace(profile().conditions, instances=2, cpus=2.0)
+    replica = measured(profile(conditions=two, serving_s=0.0, runs={1: (100, 0.01)}))
+    assert replica.instances == 2
+    assert run(replica, 180.0, calls=3000).used == pytest.approx(0.9, rel=0.02)
+
+
 def test_runs_that_contradict_each_other_are_weighed_by_how_many_there_were() -> None:
     runs = {1: (100, 0.010), 2: (300, 0.020), 4: (100, 0.012), 8: (100, 0.03)}
     assert measured(profile(runs=runs)).runs == (
@@ -141,7 +150,12 @@ def test_noise_is_that_of_one_caller_or_a_stated_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"price": None}, "is void: it lacks a price"), ({"runs": {}}, "its runs")]
+    ("change", "said"),
+    [
+        ({"price": None}, "is void: it lacks a price"),
+        ({"runs": {}}, "its runs"),
+        ({"conditions": replace(profile().conditions, replicas=2)}, "of 2 replicas together"),
+    ],
 )
 def test_what_cannot_be_simulated_is_refused(change: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidSetting, match=said):
