@@ -189,9 +189,11 @@ def _long_s(slo: Slo, rate: float, left_s: float) -> tuple[float, float] | None:
     """Long enough to show that the SLO holds, and where to begin; None where there is no time."""
     for violations, begin in _VIOLATIONS.items():
         answers = ceil(_SPARE * samples_for(slo.percent, violations) / max(slo.success, 0.5))
-        seconds = max(answers / rate, _LEAST_S)
+        # In less time a queue that grows by a tenth of the rate does not reach the limit.
+        seconds = max(answers / rate, slo.limit_s / _ROUGHLY, _LEAST_S)
         if seconds <= _LONG_SHARE * left_s:
-            return max(seconds, min(_LONG_S, _LONG_SHARE * left_s)), begin
+            longest = max(_LONG_S, slo.limit_s / RESOLUTION)
+            return max(seconds, min(longest, _LONG_SHARE * left_s)), begin
     if seconds > left_s:
         return None
     return seconds, begin if seconds < left_s / 2 else _ONLY_TRY

@@ -199,10 +199,10 @@ def connected(work: Work, slo: Slo, *, seed: int) -> Iterator[Rig]:
     with ExitStack() as stack:
         replicas = []
         for target in work.targets:
-            replica = asked(target, model=work.model, version=work.version)
-            replicas.append(stack.enter_context(replica))
             caller = stack.enter_context(client.connected(target))
             caller.check(work.model, version=work.version, rows_file=work.rows_file, rows=work.rows)
+            replica = asked(target, model=work.model, version=work.version)
+            replicas.append(stack.enter_context(replica))
         yield Rig(work, slo, replicas, seed=seed)
 
 

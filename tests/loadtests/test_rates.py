@@ -134,6 +134,13 @@ def test_an_unlucky_short_trial_is_overcome() -> None:
     assert held == pytest.approx(400, rel=0.05)
 
 
+def test_confirmations_last_until_a_queue_that_grows_slowly_reaches_the_limit() -> None:
+    steps = rates.search(Slo(99, 10.0, 0.999), first=50.0, budget_s=1e6)
+    for trial in answered(steps, lambda trial: trial.rate <= 10_000):
+        if trial.confirms:
+            assert 1.04 * trial.seconds - trial.seconds >= 10.0
+
+
 def test_confirmations_are_as_long_as_their_percentile_needs() -> None:
     for percent in (95.0, 99.0, 99.9):
         steps = rates.search(Slo(percent, 0.05, 0.999), first=50.0, budget_s=1e6)
