@@ -43,6 +43,14 @@ def compare(
             "Smaller ones alarm at the moods of a shared machine, which are 2 to 3 %.",
         ),
     ] = "5%",
+    only: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Compare this profile alone, by its name in A; others may then be void.",
+            show_default="all",
+        ),
+    ] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of the table.")
     ] = False,
@@ -53,7 +61,7 @@ def compare(
     can stop there; 2 if they are not of the same work, or void.
     """
     most = share(threshold)
-    found = comparison.compare(report.read_all(before), report.read_all(after))
+    found = comparison.compare(report.read_all(before), report.read_all(after), only=only)
     if as_json:
         print(json.dumps(found.to_dict(most), indent=2))
     else:

@@ -59,13 +59,23 @@ class Comparison:
         }
 
 
-def compare(before: Sequence[Profile], after: Sequence[Profile], *, seed: int = 1) -> Comparison:
+def compare(
+    before: Sequence[Profile], after: Sequence[Profile], *, only: str = "", seed: int = 1
+) -> Comparison:
     """Pair what belongs together, and judge each figure of each pair.
+
+    Args:
+        before: some profiles.
+        after: others.
+        only: name of the one pair to look at; empty for all.
+        seed: of the draws.
 
     Raises:
         InvalidSetting: nothing belongs together, it is other work, or something is void.
     """
-    pairs = paired(before, after)
+    pairs = [pair for pair in paired(before, after) if only in ("", pair[0].name)]
+    if not pairs:
+        raise InvalidSetting(f"no profile called '{only}' is on both sides")
     for one, other in pairs:
         work = wording.other_work(one, other)
         if work:
@@ -74,7 +84,7 @@ def compare(before: Sequence[Profile], after: Sequence[Profile], *, seed: int = 
             if each.lacking:
                 raise InvalidSetting(
                     f"'{each.name}' ({side}) is void, since {wording.void(each)}; what is void "
-                    f"cannot be compared, so measure it again with what it lacks"
+                    f"cannot be compared: measure it again, or leave it out with --only NAME"
                 )
     resampler = Resampler(len(pairs) * changes.DRAWN, seed=seed)
     known = {each.name for pair in pairs for each in pair}

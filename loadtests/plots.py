@@ -21,7 +21,8 @@ _STACK = {
     "busy": "#00796b", "serving": "#5c6bc0", "warm_up": "#a87900", "waste": "#c62f4b",
     "idle": "#7d8590",
     "decode": "#a87900", "queue": "#7d8590", "assembly": "#a855a0", "run": "#00796b",
-    "encode": "#5c6bc0", "rest": "#8d6e63",
+    "encode": "#5c6bc0", "rest": "#8d6e63", "unsettled": "#8d6e63",
+    "compute_input": "#a87900", "compute_infer": "#00796b", "compute_output": "#5c6bc0",
 }  # fmt: skip
 _GRID = "rgba(125,133,144,.28)"
 _LONGEST = 22
@@ -94,7 +95,7 @@ def _styled(plot: Any, height: int) -> None:
         gridcolor=_GRID, zeroline=False, fixedrange=True, automargin=True, tickangle=0
     )
     plot.update_yaxes(gridcolor=_GRID, zeroline=False, fixedrange=True, automargin=True)
-    plot.update_xaxes(title_font_size=13, title_standoff=10)
+    plot.update_xaxes(title_font_size=13, title_standoff=10, ticklabelstandoff=5)
     plot.update_yaxes(title_font_size=13, title_standoff=8)
 
 
@@ -244,7 +245,8 @@ def _stacked(
     records: list[dict[str, Any]], looks: dict[str, Look], *, part: str, value: str, unit: str
 ) -> Any:
     """Bars of parts, which have a colour each; shares as percentages."""
-    known = [each for each in records if each[part] is not None and each[value] is not None]
+    # What is not settled yet may have been more at the start: a little less than nothing.
+    known = [each for each in records if each[part] is not None and (each[value] or 0.0) > 0]
     names = [name for name in looks if any(each["name"] == name for each in known)]
     plot = _plot(unit, "", height=150 + 44 * len(names))
     plot.update_layout(barmode="stack", legend_traceorder="normal")

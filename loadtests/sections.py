@@ -43,14 +43,16 @@ def _accuracy(figures: Figures) -> str:
     front = [each["name"] for each in figures["tables"]["variants"] if each.get("on_front")]
     if not front:
         return "Nothing here may be priced, so there is nothing to draw; the table says why."
-    verb = "is" if len(front) == 1 else "are"
     left_out = len(figures["tables"]["variants"]) - sum(
         each.get("usd_per_million") is not None for each in figures["tables"]["variants"]
     )
     rest = " What was refused or is void is not drawn." if left_out else ""
+    said = "Left is cheaper, up is more accurate. "
+    if len(front) == 1:
+        return f"{said}Nothing is cheaper than {front[0]}, and nothing more accurate.{rest}"
     return (
-        f"Left is cheaper, up is more accurate. {listed(front)} {verb} on the front: whatever is "
-        "cheaper is less accurate, and whatever is more accurate costs more." + rest
+        f"{said}{listed(front)} are on the front: whatever is cheaper than one of them is less "
+        f"accurate, and whatever is more accurate costs more.{rest}"
     )
 
 
@@ -63,7 +65,7 @@ def _latency(figures: Figures) -> str:
     held = _record(figures, figures["chosen"])
     if held and held["rate"]:
         said += f" {held['name']} holds the SLO up to {three_digits(held['rate'])} calls/s."
-    return said
+    return said + _left_out(figures, "latency", "p50_ms")
 
 
 def _distribution(figures: Figures) -> str:
@@ -80,13 +82,22 @@ def _goodput(figures: Figures) -> str:
     )
     names = {each["name"] for each in figures["tables"]["goodput"]}
     kept = {name: value for name in names if (value := _kept(figures, name)) is not None}
+    rest = _left_out(figures, "goodput", "good_per_s")
     if not kept:
-        return said
+        return said + rest
     # Of equals the first by name, so that the sentence is the same each time.
     worst, best = (each(sorted(kept), key=lambda name: kept[name]) for each in (min, max))
     told = figures["chosen"] if figures["chosen"] in kept else best
     said += f" At its highest load {told} still gives {100 * kept[told]:.0f} % of its peak"
-    return f"{said}, {worst} {100 * kept[worst]:.0f} %." if worst != told else f"{said}."
+    said += f", {worst} {100 * kept[worst]:.0f} %." if worst != told else "."
+    return said + rest
+
+
+def _left_out(figures: Figures, table: str, key: str) -> str:
+    """How many runs are not drawn, since nothing may be said of them."""
+    records = figures["tables"][table]
+    void = sum(bool(each["void"]) and each[key] is None for each in records)
+    return f" {void} of {len(records)} runs are void, and not drawn." if void else ""
 
 
 def _kept(figures: Figures, name: str) -> float | None:
@@ -103,7 +114,10 @@ def _kept(figures: Figures, name: str) -> float | None:
 
 
 def _phases(figures: Figures) -> str:
-    said = "The mean milliseconds of an answered request inside the server."
+    said = (
+        "The mean milliseconds of an answered request inside the server, over all the rates above, "
+        "overload too."
+    )
     largest = _largest(figures, "phases", "ms")
     if largest:
         name, part, of_all = largest

@@ -34,7 +34,13 @@ def listed(words: Sequence[str]) -> str:
 
 def void(profile: Profile) -> str:
     """Why it may not be priced; empty where it may."""
-    return f"it lacks {listed(profile.lacking)}" if profile.lacking else ""
+    if not profile.lacking:
+        return ""
+    said = f"it lacks {listed(profile.lacking)}"
+    if profile.rate is None and profile.searched:
+        level, failure = min(profile.searched, key=lambda each: each[0].rate)
+        said += f" (at {three_digits(level.rate)}/s, the lowest that was tried: {failure})"
+    return said
 
 
 def other_work(one: Profile, other: Profile) -> str:

@@ -166,6 +166,15 @@ def test_one_is_compared_with_one_whatever_their_names(before: Profile) -> None:
     assert any("triton 2.51" in text for text in found.differences)
 
 
+def test_one_pair_can_be_compared_where_others_are_void(before: Profile) -> None:
+    both = [before, replace(before, name="fp16", rate=None)]
+    with pytest.raises(InvalidSetting, match=r"'fp16'.*leave it out with --only NAME"):
+        compare(both, both)
+    assert {each.name for each in compare(both, both, only="fp32").changes} == {"fp32"}
+    with pytest.raises(InvalidSetting, match="no profile called 'int8' is on both sides"):
+        compare(both, both, only="int8")
+
+
 def test_nothing_that_belongs_together_is_refused(before: Profile) -> None:
     with pytest.raises(InvalidSetting, match="no name and no variant is on both sides"):
         compare([before], [profile("a", calls=20), profile("b", calls=20)])
