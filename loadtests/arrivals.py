@@ -146,9 +146,10 @@ def read_trace(trace: Path) -> list[float] | Curve:
     if head not in (_TIMES, _RATES) or not rows or any(len(row) != len(head) for row in rows):
         raise InvalidSetting(
             f"{trace} is no trace: its first line is time_s, with one arrival in each line after "
-            "it, or time_s,requests_per_s, with the rate from then on"
+            "it, or time_s,requests_per_s, with the rate at that time and straight lines between"
         )
     times = [row[0] for row in rows]
-    if times != sorted(times) or min(map(min, rows)) < 0:
+    finite = all(math.isfinite(cell) for row in rows for cell in row)
+    if not finite or times != sorted(times) or min(map(min, rows)) < 0:
         raise InvalidSetting(f"the times of {trace} must ascend from 0, and its rates not be < 0")
     return times if head == _TIMES else Curve(tuple((row[0], row[1]) for row in rows))
