@@ -58,9 +58,10 @@ def _searched(found: Profile, title: str) -> Table:
     table.add_column("the SLO", overflow="fold")
     for level, failure in found.searched:
         seen = level.seen
-        said = _void(seen) or failure or ("seems to hold" if found.slo.failure(seen) else "holds")
-        if level is found.at_slo:
-            said = "holds: confirmed"
+        held = "seems to hold" if found.slo.failure(seen) else "holds"
+        if level is found.at_slo and held == "holds":
+            held = "holds: confirmed"
+        said = _void(seen) or failure or held
         table.add_row(*_cells(level, found.slo.percent), escape(said))
     return table
 

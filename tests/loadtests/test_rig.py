@@ -1,0 +1,50 @@
+"""Where work is done, and what the verb takes for a limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loadtests.rig import Work
+from loadtests.slo import Slo
+from loadtests.unitcost import seconds_of
+from service.errors import InvalidSetting
+
+
+@pytest.mark.parametrize(
+    ("targets", "local"),
+    [
+        (("127.0.0.1:8001",), True), (("localhost:8001",), True), (("[::1]:8001",), True),
+        (("127.0.0.1:1", "127.0.0.2:1"), True), (("10.0.0.7:8001",), False),
+        (("triton.example:8001",), False), (("127.0.0.1:1", "10.0.0.7:1"), False),
+    ],
+)  # fmt: skip
+def test_cores_are_shared_with_what_is_served_on_this_machine(
+    targets: tuple[str, ...], local: bool
+) -> None:
+    assert Work(targets, "net").placed().shared is Work(targets, "net").local is local
+
+
+@pytest.mark.parametrize(("limit_s", "deadline_s"), [(0.02, 1.0), (0.1, 1.0), (0.5, 5.0)])
+def test_a_deadline_is_ten_limits_and_at_least_a_second(limit_s: float, deadline_s: float) -> None:
+    assert Work(("h:1",), "net").deadline_for(Slo(99, limit_s, 1)) == pytest.approx(deadline_s)
+    assert Work(("h:1",), "net", deadline_s=7).deadline_for(Slo(99, limit_s, 1)) == 7
+
+
+def test_the_payload_is_said_without_its_directory() -> None:
+    assert Work(("h:1",), "net", rows_file=Path("/secret/rows.npz")).payload == "rows of rows.npz"
+    assert Work(("h:1",), "net").payload == "drawn rows"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("100ms", 0.1), ("2s", 2.0), ("0.5s", 0.5), ("250us", 0.00025)]
+)
+def test_lengths_of_time_are_read(text: str, seconds: float) -> None:
+    assert seconds_of(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["100", "ms", "-1ms", "0s", "1m", "1e3ms", "", "nan ms", "1ms 2"])
+def test_what_is_no_length_of_time_is_refused(text: str) -> None:
+    with pytest.raises(InvalidSetting, match="give it as 100ms or 2s"):
+        seconds_of(text)

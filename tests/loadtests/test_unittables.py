@@ -1,0 +1,90 @@
+"""What `farthing slo` prints: within 100 columns, and void as void."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from loadtests import unittables
+from loadtests.profile import Level, Profile
+from loadtests.screen import WIDTH
+from tests.loadtests.profiles import observed, profile
+
+
+def printed(made: Profile) -> str:
+    console = Console(file=io.StringIO(), width=WIDTH)
+    unittables.show(console, made)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(len(line) <= WIDTH for line in text.splitlines())
+    return " ".join(text.replace("│", " ").split())
+
+
+def late() -> Level:
+    """At 1,234,567 calls per second, of which a third was sent late."""
+    seen = observed(0.01)
+    for _ in range(500):
+        seen.sent(1.0)
+    return Level(1_234_567.8, seen)
+
+
+def test_the_confirmed_run_is_marked_and_failures_have_their_reasons() -> None:
+    confirmed, failed = Level(70.0, observed(0.01)), Level(80.0, observed(0.2))
+    short = Level(75.0, observed(0.01, calls=20))
+    text = printed(profile(searched=((short, ""), (failed, "1000 of 1000 late"), (confirmed, ""))))
+    assert "holds: confirmed" in text
+    assert "seems to hold" in text
+    assert "1000 of 1000 late" in text
+
+
+def test_too_few_answers_have_no_percentiles() -> None:
+    text = printed(profile(searched=((Level(70.0, observed(0.01, calls=100)), ""),), levels=()))
+    assert "70.0 10 100 100 10.0 - seems to hold" in text
+
+
+def test_void_is_printed_as_void_everywhere() -> None:
+    text = printed(profile(searched=((late(), "void: long"),), levels=(late(),)))
+    assert text.count("void: 33.3% of the sends too late") == 2
+
+
+def test_a_hostile_name_is_printed_as_it_is() -> None:
+    made = profile(name="[bold]x[/]")
+    assert "[bold]x[/]" in printed(made)
+
+
+def test_the_verdict_names_rate_dollars_and_what_they_rest_on() -> None:
+    said = unittables.verdict(profile(ended="at 72/s 30 of 900 answers took over 100 ms"))
+    for part in (
+        "Highest rate: 70/s", "p99 <= 100 ms", "at 72/s 30 of 900", "$0.1984 per million",
+        "1 of the 4 CPUs of cloud-small", "2026-11-01", "made up", "on demand", "a machine",
+        "ms late in 99 of 100 sends",
+    ):  # fmt: skip
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "option"),
+    [
+        ("subject", {"variant": None}, "--variant"),
+        ("subject", {"sha256": None}, "--model-file"),
+        ("subject", {"accuracy_change": None}, "--accuracy-change"),
+        ("conditions", {"price": None}, "--price"),
+        ("conditions", {"hardware": ""}, "--hardware"),
+    ],
+)
+def test_a_void_price_names_the_option_that_mends_it(
+    part: str, change: dict[str, Any], option: str
+) -> None:
+    made = profile()
+    made = dataclasses.replace(made, **{part: dataclasses.replace(getattr(made, part), **change)})
+    said = unittables.verdict(made)
+    assert "Highest rate: 70/s" in said and "void: no dollars without" in said
+    assert f"({option})" in said and "$" not in said
+
+
+def test_no_rate_is_void_with_its_reason() -> None:
+    said = unittables.verdict(profile(rate=None, ended="the budget of time was spent"))
+    assert said.startswith("void: ") and said.endswith("the budget of time was spent")
