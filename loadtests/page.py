@@ -41,6 +41,7 @@ class Grid:
         texts: whether a column holds words.
         rows: of cells.
         marks: a class for each row.
+        notes: what is said below a row, in words; empty for nothing.
     """
 
     label: str
@@ -48,6 +49,7 @@ class Grid:
     texts: tuple[bool, ...]
     rows: tuple[tuple[Cell, ...], ...]
     marks: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def render(figures: dict[str, Any]) -> str:
@@ -84,6 +86,7 @@ def _grid(figures: dict[str, Any], table: str) -> Grid:
         texts=tuple(column.is_text for column in columns),
         rows=tuple(tuple(_cell(record, column) for column in columns) for record in records),
         marks=tuple(_mark(record, figures) if main else "" for record in records),
+        notes=tuple(_note(record) if main else "" for record in records),
     )
 
 
@@ -93,10 +96,17 @@ def _mark(record: dict[str, Any], figures: dict[str, Any]) -> str:
     return "chosen" if record["name"] == figures["chosen"] else ""
 
 
+def _note(record: dict[str, Any]) -> str:
+    """Why a row is void or refused; below it, since a phone would not show it beside."""
+    return str(record["note"]) if record["void"] or record["refused"] else ""
+
+
 def _cell(record: dict[str, Any], column: Column) -> Cell:
     value = record.get(column.key)
     number = value if isinstance(value, int | float) and math.isfinite(value) else None
-    text = "" if column.key in ("note", "void") and not value else cell(record, column)
+    silent = column.key in ("note", "void") and not value
+    below = column.key == "note" and bool(_note(record))
+    text = "" if silent or below else cell(record, column)
     return Cell(text, number, column.is_text)
 
 
@@ -110,7 +120,8 @@ def _crossed(records: Sequence[dict[str, Any]]) -> Grid:
         cells = [Cell("-" if each is None else three_digits(each), each) for each in values]
         rows.append((Cell(percentile(percent), is_text=True), *cells))
     return Grid(
-        label="figures: distribution", rows=tuple(rows), marks=("",) * len(rows),
+        label="figures: distribution", rows=tuple(rows),
+        marks=("",) * len(rows), notes=("",) * len(rows),
         headings=("percentile", *(f"{name}, ms" for name in names)),
         texts=(True, *(False for _ in names)),
     )  # fmt: skip

@@ -37,9 +37,10 @@ def void(profile: Profile) -> str:
     if not profile.lacking:
         return ""
     said = f"it lacks {listed(profile.lacking)}"
-    if profile.rate is None and profile.searched:
-        level, failure = min(profile.searched, key=lambda each: each[0].rate)
-        said += f" (at {three_digits(level.rate)}/s, the lowest that was tried: {failure})"
+    failed = [(level.rate, failure) for level, failure in profile.searched if failure]
+    if profile.rate is None and failed:
+        rate, failure = min(failed)
+        said += f" (at {three_digits(rate)}/s: {failure})"
     return said
 
 

@@ -118,7 +118,8 @@ def test_the_figures_on_the_page_are_those_of_the_json(
             continue
         rows = asked(
             browser,
-            f"[...document.querySelectorAll('[aria-label=\"figures: {table}\"] tbody tr')]"
+            f"[...document.querySelector('[aria-label=\"figures: {table}\"] tbody').rows]"
+            ".filter(row => row.className != 'note')"
             ".map(row => [...row.cells].map(e => [e.querySelector('data')?.value ?? null,"
             " e.textContent]))",
         )
