@@ -159,10 +159,11 @@ def _roughly(slo: Slo, first: float, budget_s: float) -> Generator[Trial, Judged
 def _confirmed(slo: Slo, about: float, left_s: float) -> Search:
     """Up from there while it is confirmed, down while it is not, then between the two."""
     bracket, rate, step = _Bracket(), about, _STEP
-    begun = _long_s(slo, rate, left_s)
+    longest_s = max(_LONG_S, slo.limit_s / RESOLUTION, _SHORT_SHARE * left_s)
+    begun = _long_s(slo, rate, left_s, longest_s)
     rate *= begun[1] if begun else 1.0
     while True:
-        long = _long_s(slo, rate, left_s)
+        long = _long_s(slo, rate, left_s, longest_s)
         if long is None:
             return bracket.found("the budget of time was spent")
         judged = yield from _tried(Trial(rate, long[0], confirms=True))
@@ -185,15 +186,14 @@ def _short_s(slo: Slo, rate: float, gap: float) -> float:
     return max(answers / rate, slo.limit_s / gap, _LEAST_S)
 
 
-def _long_s(slo: Slo, rate: float, left_s: float) -> tuple[float, float] | None:
+def _long_s(slo: Slo, rate: float, left_s: float, longest_s: float) -> tuple[float, float] | None:
     """Long enough to show that the SLO holds, and where to begin; None where there is no time."""
     for violations, begin in _VIOLATIONS.items():
         answers = ceil(_SPARE * samples_for(slo.percent, violations) / max(slo.success, 0.5))
         # In less time a queue that grows by a tenth of the rate does not reach the limit.
         seconds = max(answers / rate, slo.limit_s / _ROUGHLY, _LEAST_S)
         if seconds <= _LONG_SHARE * left_s:
-            longest = max(_LONG_S, slo.limit_s / RESOLUTION)
-            return max(seconds, min(longest, _LONG_SHARE * left_s)), begin
+            return max(seconds, min(longest_s, _LONG_SHARE * left_s)), begin
     if seconds > left_s:
         return None
     return seconds, begin if seconds < left_s / 2 else _ONLY_TRY

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +38,7 @@ class Foreign(grpc.GenericRpcHandler):
     """A v2 server of somebody else: one run of 8 ms at a time, no ModelConfig, no statistics."""
 
     def __init__(self) -> None:
+        self.called = threading.Event()
         self._answers = {
             "ServerMetadata": (pb.ServerMetadataRequest, self._server),
             "ModelMetadata": (pb.ModelMetadataRequest, self._model),
@@ -59,6 +64,7 @@ class Foreign(grpc.GenericRpcHandler):
         return pb.ModelMetadataResponse(name="net", inputs=[tensor], outputs=[tensor])
 
     def _infer(self, request: Any) -> Any:
+        self.called.set()
         time.sleep(0.008)
         response = pb.ModelInferResponse(model_name="net")
         response.outputs.add(name="x", datatype="FP32", shape=request.inputs[0].shape)
@@ -67,8 +73,8 @@ class Foreign(grpc.GenericRpcHandler):
 
 
 @contextmanager
-def foreign() -> Iterator[str]:
-    server = grpc.server(ThreadPoolExecutor(1), handlers=[Foreign()])
+def foreign(what: Foreign | None = None) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[what or Foreign()])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -121,6 +127,21 @@ def test_our_own_server_is_priced_with_levels_runs_phases_and_its_ledger(tmp_pat
     read = profile.read(saved)
     assert read.to_dict() == found
     assert read.subject.memory_bytes and read.subject.memory_bytes > 10_000_000
+
+
+def test_an_interrupt_leaves_no_file_and_says_so(tmp_path: Path) -> None:
+    what = Foreign()
+    with foreign(what) as target, subprocess.Popen(
+        [sys.executable, "-m", "farthing", "slo", "--target", target, "--model", "net",
+         "--p99", "1s", "--save-profile", str(tmp_path / "p.json")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert what.called.wait(30)
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted; nothing was written" in log and "Traceback" not in log
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_slo_that_holds_at_no_rate_ends_with_1_and_says_why() -> None:
