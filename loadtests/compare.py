@@ -102,6 +102,10 @@ def show(console: Console, found: Comparison, threshold: float) -> None:
                       style=_STYLES.get(each.verdict))  # fmt: skip
         name = each.name
     console.print(table)
+    for each in found.changes:
+        if each.why:
+            text = f"· {each.name}, {each.figure}: cannot be told: {each.why}"
+            console.print(escape(text), highlight=False)
     for name in found.unpaired:
         console.print(escape(f"· only on one side: {name}"), highlight=False)
     for text in found.differences:
@@ -121,7 +125,7 @@ def _cells(each: Change) -> tuple[str, ...]:
         *values,
         UNKNOWN if each.change is None else f"{100 * each.change:+.1f} %",
         f"{_end(interval.low)} to {_end(interval.high)} %" if interval else UNKNOWN,
-        f"{each.verdict}: {escape(each.why)}" if each.why else each.verdict,
+        each.verdict,
     )
 
 

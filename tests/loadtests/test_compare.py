@@ -207,6 +207,15 @@ def test_the_verb_prints_a_table_that_fits_and_its_last_word(
     assert "Worse by more than 5 %, and beyond noise" in printed
 
 
+def test_the_verb_says_what_cannot_be_told_and_why(
+    tmp_path: Path, before: Profile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = file(tmp_path, "a.json", before), file(tmp_path, "b.json", replace(before, levels=()))
+    assert farthing.main(["compare", *files]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "good answers/s, overload: cannot be told: not measured on both sides" in printed
+
+
 def test_the_verb_takes_reports_and_prints_json(
     tmp_path: Path, before: Profile, slower: Profile, capsys: pytest.CaptureFixture[str]
 ) -> None:
