@@ -110,9 +110,23 @@ def run(stream: Stream, watch: Callable[[Observed], None] | None = None) -> Obse
         stream: what to send.
         watch: is shown the outcome twice a second while it comes.
     """
-    seen = Observed(stream.seconds, limit_s=stream.limit_s, shared=stream.shared)
-    on_time(_run(stream, seen, watch))
-    return seen
+    return together([stream], (lambda runs: watch(runs[0])) if watch else None)[0]
+
+
+def together(
+    streams: Sequence[Stream], watch: Callable[[list[Observed]], None] | None = None
+) -> list[Observed]:
+    """Send several streams at the same time; see ``run``."""
+    runs = [Observed(each.seconds, limit_s=each.limit_s, shared=each.shared) for each in streams]
+
+    async def all_of_them() -> None:
+        watcher = asyncio.create_task(_watched(watch, runs)) if watch else None
+        await asyncio.gather(*map(_run, streams, runs))
+        if watcher:
+            watcher.cancel()
+
+    on_time(all_of_them())
+    return runs
 
 
 def on_time(main: Coroutine[Any, Any, _T]) -> _T:
@@ -134,7 +148,7 @@ def _precise() -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
-async def _run(stream: Stream, seen: Observed, watch: Callable[[Observed], None] | None) -> None:
+async def _run(stream: Stream, seen: Observed) -> None:
     chance = random.Random(stream.seed)
     async with AsyncExitStack() as stack:
         infers: list[_Infer] = []
@@ -156,13 +170,10 @@ async def _run(stream: Stream, seen: Observed, watch: Callable[[Observed], None]
                 return error.code().name
             return ""
 
-        watcher = asyncio.create_task(_watched(watch, seen)) if watch else None
         await drive(stream.times, call, seen, deadline_s=stream.deadline_s)
-        if watcher:
-            watcher.cancel()
 
 
-async def _watched(watch: Callable[[Observed], None], seen: Observed) -> None:
+async def _watched(watch: Callable[[list[Observed]], None], runs: list[Observed]) -> None:
     while True:
         await asyncio.sleep(0.5)
-        watch(seen)
+        watch(runs)

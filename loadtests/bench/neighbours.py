@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loadtests.bench import arrivals, calls, generator, nets, servers
-from loadtests.bench.arrivals import Outcome
+from loadtests.bench import calls, endings, generator, nets, servers
 from loadtests.bench.results import Figure
+from loadtests.observed import Observed
 
 _DEADLINE_S = 0.4
 _SECONDS = 12.0
@@ -26,18 +26,20 @@ def neighbour(directory: Path) -> list[Figure]:
         nets.convolutional(servers.place(directory, name), channels=256, blocks=6)
     row = calls.random_row(3, nets.SIDE, nets.SIDE)
     calm, stormy = (calls.request(name, row) for name in ("calm", "stormy"))
-    alone, beside, storms = list[Outcome](), list[Outcome](), list[Outcome]()
+    alone, beside, storms = list[Observed](), list[Observed](), list[Observed]()
     with servers.farthing(directory / "models") as server:
         capacity = generator.closed(
             server.target, calm, callers=_CALLERS, seconds=_SECONDS / 2
-        ).rate
+        ).answers_per_s
         for seed in range(1, _ROUNDS + 1):
-            quiet = generator.Stream(
-                server.target, calm, _QUARTER * capacity, _SECONDS, _DEADLINE_S, seed
-            )
-            storm = generator.Stream(
-                server.target, stormy, _OVERLOAD * capacity, _SECONDS, _DEADLINE_S, seed + 100
-            )
+            quiet = generator.stream(
+                server.target, calm, _QUARTER * capacity, seconds=_SECONDS,
+                deadline_s=_DEADLINE_S, seed=seed,
+            )  # fmt: skip
+            storm = generator.stream(
+                server.target, stormy, _OVERLOAD * capacity, seconds=_SECONDS,
+                deadline_s=_DEADLINE_S, seed=seed + 100,
+            )  # fmt: skip
             alone += generator.open_loop(quiet)
             together = generator.open_loop(quiet, storm)
             beside.append(together[0])
@@ -45,8 +47,8 @@ def neighbour(directory: Path) -> list[Figure]:
     good, good_beside, good_storm = (
         sum(outcome.good_per_s for outcome in seen) / _ROUNDS for seen in (alone, beside, storms)
     )
-    text = arrivals.marked(f"{good_beside / good:.2f}", *alone, *beside, *storms)
-    lost = "; ".join(outcome.others for outcome in beside)
+    text = endings.marked(f"{good_beside / good:.2f}", *alone, *beside, *storms)
+    lost = "; ".join(endings.others(outcome) for outcome in beside)
     return [
         Figure(f"capacity of either model, closed loop of {_CALLERS} callers", f"{capacity:.1f}/s"),
         Figure("good answers of a model offered a quarter of it, alone", f"{good:.2f}/s"),
@@ -79,12 +81,12 @@ def refusal(directory: Path) -> list[Figure]:
                 threads = server.threads_s()
                 seen = generator.closed(server.target, message, callers=16, seconds=_TURN_S)
                 spent["refused"] += servers.beside_busiest_s(threads, server.threads_s())
-                calls_made["refused"] += seen.refused
-                answered += len(seen.latencies_s)
+                calls_made["refused"] += seen.offered - seen.answers
+                answered += seen.answers
                 before = floor.cpu_s()
                 seen = generator.closed(floor.target, message, callers=16, seconds=_TURN_S)
                 spent["floor"] += floor.cpu_s() - before
-                calls_made["floor"] += len(seen.latencies_s)
+                calls_made["floor"] += seen.answers
     refused_s, floor_s = (spent[what] / max(1, calls_made[what]) for what in spent)
     refused = calls_made["refused"]
     return [

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.bench import arrivals, calls, generator, nets, resnet50, servers
-from loadtests.bench.arrivals import Outcome
+from loadtests.bench import calls, endings, generator, nets, resnet50, servers
 from loadtests.bench.results import Figure
+from loadtests.observed import Observed
+from loadtests.openloop import Stream
 
 _DEADLINE_S = 0.4
 _SECONDS = 10.0
@@ -27,7 +28,7 @@ class Level:
         late: answers that it says it gave after their deadline.
     """
 
-    outcome: Outcome
+    outcome: Observed
     runs: float
     late: float
 
@@ -52,8 +53,10 @@ def _suite(directory: Path, message: bytes, goals: dict[int, float]) -> list[Fig
         servers.farthing(directory / "models") as server,
         servers.noop(constant, directory) as floor,
     ):
-        capacity = generator.closed(server.target, message, callers=_CALLERS, seconds=_SECONDS).rate
-        ceiling = generator.closed(floor.target, message, callers=2 * _CALLERS, seconds=3.0).rate
+        seen = generator.closed(server.target, message, callers=_CALLERS, seconds=_SECONDS)
+        capacity = seen.answers_per_s
+        seen = generator.closed(floor.target, message, callers=2 * _CALLERS, seconds=3.0)
+        ceiling = seen.answers_per_s
         (unhindered,) = generator.open_loop(_stream(floor, message, max(goals) * capacity))
         levels = {
             times: _level(server, _stream(server, message, times * capacity))
@@ -64,17 +67,17 @@ def _suite(directory: Path, message: bytes, goals: dict[int, float]) -> list[Fig
         Figure("the generator's own ceiling, to the no-op", f"{ceiling:.0f}/s"),
         Figure(
             f"its late sends at {max(goals)}x, to the no-op",
-            arrivals.marked(share(unhindered.sent_late, unhindered.sent), unhindered),
+            endings.marked(share(unhindered.sent_late, unhindered.offered), unhindered),
         ),
         *_told(levels, goals),
     ]
 
 
-def _stream(server: servers.Server, message: bytes, rate: float) -> generator.Stream:
-    return generator.Stream(server.target, message, rate, _SECONDS, _DEADLINE_S)
+def _stream(server: servers.Server, message: bytes, rate: float) -> Stream:
+    return generator.stream(server.target, message, rate, seconds=_SECONDS, deadline_s=_DEADLINE_S)
 
 
-def _level(server: servers.Server, stream: generator.Stream) -> Level:
+def _level(server: servers.Server, stream: Stream) -> Level:
     names = ("nv_inference_count", "farthing_late_answers_total")
     before = [server.metric(name) for name in names]
     (outcome,) = generator.open_loop(stream)
@@ -89,10 +92,10 @@ def _told(levels: Mapping[float, Level], goals: dict[int, float]) -> list[Figure
         outcome = level.outcome
         rate = outcome.good_per_s
         goal = f">= {goals[int(times)]}" if times in goals else ""
-        text = arrivals.marked(f"{rate:.1f}/s = {rate / peak:.2f}", outcome)
+        text = endings.marked(f"{rate:.1f}/s = {rate / peak:.2f}", outcome)
         figures.append(Figure(f"good answers at {times:g}x", text, goal))
         if times in goals:
-            figures.append(Figure(f"the others at {times:g}x", outcome.others))
+            figures.append(Figure(f"the others at {times:g}x", endings.others(outcome)))
     return [*figures, *lateness(levels)]
 
 
@@ -103,8 +106,8 @@ def lateness(levels: Mapping[float, Level]) -> list[Figure]:
     the same, or whose answer was late on its way, is seen only by who compares runs with answers.
     """
     runs = sum(level.runs for level in levels.values())
-    good = sum(level.outcome.endings[arrivals.GOOD] for level in levels.values())
-    answers = sum(len(level.outcome.latencies_s) for level in levels.values())
+    good = sum(level.outcome.good for level in levels.values())
+    answers = sum(level.outcome.answers for level in levels.values())
     late = sum(level.late for level in levels.values())
     return [
         Figure(

@@ -39,7 +39,7 @@ def _throughput(session: Bare, server: servers.Server, message: bytes) -> list[F
     for _ in range(_ROUNDS):
         bare.append(best / session.median_s(seconds=_ROUND_S / 2, batch=best))
         seen = generator.closed(server.target, message, callers=_CALLERS, seconds=_ROUND_S)
-        served.append(seen.rate)
+        served.append(seen.answers_per_s)
     ratio = statistics.median(ours / ceiling for ours, ceiling in zip(served, bare, strict=True))
     return [
         Figure(f"bare ONNX Runtime, best batch ({best})", f"{statistics.median(bare):.1f} rows/s"),

@@ -73,7 +73,7 @@ def _crowded(running: Sequence[servers.Server], message: bytes) -> list[Figure]:
             many = generator.closed(
                 one.target, message, callers=_CROWD, seconds=_CROWD_S, deadline_s=_DEADLINE_S
             )
-            ratios[one.label].append(many.rate / few.rate)
+            ratios[one.label].append(many.answers_per_s / few.answers_per_s)
     what = (
         f"share of {_FEW} callers' good answers kept with {_CROWD} callers and "
         f"{_DEADLINE_S * 1e3:.0f} ms deadlines"

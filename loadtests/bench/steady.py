@@ -5,12 +5,11 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-import numpy as np
-
-from loadtests.bench import arrivals, calls, generator, nets, servers
-from loadtests.bench.arrivals import Outcome
+from loadtests.bench import calls, endings, generator, nets, servers
 from loadtests.bench.bare import Bare
 from loadtests.bench.results import Figure
+from loadtests.histogram import Histogram
+from loadtests.observed import Observed
 
 _CALLERS = 8
 _REQUESTS = 1000  # a p99 needs 662 with one beyond, at 99 % confidence
@@ -26,33 +25,42 @@ def half(directory: Path) -> list[Figure]:
     graph = servers.conv_30(directory)
     message = calls.request(servers.MODEL, row)
     session = Bare(graph, row, batches=(1,))
-    runs_s, rates, outcomes = list[float](), list[float](), list[Outcome]()
+    runs_s, rates, outcomes = list[float](), list[float](), list[Observed]()
     with servers.farthing(directory / "models") as server:
         for seed in range(1, _ROUNDS + 1):
             runs_s.append(session.median_s(seconds=2.0))
             seen = generator.closed(server.target, message, callers=_CALLERS, seconds=_ROUND_S)
-            rates.append(seen.rate)
-            rate, seconds = seen.rate / 2, 2 * _REQUESTS / _ROUNDS / seen.rate
+            rates.append(seen.answers_per_s)
+            rate = seen.answers_per_s / 2
             outcomes += generator.open_loop(
-                generator.Stream(server.target, message, rate, seconds, _PATIENT_S, seed)
+                generator.stream(
+                    server.target,
+                    message,
+                    rate,
+                    seconds=_REQUESTS / _ROUNDS / rate,
+                    deadline_s=_PATIENT_S,
+                    seed=seed,
+                )
             )
     # All rounds in one: a p99 of a third of the requests would be a matter of luck.
-    latencies = np.concatenate([outcome.latencies_s for outcome in outcomes])
-    ratios = np.concatenate(
-        [np.divide(seen.latencies_s, run_s) for seen, run_s in zip(outcomes, runs_s, strict=True)]
-    )
-    middle, high = (float(np.percentile(latencies, p)) * 1e3 for p in (50, 99))
-    by_round = (np.percentile(seen.latencies_s, 99) * 1e3 for seen in outcomes)
+    latencies, ratios = Histogram(), Histogram()
+    for seen, run_s in zip(outcomes, runs_s, strict=True):
+        latencies.merge(seen.latency)
+        for taken_s, number in seen.latency.values():
+            for _ in range(number):
+                ratios.add(taken_s / run_s)
+    middle, high = (1e3 * (latencies.at(p) or 0.0) for p in (50, 99))
+    by_round = (1e3 * (seen.latency.at(99) or 0.0) for seen in outcomes)
     run_ms = statistics.median(runs_s) * 1e3
-    over = f"{np.percentile(ratios, 99):.1f}x"
+    over = f"{ratios.at(99) or 0.0:.1f}x"
     return [
         Figure("batch-1 run, bare ONNX Runtime, median", f"{run_ms:.1f} ms"),
         Figure(f"capacity, closed loop of {_CALLERS} callers", f"{statistics.median(rates):.1f}/s"),
         Figure(f"median of {len(latencies)} at half of it", f"{middle:.0f} ms"),
         Figure("p99 of each round", " / ".join(f"{each:.0f}" for each in by_round) + " ms"),
         Figure("p99 of all", f"{high:.0f} ms"),
-        Figure("p99 over the run of its round", arrivals.marked(over, *outcomes), "<= 6x"),
-        Figure("not answered in 10 s", "; ".join(outcome.others for outcome in outcomes)),
+        Figure("p99 over the run of its round", endings.marked(over, *outcomes), "<= 6x"),
+        Figure("not answered in 10 s", "; ".join(endings.others(outcome) for outcome in outcomes)),
     ]
 
 
@@ -67,11 +75,13 @@ def spinning(directory: Path) -> list[Figure]:
         for flag in ("--no-spin", "--spin"):
             with servers.farthing(directory / "models", flag) as server:
                 seen = generator.closed(server.target, message, callers=_CALLERS, seconds=_ROUND_S)
-                rates[flag].append(seen.rate)
+                rates[flag].append(seen.answers_per_s)
                 before = server.cpu_s()
-                stream = generator.Stream(server.target, message, _SPARSE, _ROUND_S, _PATIENT_S)
+                stream = generator.stream(
+                    server.target, message, _SPARSE, seconds=_ROUND_S, deadline_s=_PATIENT_S
+                )
                 (outcome,) = generator.open_loop(stream)
-                spent = (server.cpu_s() - before) / len(outcome.latencies_s)
+                spent = (server.cpu_s() - before) / outcome.answers
                 cpu_ms[flag].append(spent * 1e3)
     figures = [
         Figure(f"{_CALLERS} callers, {flag}", f"{statistics.median(seen):.0f}/s")

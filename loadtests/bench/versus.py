@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import Console
 from rich.live import Live
 
-from loadtests.bench import arrivals, board, calls, generator, nets, peers, servers
-from loadtests.bench.arrivals import Outcome
+from loadtests.bench import board, calls, endings, generator, nets, peers, servers
 from loadtests.bench.bare import Bare
 from loadtests.bench.results import Figure
+from loadtests.observed import Observed
 
 _DEADLINE_S = 0.4
 _SECONDS = 4.0  # with starts and drains it is a minute, which is long enough to watch
@@ -50,7 +50,7 @@ def versus(directory: Path) -> list[Figure]:
         if label not in lost
     }
     table = _board(list(openings), list(lost), rate)
-    measured: dict[str, list[Outcome]] = {}
+    measured: dict[str, list[Observed]] = {}
     with Live(table.rich(), console=console, auto_refresh=False) as live:
 
         def show(label: str, column: int, text: str) -> None:
@@ -130,7 +130,7 @@ def _board(labels: Sequence[str], lost: Sequence[str], rate: float) -> board.Boa
         f"answers within {_DEADLINE_S * 1e3:.0f} ms, per second, {_SECONDS:.0f} s for each load, "
         f"a minute in all; the model alone does {rate:.1f}"
     )
-    sent = (len(arrivals.schedule(load * rate, _SECONDS, seed=1)) for load in _LOADS)
+    sent = (round(load * rate * _SECONDS) for load in _LOADS)
     heads = [
         f"{load}x = {number / _SECONDS:.1f}/s" for load, number in zip(_LOADS, sent, strict=True)
     ]
@@ -142,7 +142,7 @@ def _board(labels: Sequence[str], lost: Sequence[str], rate: float) -> board.Boa
 
 def _measured(
     label: str, opening: Opening, message: bytes, rate: float, show: Show
-) -> list[Outcome]:
+) -> list[Observed]:
     outcomes = []
     with ExitStack() as stack:
         show(label, 0, "starting")
@@ -152,12 +152,14 @@ def _measured(
             if column:
                 show(label, column, "draining")
                 drain(server, message)
-            stream = generator.Stream(server.target, message, load * rate, _SECONDS, _DEADLINE_S)
+            stream = generator.stream(
+                server.target, message, load * rate, seconds=_SECONDS, deadline_s=_DEADLINE_S
+            )
             begun = time.perf_counter()
 
-            def watch(seen: list[Outcome], begun: float = begun, column: int = column) -> None:
+            def watch(seen: list[Observed], begun: float = begun, column: int = column) -> None:
                 elapsed_s = min(_SECONDS, max(0.5, time.perf_counter() - begun))
-                show(label, column, f"{seen[0].endings[arrivals.GOOD] / elapsed_s:.1f} ...")
+                show(label, column, f"{seen[0].good / elapsed_s:.1f} ...")
 
             (outcome,) = generator.open_loop(stream, watch=watch)
             show(label, column, f"{outcome.good_per_s:.1f}{' void' if outcome.void else ''}")
@@ -180,25 +182,25 @@ def drift(before: float, after: float) -> str:
     return f"void: drift {apart:.0%}" if apart > _DRIFT else ""
 
 
-def told(measured: Mapping[str, Sequence[Outcome]], *, drift: str = "") -> list[Figure]:
+def told(measured: Mapping[str, Sequence[Observed]], *, drift: str = "") -> list[Figure]:
     """Two lines for each server and load; all of them void where there was a drift."""
     figures = []
     for label, outcomes in measured.items():
         for load, outcome in zip(_LOADS, outcomes, strict=True):
             text = f"{outcome.good_per_s:.1f}/s{latency(outcome)}"
-            void = drift or outcome.void
+            void = drift or endings.void(outcome)
             figures += [
                 Figure(f"{label}, {load}x: good", f"{text} ({void})" if void else text),
-                Figure(f"{label}, {load}x: of {outcome.sent} sent", outcome.told),
+                Figure(f"{label}, {load}x: of {outcome.offered} sent", endings.told(outcome)),
             ]
     return figures
 
 
-def latency(outcome: Outcome) -> str:
+def latency(outcome: Observed) -> str:
     """Median and p99 of the good answers, or their longest where they are too few for a p99."""
-    good = [taken_s for taken_s in outcome.latencies_s if taken_s <= _DEADLINE_S]
-    if not good:
+    good = endings.good_latency(outcome)
+    if not len(good):
         return ""
     last = ("p99", 99) if len(good) >= _P99_NEEDS else ("longest", 100)
-    median_ms, last_ms = (np.percentile(good, each) * 1e3 for each in (50, last[1]))
+    median_ms, last_ms = (1e3 * (good.at(each) or 0.0) for each in (50, last[1]))
     return f", median {median_ms:.0f}, {last[0]} {last_ms:.0f} ms"

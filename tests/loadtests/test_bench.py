@@ -27,8 +27,8 @@ from loadtests.bench import (
     suites,
     versus,
 )
-from loadtests.bench.arrivals import Outcome
 from loadtests.bench.results import Figure
+from loadtests.observed import Observed
 
 SERVING = (
     "small", "versus", "overload", "overload-resnet", "resnet", "half", "neighbour", "refusal",
@@ -134,7 +134,7 @@ def test_listener_is_told_what_a_suite_is_doing_until_it_stops_listening(
     heard = list[str]()
     with steps.told(heard.append):
         generator.closed(half_refused, b"x", callers=2, seconds=0.1)
-        generator.open_loop(generator.Stream(half_refused, b"x", 40, 0.1, deadline_s=30))
+        generator.open_loop(generator.stream(half_refused, b"x", 40, seconds=0.1, deadline_s=30))
     steps.begun("nobody listens")
     assert heard == ["2 callers for 0.1 s", "40 calls per second for 0.1 s"]
 
@@ -153,15 +153,16 @@ def test_columns_of_the_side_by_side_keep_their_place_in_100_columns_whatever_th
 
 
 def test_side_by_side_tells_of_each_load_how_all_calls_ended_and_how_long_the_good_took() -> None:
-    outcomes = [Outcome(4.0, sent=100) for _ in range(3)]
+    outcomes = [Observed(4.0, limit_s=0.4, offered=100) for _ in range(3)]
     for seen, good in zip(outcomes, (100, 700, 0), strict=True):
         for number in range(good):
-            seen.answered(0.1 if number % 2 else 0.3, deadline_s=0.4)
-    outcomes[0].answered(0.9, deadline_s=0.4)
-    outcomes[1].sent_late = 2
+            seen.answered(0.1 if number % 2 else 0.3)
+    outcomes[0].answered(0.9)
+    for number in range(100):
+        outcomes[1].sent(0.1 if number < 2 else 0.0)
     figures = versus.told({"a": outcomes})
     assert [(figure.measure, figure.text) for figure in figures[:2]] == [
-        ("a, 1x: good", "25.0/s, median 200, longest 300 ms"),
+        ("a, 1x: good", "25.0/s, median 100, longest 300 ms"),
         ("a, 1x: of 100 sent", "100 good, 1 late, 0 refused, 0 deadline"),
     ]
     assert figures[2].text.endswith("p99 300 ms (void: generator late in 2.0%)")
@@ -171,7 +172,7 @@ def test_side_by_side_tells_of_each_load_how_all_calls_ended_and_how_long_the_go
 def test_a_machine_that_changed_by_more_than_15_percent_makes_all_of_it_void() -> None:
     assert (versus.drift(30.0, 26.0), versus.drift(26.0, 30.0)) == ("", "")
     drift = versus.drift(17.0, 37.0)
-    figures = versus.told({"a": [Outcome(4.0)] * 3, "b": [Outcome(4.0)] * 3}, drift=drift)
+    figures = versus.told({"a": [Observed(4.0)] * 3, "b": [Observed(4.0)] * 3}, drift=drift)
     assert [drift in figure.text for figure in figures] == [True, False] * 6 and drift
 
 
@@ -184,9 +185,9 @@ def test_versions_of_peers_stand_in_one_line_each() -> None:
 
 
 def test_rows_that_were_run_for_nobody_are_seen_though_the_server_counts_none() -> None:
-    seen = Outcome(10.0)
+    seen = Observed(10.0, limit_s=0.4)
     for taken_s in [0.1] * 198 + [0.5]:
-        seen.answered(taken_s, deadline_s=0.4)
+        seen.answered(taken_s)
     told = overload.lateness({2.0: overload.Level(seen, runs=200, late=0)})
     assert [figure.text for figure in told] == ["0.00 %", "1.00 %"]
 
@@ -244,14 +245,16 @@ def half_refused() -> Iterator[str]:
 
 
 def test_the_open_loop_counts_answers_and_refusals_apart(half_refused: str) -> None:
-    stream = generator.Stream(half_refused, b"x", rate=400, seconds=0.25, deadline_s=30)
+    stream = generator.stream(half_refused, b"x", 400, seconds=0.25, deadline_s=30)
     (seen,) = generator.open_loop(stream)
-    assert seen.sent == sum(seen.endings.values()) > 50
+    assert seen.offered == sum(seen.endings.values()) > 50
     assert abs(seen.endings["good"] - seen.endings["RESOURCE_EXHAUSTED"]) <= 1
     assert set(seen.endings) == {"good", "RESOURCE_EXHAUSTED"}
 
 
 def test_the_closed_loop_counts_answers_and_refusals_apart(half_refused: str) -> None:
     seen = generator.closed(half_refused, b"x", callers=2, seconds=0.2)
-    assert seen.refused > 0
-    assert abs(len(seen.latencies_s) - seen.refused) <= 1
+    refused = seen.endings["RESOURCE_EXHAUSTED"]
+    assert refused > 0
+    assert abs(seen.answers - refused) <= 1
+    assert seen.offered == seen.answers + refused
