@@ -91,7 +91,7 @@ def compare(
     return Comparison(
         tuple(change for pair in pairs for change in changes.of(pair, resampler)),
         tuple(text for pair in pairs for text in _differences(pair, alone=len(pairs) == 1)),
-        tuple(sorted({each.name for each in (*before, *after)} - known)),
+        () if only else tuple(sorted({each.name for each in (*before, *after)} - known)),
     )
 
 

@@ -170,7 +170,9 @@ def test_one_pair_can_be_compared_where_others_are_void(before: Profile) -> None
     both = [before, replace(before, name="fp16", rate=None)]
     with pytest.raises(InvalidSetting, match=r"'fp16'.*leave it out with --only NAME"):
         compare(both, both)
-    assert {each.name for each in compare(both, both, only="fp32").changes} == {"fp32"}
+    alone = compare(both, both, only="fp32")
+    assert {each.name for each in alone.changes} == {"fp32"}
+    assert alone.unpaired == ()
     with pytest.raises(InvalidSetting, match="no profile called 'int8' is on both sides"):
         compare(both, both, only="int8")
 
