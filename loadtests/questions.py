@@ -53,10 +53,20 @@ class Questions:
         return found.model_stats[0] if found and found.model_stats else None
 
     def messages(self, *, rows: int, rows_file: Path | None) -> list[bytes]:
-        """Encoded requests; see ``payloads.requests_for``, also for what is raised."""
-        requests = requests_for(
-            self._stub, self._model, version=self._version, rows_file=rows_file, rows=rows
-        )
+        """Encoded requests.
+
+        Raises:
+            BadRows: as of ``payloads.requests_for``.
+            TargetFailed: the server does not answer any more.
+        """
+        try:
+            requests = requests_for(
+                self._stub, self._model, version=self._version, rows_file=rows_file, rows=rows
+            )
+        except grpc.RpcError as error:
+            raise TargetFailed(
+                f"the server does not tell of model '{self._model}' any more: {error.details()}"
+            ) from None
         return [request.SerializeToString() for request in requests]
 
     def call(self, message: bytes, *, timeout_s: float) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadtests import arrivals, client, openloop, runs, scrape
+from loadtests import arrivals, client, openloop, priority, runs, scrape
 from loadtests.histogram import samples_for
 from loadtests.observed import Observed
 from loadtests.openloop import Stream
@@ -54,7 +53,7 @@ class Work:
     @property
     def local(self) -> bool:
         """Whether all targets are on this machine."""
-        return all(_loopback(target.rpartition(":")[0]) for target in self.targets)
+        return all(priority.shares(target) for target in self.targets)
 
     def placed(self) -> Work:
         """The same, with cores taken for shared if all targets are on this machine."""
@@ -204,12 +203,3 @@ def connected(work: Work, slo: Slo, *, seed: int) -> Iterator[Rig]:
             replica = asked(target, model=work.model, version=work.version)
             replicas.append(stack.enter_context(replica))
         yield Rig(work, slo, replicas, seed=seed)
-
-
-def _loopback(host: str) -> bool:
-    if host in ("localhost", ""):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

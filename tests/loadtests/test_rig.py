@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
+import grpc
 import pytest
 
+from loadtests.client import TargetFailed
+from loadtests.questions import Questions
 from loadtests.rig import Work
 from loadtests.slo import Slo
 from loadtests.unitcost import seconds_of
@@ -48,3 +52,19 @@ def test_lengths_of_time_are_read(text: str, seconds: float) -> None:
 def test_what_is_no_length_of_time_is_refused(text: str) -> None:
     with pytest.raises(InvalidSetting, match="give it as 100ms or 2s"):
         seconds_of(text)
+
+
+def test_a_server_that_left_meanwhile_is_said_in_a_sentence() -> None:
+    with socket.socket() as taken, grpc.insecure_channel(_closed(taken)) as channel:
+        asking = Questions(channel, model="net", version="")
+        with pytest.raises(TargetFailed, match="does not tell of model 'net' any more"):
+            asking.messages(rows=1, rows_file=None)
+        assert (asking.server(), asking.config(), asking.statistics()) == (None, None, None)
+        seen = asking.alone([b""], calls=3, most_s=20, limit_s=1.0)
+    assert (seen.offered, dict(seen.endings)) == (3, {"UNAVAILABLE": 3})
+
+
+def _closed(taken: socket.socket) -> str:
+    """An address where nobody listens, as long as this socket has it."""
+    taken.bind(("127.0.0.1", 0))
+    return f"127.0.0.1:{taken.getsockname()[1]}"
