@@ -25,7 +25,7 @@ _LEAST_S, _LONG_S = 2.0, 30.0
 # Of the first guess: a server that holds the SLO at less is not worth the time.
 _LEAST_SHARE = 1 / 64
 # So many void rates in a row, each tried twice: the generator is not better at lower ones.
-_MOST_VOIDS = 3
+_MOST_VOIDS = 5
 # Of the budget, so that one trial, or all short ones, leave something for confirmation.
 _SHORT_SHARE, _ALL_SHORT_SHARE, _LONG_SHARE = 0.1, 0.4, 0.25
 # Violations that a confirmation may have, the more of them the less a single stall decides; and,
