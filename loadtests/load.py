@@ -77,7 +77,9 @@ def run(plan: Plan, *, log: Path) -> Observed:
     with tempfile.TemporaryDirectory(prefix="farthing-load-") as directory:
         results = Path(directory) / "results.json"
         # Locust ends with 1 where a call failed; those are figures, not an error of the run.
-        processes.finish(_command(plan, results), log=log, cpus=plan.cpus, allowed=(0, 1))
+        # Here, since a child that is ended could not put it back.
+        with priority.session_first():
+            processes.finish(_command(plan, results), log=log, cpus=plan.cpus, allowed=(0, 1))
         if not results.exists():
             raise ChildFailed(f"the load generator wrote no result; its log is {log}")
         raw = json.loads(results.read_text(encoding="utf-8"))

@@ -169,7 +169,12 @@ def load(
     console = Console(stderr=as_json, width=WIDTH)
     with (
         tempfile.TemporaryDirectory(prefix="farthing-load-") as directory,
-        shown(console, f"loading {model} at {target}: {said(plan)}", warmup + seconds),
+        shown(
+            console,
+            f"loading {model} at {target}: {said(plan)}",
+            warmup + seconds,
+            drawn_per_s=2,
+        ),
     ):
         seen = run(plan, log=Path(directory) / "locust.log")
     if as_json:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PRIORITY = -10
+_AUTOGROUP = Path("/proc/self/autogroup")
 
 
 def spared(cpus: frozenset[int]) -> frozenset[int]:
@@ -30,13 +31,36 @@ def first() -> Iterator[None]:
     """
     before, cpus = os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0)
     taken = spared(frozenset(cpus))
+    with session_first():
+        try:
+            _each(lambda thread: os.setpriority(os.PRIO_PROCESS, thread, min(before, _PRIORITY)))
+            _each(lambda thread: os.sched_setaffinity(thread, taken))
+            yield
+        finally:
+            _each(lambda thread: os.setpriority(os.PRIO_PROCESS, thread, before))
+            _each(lambda thread: os.sched_setaffinity(thread, cpus))
+
+
+@contextmanager
+def session_first() -> Iterator[None]:
+    """Let this session go before others, where the kernel groups processes by session.
+
+    There (autogroup, usual on desktops) a process' own priority counts only among those of its
+    session, and a server that was started in another terminal would get half of the cores.
+    """
     try:
-        _each(lambda thread: os.setpriority(os.PRIO_PROCESS, thread, min(before, _PRIORITY)))
-        _each(lambda thread: os.sched_setaffinity(thread, taken))
+        before = int(_AUTOGROUP.read_text().rpartition(" ")[2])
+        raised = before > _PRIORITY  # else whoever raised it puts it back
+        if raised:
+            _AUTOGROUP.write_text(str(_PRIORITY))
+    except (OSError, ValueError):  # no such kernel, or it is not ours to decide
+        raised = False
+    try:
         yield
     finally:
-        _each(lambda thread: os.setpriority(os.PRIO_PROCESS, thread, before))
-        _each(lambda thread: os.sched_setaffinity(thread, cpus))
+        if raised:
+            with suppress(OSError):
+                _AUTOGROUP.write_text(str(before))
 
 
 def shares(target: str) -> bool:

@@ -8,6 +8,7 @@ asyncio channel in it hangs from then on. Run by ``loadtests.load``, or by hand:
 
 from __future__ import annotations
 
+import atexit
 import random
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -29,7 +30,7 @@ from service.errors import FarthingError
 grpc.experimental.gevent.init_gevent()
 
 _THINKING = ("exponential", "fixed")
-# Of this process, for good: it is all generator.
+# Of this process until its end: it is all generator.
 _PRIORITY = ExitStack()
 # gRPC waits for the answers of each channel in one of gevent's native threads, made on demand. With
 # fewer than channels (gevent has ten unless told) calls wait for each other in the generator.
@@ -70,6 +71,7 @@ def _begin(environment: Any, **_: Any) -> None:
         InferenceUser.worker = worker
         gevent.get_hub().threadpool.maxsize = _THREADS
         _PRIORITY.enter_context(priority.first())
+        atexit.register(_PRIORITY.close)
 
     def reset(**_: Any) -> None:
         for each in (worker, head):

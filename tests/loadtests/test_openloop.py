@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from loadtests import openloop, priority
+from loadtests import openloop
 from loadtests.observed import Observed
 
 
@@ -80,20 +80,3 @@ async def test_codes_are_counted_as_they_come() -> None:
     seen = await driven([0.0, 0.1, 0.2, 0.3], call, Clock())
     assert seen.endings == {"good": 1, "UNAVAILABLE": 2, "DEADLINE_EXCEEDED": 1}
     assert seen.offered == 4
-
-
-@pytest.mark.parametrize(
-    ("cpus", "taken"),
-    [({0}, {0}), ({0, 1}, {0, 1}), ({2, 3, 5}, {3, 5}), ({0, 1, 2, 3}, {1, 2, 3})],
-)
-def test_a_core_is_left_free_where_there_are_more_than_two(cpus: set[int], taken: set[int]) -> None:
-    assert priority.spared(frozenset(cpus)) == taken
-
-
-@pytest.mark.parametrize(
-    ("target", "here"),
-    [("127.0.0.1:1", True), ("localhost:1", True), ("[::1]:1", True), ("10.9.8.7:1", False),
-     ("triton.example:8001", False)],
-)  # fmt: skip
-def test_a_server_on_loopback_shares_its_cores(target: str, here: bool) -> None:
-    assert priority.shares(target) is here
