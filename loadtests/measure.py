@@ -97,9 +97,12 @@ def profile_of(
         levels = list[Level]()
         phases = before.phases(begun)
         if found.rate and effort.levels:
-            levels = _levels(rig, [x * found.rate for x in SHARES], clock, told)
+            below, above = ([x * found.rate for x in some] for some in (SHARES, OVERLOADS))
+            levels = _levels(rig, below, clock, told, after=len(above))
             phases = rig.taken().phases(before)
-            levels += _levels(rig, [x * found.rate for x in OVERLOADS], clock, told)
+            # Whoever is slower than the SLO under overload might as well not answer: callers who
+            # give up at the limit are what a server can act upon.
+            levels += _levels(rig, above, clock, told, impatient=True)
         ended = rig.taken()
         subject = identity.subject(
             rig.server(), config, said, model=work.model, version=work.version,
@@ -142,7 +145,7 @@ def searched_on(
     return follow(
         rates.search(slo, first=first, budget_s=clock.left_s), slo, clock,
         run=lambda trial, number: rig.run(
-            trial.rate, trial.seconds, number=number, watch=_watched(trial, told)
+            trial.rate, trial.seconds, number=number, watch=_watched(trial, told), lost=slo.lost
         ),
         settle=lambda: rig.settle(min(_MOST_SETTLE_S, clock.left_s)),
     )  # fmt: skip
@@ -183,17 +186,34 @@ def follow(
         return found, searched
 
 
-def _levels(rig: Rig, wanted: list[float], clock: Clock, told: Told) -> list[Level]:
-    """Runs at these rates; long enough for a p99 where there is time for it."""
+def _levels(
+    rig: Rig,
+    wanted: list[float],
+    clock: Clock,
+    told: Told,
+    *,
+    after: int = 0,
+    impatient: bool = False,
+) -> list[Level]:
+    """Runs at these rates; long enough for a p99 where there is time for it, and for those after.
+
+    Args:
+        rig: the server.
+        wanted: calls per second, ascending.
+        clock: for these and those after them.
+        told: what is being done.
+        after: how many levels come after these.
+        impatient: whether callers give up at the SLO's limit.
+    """
     levels = list[Level]()
     for index, rate in enumerate(wanted):
-        share_s = clock.left_s / (
-            len(wanted) - index + (len(OVERLOADS) if rate < wanted[-1] else 0)
-        )
+        share_s = clock.left_s / (len(wanted) - index + after)
         seconds = min(_MOST_LEVEL_S, max(_USUAL_LEVEL_S, _LEVEL_ANSWERS / rate))
         seconds = max(_LEAST_LEVEL_S, min(seconds, share_s))
         watch = _watched(Trial(rate, seconds, confirms=False), told)
-        levels.append(Level(rate, rig.run(rate, seconds, number=1000 + index, watch=watch)))
+        number = 1000 + 100 * impatient + index
+        seen = rig.run(rate, seconds, number=number, watch=watch, impatient=impatient)
+        levels.append(Level(rate, seen))
         rig.settle(_MOST_SETTLE_S)
     return levels
 

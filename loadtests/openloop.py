@@ -30,6 +30,9 @@ _T = TypeVar("_T")
 # Ends with gRPC's code, or with nothing if the call was answered; is given seconds until its end.
 Call = Callable[[float], Awaitable[str]]
 
+# Whether a run has failed already, by what was seen and by the calls that are planned.
+Lost = Callable[[Observed, int], bool]
+
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -51,6 +54,7 @@ class Stream:
         limit_s: later answers are late; 0 for none.
         shared: whether the servers run on this generator's cores.
         seed: decides between targets.
+        lost: whether the run has failed already, so that it may end early; None to send all of it.
     """
 
     targets: tuple[str, ...]
@@ -61,6 +65,7 @@ class Stream:
     limit_s: float = 0.0
     shared: bool = True
     seed: int = 1
+    lost: Lost | None = None
 
 
 async def drive(
@@ -69,6 +74,7 @@ async def drive(
     seen: Observed,
     *,
     deadline_s: float,
+    lost: Lost | None = None,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
@@ -79,6 +85,8 @@ async def drive(
         call: one call.
         seen: counts.
         deadline_s: of each call, from its schedule on.
+        lost: looked at before each send, with the calls planned; the schedule ends there if it
+            holds.
         clock: now, in seconds.
         sleep: waits so many seconds.
     """
@@ -96,6 +104,9 @@ async def drive(
     begun = clock()
     for moment in times:
         await sleep(max(0.0, begun + moment - clock()))
+        if lost and lost(seen, len(times)):
+            seen.seconds = moment
+            break
         seen.offered += 1
         task = asyncio.create_task(one(begun + moment))
         pending.add(task)
@@ -136,13 +147,14 @@ def on_time(main: Coroutine[Any, Any, _T]) -> _T:
     gc.collect()
     gc.freeze()
     try:
-        with first(), asyncio.Runner(loop_factory=_precise) as runner:
+        with first(), asyncio.Runner(loop_factory=precise) as runner:
             return runner.run(main)
     finally:
         gc.unfreeze()
 
 
-def _precise() -> asyncio.AbstractEventLoop:
+def precise() -> asyncio.AbstractEventLoop:
+    """An event loop whose waits end when they should."""
     # epoll rounds waiting up to whole milliseconds, which alone makes a third of the sends late by
     # the rule for small limits; select does not.
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
@@ -170,7 +182,7 @@ async def _run(stream: Stream, seen: Observed) -> None:
                 return error.code().name
             return ""
 
-        await drive(stream.times, call, seen, deadline_s=stream.deadline_s)
+        await drive(stream.times, call, seen, deadline_s=stream.deadline_s, lost=stream.lost)
 
 
 async def _watched(watch: Callable[[list[Observed]], None], runs: list[Observed]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from loadtests import arrivals, client, openloop, priority, runs, scrape
 from loadtests.histogram import samples_for
 from loadtests.observed import Observed
-from loadtests.openloop import Stream
+from loadtests.openloop import Lost, Stream
 from loadtests.questions import Questions, asked
 from loadtests.scrape import Scrape
 from loadtests.slo import Slo
@@ -141,7 +141,14 @@ class Rig:
             self._replicas[0].alone(messages, calls=50, most_s=most_s / len(sizes), limit_s=0.0)
 
     def run(
-        self, rate: float, seconds: float, *, number: int, watch: Callable[[Observed], None]
+        self,
+        rate: float,
+        seconds: float,
+        *,
+        number: int,
+        watch: Callable[[Observed], None],
+        lost: Lost | None = None,
+        impatient: bool = False,
     ) -> Observed:
         """One open loop of Poisson arrivals.
 
@@ -150,6 +157,8 @@ class Rig:
             seconds: how long.
             number: of the run: each draws arrivals of its own.
             watch: is shown what comes, while it comes.
+            lost: ends it early.
+            impatient: whether callers give up at the SLO's limit.
         """
         seed = self._seed + number
         stream = Stream(
@@ -157,10 +166,11 @@ class Rig:
             messages=self._messages,
             times=arrivals.schedule("poisson", rate=rate, seconds=seconds, seed=seed),
             seconds=seconds,
-            deadline_s=self.work.deadline_for(self.slo),
+            deadline_s=self.slo.limit_s if impatient else self.work.deadline_for(self.slo),
             limit_s=self.slo.limit_s,
             shared=self.work.shared,
             seed=seed,
+            lost=lost,
         )
         try:
             return openloop.run(stream, watch)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from loadtests.histogram import samples_for
-from loadtests.observed import Observed
+from loadtests.observed import LATE, VOID_SHARE, Observed
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,21 @@ class Slo:
             late = seen.latency.above(self.limit_s)
             return f"{late} of {seen.answers} answers took over {1e3 * self.limit_s:g} ms"
         return ""
+
+    def lost(self, seen: Observed, planned: int) -> bool:
+        """Whether a run that is not over can no longer show that the SLO holds.
+
+        Args:
+            seen: of the run so far.
+            planned: calls of the whole run.
+        """
+        late = seen.endings[LATE]
+        failed = seen.endings.total() - seen.answers
+        return (
+            seen.sent_late > VOID_SHARE * planned
+            or failed > (1 - self.success) * planned
+            or late > (1 - self.percent / 100) * planned
+        )
 
     def missing(self, seen: Observed) -> int:
         """How many more answers, all in time, would show that the percentile holds."""

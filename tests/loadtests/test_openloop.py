@@ -80,3 +80,17 @@ async def test_codes_are_counted_as_they_come() -> None:
     seen = await driven([0.0, 0.1, 0.2, 0.3], call, Clock())
     assert seen.endings == {"good": 1, "UNAVAILABLE": 2, "DEADLINE_EXCEEDED": 1}
     assert seen.offered == 4
+
+
+async def test_a_run_that_is_lost_ends_there_and_is_as_long_as_it_was() -> None:
+    clock, seen = Clock(), Observed(10.0, limit_s=0.4)
+
+    async def call(left_s: float) -> str:
+        return "UNAVAILABLE"
+
+    def lost(so_far: Observed, planned: int) -> bool:
+        return so_far.endings["UNAVAILABLE"] > planned / 2
+
+    await openloop.drive([1.0, 2.0, 3.0, 4.0, 5.0], call, seen, deadline_s=1.0, lost=lost,
+                         clock=clock, sleep=clock.sleep)  # fmt: skip
+    assert (seen.offered, seen.endings["UNAVAILABLE"], seen.seconds) == (3, 3, 4.0)

@@ -53,3 +53,21 @@ def test_a_void_run_shows_nothing_however_good_it_looks() -> None:
 
 def test_a_run_without_any_call_shows_nothing() -> None:
     assert SLO.failure(observed(0)) == "0.00% of the calls were answered"
+
+
+@pytest.mark.parametrize(
+    ("seen", "lost"),
+    [
+        (observed(100), False),
+        (observed(100, late=10), False),
+        (observed(100, late=11), True),
+        (observed(100, refused=1), False),
+        (observed(100, refused=2), True),
+        (observed(100, sent_late=10), False),
+        (observed(100, sent_late=11), True),
+    ],
+)
+def test_a_run_of_a_thousand_is_lost_once_no_rest_of_it_could_save_it(
+    seen: Observed, lost: bool
+) -> None:
+    assert SLO.lost(seen, 1000) is lost
