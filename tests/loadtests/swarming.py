@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from loadtests import priority
 from loadtests.observed import Observed
 
 HEADLESS = ("--headless", "--only-summary")
@@ -35,11 +36,13 @@ def swarm(*options: str) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    # Here, since what is killed could not put it back.
+    with priority.session_first():
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def results_of(process: subprocess.Popen[str], results: Path) -> dict[str, Any]:
