@@ -19,8 +19,7 @@ from loadtests.demand import Demand
 from loadtests.plan import Asked, Plan, check, plan, repriced, to_dict
 from loadtests.profile import Profile
 from loadtests.screen import WIDTH, shown
-from loadtests.slo import Slo
-from loadtests.unitcost import seconds_of
+from loadtests.slo import Slo, seconds_of
 from service.errors import InvalidSetting
 
 
@@ -117,8 +116,9 @@ def make(
     """Find what it takes to serve a rate, a day or a trace, and what that costs a month.
 
     One replica with its share of the requests is simulated with the server's own scheduler, by what
-    the profiles say of its runs; no replica is given more than was measured to hold. Machines
-    without a profile of their own are named, and never win. Exit code 1 if the SLO holds with none.
+    the profiles say of its runs, at no higher rate than was measured to hold unless you ask for a
+    laxer SLO; only bursts of less than a minute may exceed it. Machines without a profile of their
+    own are named, and never win. Exit code 1 if the SLO holds with none.
     """
     asked_for = _demand(rate, trace, day)
     entries = prices.book(price_book)

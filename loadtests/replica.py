@@ -80,8 +80,8 @@ def measured(profile: Profile) -> Replica:
     """The replica that a profile was taken of.
 
     Raises:
-        InvalidSetting: the profile is void or of several replicas, or its server did not tell what
-            its runs take.
+        InvalidSetting: the profile is void, of several replicas or of another server, or it does
+            not say what its runs take.
     """
     if profile.lacking:
         raise InvalidSetting(
@@ -91,6 +91,11 @@ def measured(profile: Profile) -> Replica:
         raise InvalidSetting(
             f"the profile '{profile.name}' is of {profile.conditions.replicas} replicas together; "
             "measure one of them alone, so that a plan can say how many it takes"
+        )
+    if not profile.subject.server.startswith("farthing"):
+        raise InvalidSetting(
+            f"the profile '{profile.name}' is of {profile.subject.server}; plan simulates "
+            "farthing's own scheduler, so it can only say of farthing how many replicas it takes"
         )
     if not profile.runs:
         raise InvalidSetting(

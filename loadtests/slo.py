@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from loadtests.histogram import samples_for
 from loadtests.observed import LATE, VOID_SHARE, Observed
+from service.errors import InvalidSetting
+
+_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,15 @@ class Slo:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+
+def seconds_of(text: str) -> float:
+    """What a length of time such as ``100ms`` says.
+
+    Raises:
+        InvalidSetting: it is none, or not above 0.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(us|ms|s)", text.strip())
+    if not found or not float(found[1]):
+        raise InvalidSetting(f"'{text}' is no length of time; give it as 100ms or 2s")
+    return float(found[1]) * _UNITS_S[found[2]]

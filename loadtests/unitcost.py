@@ -20,10 +20,9 @@ from loadtests.observed import SHARED_LEAST_S
 from loadtests.prices import Price
 from loadtests.rig import Work
 from loadtests.screen import WIDTH, shown
-from loadtests.slo import Slo
+from loadtests.slo import Slo, seconds_of
 from service.errors import InvalidSetting
 
-_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 # Beside a generator in Python, a bar that is drawn ten times a second makes sends late.
 _DRAWN_PER_S = 2
 
@@ -242,18 +241,6 @@ def _limit(p99: str, percentile: str) -> tuple[float, float]:
     if not 50 <= at < 100:
         raise InvalidSetting(f"'{percentile}' is no percentile from 50 to below 100, as 95=50ms")
     return at, seconds_of(limit)
-
-
-def seconds_of(text: str) -> float:
-    """What a length of time such as ``100ms`` says.
-
-    Raises:
-        InvalidSetting: it is none, or not above 0.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(us|ms|s)", text.strip())
-    if not found or not float(found[1]):
-        raise InvalidSetting(f"'{text}' is no length of time; give it as 100ms or 2s")
-    return float(found[1]) * _UNITS_S[found[2]]
 
 
 def _targets(text: str) -> list[str]:

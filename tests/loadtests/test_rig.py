@@ -11,8 +11,7 @@ import pytest
 from loadtests.client import TargetFailed
 from loadtests.questions import Questions
 from loadtests.rig import Work
-from loadtests.slo import Slo
-from loadtests.unitcost import seconds_of
+from loadtests.slo import Slo, seconds_of
 from service.errors import InvalidSetting
 
 

@@ -155,6 +155,7 @@ def test_noise_is_that_of_one_caller_or_a_stated_one() -> None:
         ({"price": None}, "is void: it lacks a price"),
         ({"runs": {}}, "its runs"),
         ({"conditions": replace(profile().conditions, replicas=2)}, "of 2 replicas together"),
+        ({"subject": replace(profile().subject, server="triton 2.51.0")}, "is of triton 2.51.0"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused(change: dict[str, object], said: str) -> None:
