@@ -26,7 +26,7 @@ _VERBS = {
     ),
     "serve": ("service.cli", "serve", "cpu", "serve a model repository over gRPC"),
     "tune": (
-        "loadtests.tune",
+        "loadtests.tuning.tune",
         "tune",
         "cpu,loadtest",
         "find the options that a model runs best with on this machine",
@@ -39,20 +39,25 @@ _VERBS = {
         "find the highest rate at which an SLO holds, and what a million answers cost",
     ),
     "plan": (
-        "loadtests.planning",
+        "loadtests.plans.planning",
         "make",
         "loadtest",
         "find how many replicas of which variant a rate takes, and what they cost a month",
     ),
     "prices": ("loadtests.pricelist", "show", "loadtest", "what machines cost by the hour"),
-    "report": ("loadtests.report", "report", "loadtest", "what was measured, as one page to show"),
+    "report": (
+        "loadtests.reports.report",
+        "report",
+        "loadtest",
+        "what was measured, as one page to show",
+    ),
     "compare": (
-        "loadtests.compare",
+        "loadtests.reports.compare",
         "compare",
         "loadtest",
         "what changed between two measurements, beyond noise",
     ),
-    "demo": ("loadtests.cli", "demo", "demo", "the whole way on real data, in some two minutes"),
+    "demo": ("loadtests.cli", "demo", "demo", "the whole way on real data, in some four minutes"),
     "doctor": ("service.doctor", "doctor", "cpu", "what matters when something does not work"),
 }
 

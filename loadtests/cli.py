@@ -34,7 +34,7 @@ def demo(
             "rate that holds the SLO, then runs below and above it. With fewer the search ends "
             "earlier, at a lower rate, and p99.9 lacks the answers to be told.",
         ),
-    ] = 30.0,
+    ] = 40.0,
     price: Annotated[
         str,
         typer.Option(metavar="ID", help="Entry of the price book that costs are computed from."),
@@ -63,7 +63,7 @@ def demo(
     """Show the whole way on real data: train, convert, verify, serve, measure, price."""
     # Here, since it brings ONNX Runtime and plotly, which other verbs do without.
     from loadtests import demo as story
-    from loadtests import report
+    from loadtests.reports import report
 
     screen = Console(stderr=True, width=WIDTH)
     chosen = prices.chosen(prices.book(price_book), price)

@@ -14,14 +14,14 @@ from typing import IO, Any
 import numpy as np
 
 from loadtests import client, measure, processes
-from loadtests.figures import Refused
 from loadtests.identity import Said
 from loadtests.measure import Effort
 from loadtests.prices import Price
 from loadtests.profile import Profile
+from loadtests.reports.figures import Refused
+from loadtests.reports.wording import Condition
 from loadtests.rig import Told, Work
 from loadtests.slo import Slo
-from loadtests.wording import Condition
 from service import choice, hardware, manifest
 from service.errors import FarthingError
 from service.manifest import Manifest, Variant

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import psutil
 
-from loadtests import demand, measure, processes, rig
+from loadtests import measure, processes, rig
 from loadtests.bench import nets, servers, steps
 from loadtests.bench.results import Figure
-from loadtests.capacity import Work
 from loadtests.identity import Said
 from loadtests.observed import Observed
+from loadtests.plans import demand
+from loadtests.plans.capacity import Work
+from loadtests.plans.replica import measured
+from loadtests.plans.simulation import Simulated
 from loadtests.prices import Price, usd_per_million
 from loadtests.processes import Endpoint
 from loadtests.profile import Profile
-from loadtests.replica import measured
-from loadtests.simulation import Simulated
 from loadtests.slo import Slo
 
 _REPLICAS = 2

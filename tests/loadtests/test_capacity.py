@@ -6,11 +6,11 @@ from math import ceil
 
 import pytest
 
-from loadtests import capacity, demand
 from loadtests.arrivals import Curve
-from loadtests.capacity import Work, break_even
-from loadtests.demand import Demand
-from loadtests.replica import Replica, spread
+from loadtests.plans import capacity, demand
+from loadtests.plans.capacity import Work, break_even
+from loadtests.plans.demand import Demand
+from loadtests.plans.replica import Replica, spread
 from loadtests.slo import Slo
 
 SLO = Slo(99, 0.1, 0.99)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import farthing
-from loadtests import comparison, report
-from loadtests.changes import BETTER, UNKNOWN, WITHIN, WORSE, Change
-from loadtests.comparison import compare
 from loadtests.profile import Profile
 from loadtests.profile import write as save
+from loadtests.reports import comparison, report
+from loadtests.reports.changes import BETTER, UNKNOWN, WITHIN, WORSE, Change
+from loadtests.reports.comparison import compare
 from service.errors import InvalidSetting
 from tests.loadtests import invented
 from tests.loadtests.invented import Queue, profile

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import demand
 from loadtests.arrivals import Curve
-from loadtests.autoscaling import HOLD_S, LAG_S, follow
-from loadtests.demand import Demand
+from loadtests.plans import demand
+from loadtests.plans.autoscaling import HOLD_S, LAG_S, follow
+from loadtests.plans.demand import Demand
 from service.errors import InvalidSetting
 
 STEP = Curve(((0.0, 10.0), (600.0, 10.0), (600.0, 40.0), (1200.0, 40.0), (1200.0, 10.0),

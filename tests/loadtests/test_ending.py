@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from loadtests import ending
-from loadtests.ending import Asked, Ending
-from loadtests.trials import Measured, Outcome, Setting, Tried
+from loadtests.tuning import ending
+from loadtests.tuning.ending import Asked, Ending
+from loadtests.tuning.trials import Measured, Outcome, Setting, Tried
 from service import hardware, tuned
 from service.tuned import Tuned
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from loadtests.figures import Refused, Study, figures
 from loadtests.prices import usd_per_million
 from loadtests.profile import Profile
+from loadtests.reports.figures import Refused, Study, figures
 from service.errors import InvalidSetting
 from tests.loadtests import invented
 from tests.loadtests.invented import Queue, profile

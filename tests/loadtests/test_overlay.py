@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from loadtests import demand, overlay
-from loadtests.autoscaling import Following
-from loadtests.capacity import Scaled
 from loadtests.observed import Observed
-from loadtests.plan import Asked, Option, Plan
-from loadtests.simulation import Simulated
+from loadtests.plans import demand, overlay
+from loadtests.plans.autoscaling import Following
+from loadtests.plans.capacity import Scaled
+from loadtests.plans.plan import Asked, Option, Plan
+from loadtests.plans.simulation import Simulated
 from service.bill import Bill
 from service.errors import InvalidSetting
 from tests.loadtests.profiles import SLO, price, profile

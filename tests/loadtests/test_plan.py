@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 
 import farthing
-from loadtests import demand, plan, plantables
 from loadtests import profile as profiles
-from loadtests.plan import Asked, Option, Plan, to_dict
+from loadtests.plans import demand, plan, plantables
+from loadtests.plans.plan import Asked, Option, Plan, to_dict
 from loadtests.profile import Profile
 from loadtests.screen import WIDTH
 from loadtests.slo import Slo

@@ -15,12 +15,12 @@ import pytest
 from rich.console import Console
 
 import farthing
-from loadtests import report
-from loadtests.columns import TABLES, cell, three_digits
-from loadtests.figures import Refused
 from loadtests.profile import Profile
 from loadtests.profile import write as save
-from loadtests.report import Written
+from loadtests.reports import report
+from loadtests.reports.columns import TABLES, cell, three_digits
+from loadtests.reports.figures import Refused
+from loadtests.reports.report import Written
 from service.errors import InvalidSetting
 from tests.loadtests import invented
 from tests.loadtests.invented import profile

@@ -9,7 +9,7 @@ import pytest
 
 from loadtests.histogram import Histogram
 from loadtests.observed import Observed
-from loadtests.resampling import CONFIDENCE, Interval, Resampler
+from loadtests.reports.resampling import CONFIDENCE, Interval, Resampler
 
 
 def latencies(seed: int, calls: int, *, median_s: float = 0.004) -> Histogram:

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from loadtests import search
-from loadtests.search import CHECK, PAIR, ROWS, SPIN, VARIANT
-from loadtests.trials import Group, Measured, Outcome, Setting
+from loadtests.tuning import search
+from loadtests.tuning.search import CHECK, PAIR, ROWS, SPIN, VARIANT
+from loadtests.tuning.trials import Group, Measured, Outcome, Setting
 
 DEFAULTS = Setting("fp32", 16, 1, 2)
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from loadtests.figures import Study, figures
 from loadtests.profile import Profile
-from loadtests.sections import sections
+from loadtests.reports.figures import Study, figures
+from loadtests.reports.sections import sections
 from tests.loadtests import invented
 from tests.loadtests.invented import Queue, profile
 

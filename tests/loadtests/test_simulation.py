@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from loadtests import arrivals
-from loadtests.replica import Replica, measured, spread
-from loadtests.simulation import Simulated, fleet, simulate
+from loadtests.plans.replica import Replica, measured, spread
+from loadtests.plans.simulation import Simulated, fleet, simulate
 from service.bill import BUSY, SERVING, WASTE
 from service.errors import InvalidSetting
 from tests.loadtests.profiles import observed, profile

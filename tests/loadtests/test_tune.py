@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import farthing
-from loadtests import search
-from loadtests.measuring import Clocks, Rig
-from loadtests.trials import Group, Setting
+from loadtests.tuning import search
+from loadtests.tuning.measuring import Clocks, Rig
+from loadtests.tuning.trials import Group, Setting
 from service import hardware, layout, manifest, model, tuned
 from service.manifest import Golden, Manifest, TensorSpec, Variant
 from service.model import Model

@@ -15,6 +15,14 @@ import pytest
 from tests.system.conftest import Digits
 from tests.system.servers import farthing, serving
 
+# What measures is run shortly here.
+MEASURING = {
+    "slo": ["--budget-s", "15"],
+    "load": ["--seconds", "1"],
+    "report": [],
+    "compare": [],
+    "plan": [],
+}
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -33,6 +41,8 @@ def test_every_command_is_a_make_verb_or_a_verb_of_farthing() -> None:
     for command in commands():
         if command[0] == "make":
             assert re.search(rf"^{command[1]}:", makefile, re.MULTILINE), command
+        elif command[0] == ".venv/bin/locust":
+            assert Path(ROOT, command[2]).exists(), command
         else:
             assert command[0] == ".venv/bin/farthing", command
             assert f"\n  {command[1]} " in farthing("--help").stdout, command
@@ -44,7 +54,7 @@ def test_the_commands_work_in_their_order(
     for name in ("model.keras", "calibration.npz", "heldout.npz"):
         shutil.copyfile(digits.data / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    verbs = [command[1:] for command in commands() if command[0] != "make"]
+    verbs = [command[1:] for command in commands() if command[0] == ".venv/bin/farthing"]
     (convert,) = [verb for verb in verbs if verb[0] == "convert" and "--help" not in verb]
     assert farthing(*convert).returncode == 0
     for verb in (verb for verb in verbs if verb[0] in ("inspect", "doctor") or "--help" in verb):
@@ -54,11 +64,29 @@ def test_the_commands_work_in_their_order(
         assert done.returncode == 0, done.stderr
     # With ports of their own: the defaults may be taken where the tests run.
     with serving(Path("models")) as server:
-        for verb in (verb for verb in verbs if verb[0] == "load"):
-            options = [server.grpc if word == "127.0.0.1:8001" else word for word in verb]
-            options += [] if "--seconds" in verb else ["--seconds", "1"]
-            done = farthing(*options)
-            assert done.returncode == 0, done.stderr
+        there = {
+            "127.0.0.1:8001": server.grpc,
+            "http://127.0.0.1:8002/metrics": server.metrics,
+        }
+        for verb in (verb for verb in verbs if verb[0] in MEASURING and "--help" not in verb):
+            options = [there.get(word, word) for word in verb]
+            options += MEASURING[verb[0]] if not set(MEASURING[verb[0]]) & set(verb) else []
+            done = farthing(*options, timeout_s=120)
+            # A machine that is busy with other tests may measure nothing that holds, or is void.
+            allowed = (0, 1) if verb[0] in ("slo", "load", "report") else (0, 1, 2)
+            assert done.returncode in allowed, done.stderr
+            assert "Traceback" not in done.stderr
+            if verb[0] == "slo":
+                assert Path(verb[-1]).exists()
+        (locust,) = [command for command in commands() if command[0] == ".venv/bin/locust"]
+        options = [there.get(word, word) for word in locust[1:]]
+        options[1] = str(ROOT / options[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "locust", *options],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode in (0, 1), done.stderr
+        assert "ModelInfer" in done.stdout + done.stderr
 
 
 def test_serve_takes_the_options_that_are_shown(tmp_path: Path) -> None:

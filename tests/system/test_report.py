@@ -13,10 +13,10 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from loadtests import report
-from loadtests.columns import TABLES, cell
-from loadtests.figures import Refused
-from loadtests.report import Written
+from loadtests.reports import report
+from loadtests.reports.columns import TABLES, cell
+from loadtests.reports.figures import Refused
+from loadtests.reports.report import Written
 from tests.loadtests import invented
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

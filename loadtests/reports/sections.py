@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from loadtests.columns import TABLES, Column, three_digits
-from loadtests.wording import listed
+from loadtests.reports.columns import TABLES, Column, three_digits
+from loadtests.reports.wording import listed
 
 Figures = dict[str, Any]
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtests.plan import Option, Plan
+from loadtests.plans.plan import Option, Plan
 
 _MS = 1e3
 # Less than that is no difference between two plans.

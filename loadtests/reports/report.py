@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtests import page, profile
-from loadtests.columns import TABLES, Column, cell
-from loadtests.figures import Refused, Study, figures
+from loadtests import profile
 from loadtests.profile import Profile
+from loadtests.reports import page
+from loadtests.reports.columns import TABLES, Column, cell
+from loadtests.reports.figures import Refused, Study, figures
+from loadtests.reports.wording import Condition
 from loadtests.screen import WIDTH
-from loadtests.wording import Condition
 from service.errors import InvalidSetting
 
 _TITLE = "What a request costs"

@@ -6,10 +6,10 @@ import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from loadtests import resolution
-from loadtests.columns import dollars, points, share, three_digits
 from loadtests.observed import slack_s
 from loadtests.profile import Profile
+from loadtests.reports import resolution
+from loadtests.reports.columns import dollars, points, share, three_digits
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ _CONDITIONS: tuple[tuple[str, Callable[[Profile], str]], ...] = (
     ("Load", lambda p: f"open loop, Poisson arrivals, seed {p.conditions.seed}"),
     ("Payload", lambda p: f"{p.conditions.rows} row a request, {p.conditions.payload}"
      if p.conditions.rows == 1 else f"{p.conditions.rows} rows a request, {p.conditions.payload}"),
-    ("Deadline", lambda p: f"{p.conditions.deadline_ms:g} ms for each call"),
+    ("Deadline", lambda p: f"{p.conditions.deadline_ms:g} ms for each call; above the SLO's "
+     "rate the SLO's limit, since there callers give up"),
     ("Generator", lambda p: f"{p.conditions.generator}; it {_cores(p)}"),
     ("Generator's lag", _lag),
     ("Measured", lambda p: p.conditions.date),

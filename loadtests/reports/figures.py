@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from loadtests import wording
 from loadtests.profile import Level, Profile
-from loadtests.wording import Condition
+from loadtests.reports import wording
+from loadtests.reports.wording import Condition
 from service.errors import InvalidSetting
 
 SCHEMA = "farthing.report/1"

@@ -8,8 +8,8 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from loadtests.autoscaling import LAG_S
-from loadtests.capacity import (
+from loadtests.plans.autoscaling import LAG_S
+from loadtests.plans.capacity import (
     BUSIEST_S,
     Scaled,
     Told,
@@ -19,11 +19,11 @@ from loadtests.capacity import (
     replicas,
     scaled,
 )
-from loadtests.demand import Demand
+from loadtests.plans.demand import Demand
+from loadtests.plans.replica import measured
+from loadtests.plans.simulation import Simulated
 from loadtests.prices import Price, usd_per_million
 from loadtests.profile import Profile
-from loadtests.replica import measured
-from loadtests.simulation import Simulated
 from loadtests.slo import Slo
 from service.errors import InvalidSetting
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from loadtests import search
-from loadtests.search import Steps
-from loadtests.trials import Group, Measured, Outcome, Results, Setting
+from loadtests.tuning import search
+from loadtests.tuning.search import Steps
+from loadtests.tuning.trials import Group, Measured, Outcome, Results, Setting
 from service import batching, choice, opening
 from service.errors import ModelUnusable
 from service.layout import Place

@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from statistics import median, quantiles
 
-from loadtests.trials import Group, Measured, Outcome, Results, Setting, Tried
+from loadtests.tuning.trials import Group, Measured, Outcome, Results, Setting, Tried
 
 # Repeated measurements of one setting differ by 2 to 3 % on a quiet shared machine.
 MARGIN = 1.04

@@ -11,9 +11,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from loadtests import plots
-from loadtests.columns import TABLES, Column, cell, percentile, three_digits
-from loadtests.sections import sections
+from loadtests.reports import plots
+from loadtests.reports.columns import TABLES, Column, cell, percentile, three_digits
+from loadtests.reports.sections import sections
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from loadtests import resolution
 from loadtests.observed import Observed
 from loadtests.profile import Level, Profile
-from loadtests.resampling import Draws, Interval, Resampler
+from loadtests.reports import resolution
+from loadtests.reports.resampling import Draws, Interval, Resampler
 
 BETTER, WORSE, WITHIN, UNKNOWN = "better", "worse", "within noise", "cannot tell"
 

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtests import measuring, search
-from loadtests.ending import Asked, Ending, figures, last_words, notes, store, summary
-from loadtests.measuring import Rig
 from loadtests.screen import WIDTH, shown
-from loadtests.trials import Outcome, Tried
+from loadtests.tuning import measuring, search
+from loadtests.tuning.ending import Asked, Ending, figures, last_words, notes, store, summary
+from loadtests.tuning.measuring import Rig
+from loadtests.tuning.trials import Outcome, Tried
 from service import hardware, layout, log, manifest, session, tuned
 from service.errors import InvalidSetting
 from service.layout import Place

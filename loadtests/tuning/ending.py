@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtests.trials import Outcome, Setting, Tried
+from loadtests.tuning.trials import Outcome, Setting, Tried
 from service import hardware, tuned
 from service.tuned import Tuned
 

@@ -18,7 +18,7 @@ from math import inf
 from random import Random
 
 from loadtests.observed import Observed
-from loadtests.replica import Replica
+from loadtests.plans.replica import Replica
 from service import batching
 from service.batching import Limits
 from service.bill import BUSY, WASTE, Bill

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtests import comparison, report
-from loadtests.changes import BETTER, WORSE, Change
-from loadtests.columns import UNKNOWN, three_digits
-from loadtests.comparison import Comparison
-from loadtests.resampling import CONFIDENCE
+from loadtests.reports import comparison, report
+from loadtests.reports.changes import BETTER, WORSE, Change
+from loadtests.reports.columns import UNKNOWN, three_digits
+from loadtests.reports.comparison import Comparison
+from loadtests.reports.resampling import CONFIDENCE
 from loadtests.screen import WIDTH
 from service.errors import InvalidSetting
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from loadtests.autoscaling import HOLD_S
-from loadtests.plan import Option, Plan
+from loadtests.plans.autoscaling import HOLD_S
+from loadtests.plans.plan import Option, Plan
 from service.errors import InvalidSetting
 
 _HEAD = "# Written by `farthing plan --write-patch`, which writes over it; change what lies beside."

@@ -12,11 +12,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from loadtests import demand as demands
-from loadtests import overlay, plantables, prices, profile
-from loadtests.autoscaling import LAG_S
-from loadtests.demand import Demand
-from loadtests.plan import Asked, Plan, check, plan, repriced, to_dict
+from loadtests import prices, profile
+from loadtests.plans import demand as demands
+from loadtests.plans import overlay, plantables
+from loadtests.plans.autoscaling import LAG_S
+from loadtests.plans.demand import Demand
+from loadtests.plans.plan import Asked, Plan, check, plan, repriced, to_dict
 from loadtests.profile import Profile
 from loadtests.screen import WIDTH, shown
 from loadtests.slo import Slo, seconds_of

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil, inf
 
-from loadtests import demand as demands
-from loadtests.autoscaling import Following, follow
-from loadtests.demand import Demand, Fleet
 from loadtests.histogram import samples_for
 from loadtests.observed import Observed
-from loadtests.replica import Replica
-from loadtests.simulation import Simulated, simulate
+from loadtests.plans import demand as demands
+from loadtests.plans.autoscaling import Following, follow
+from loadtests.plans.demand import Demand, Fleet
+from loadtests.plans.replica import Replica
+from loadtests.plans.simulation import Simulated, simulate
 from loadtests.slo import Slo
 from service.bill import Bill
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtests import changes, wording
-from loadtests.changes import BETTER, WORSE, Change, Pair
 from loadtests.profile import Profile
-from loadtests.resampling import CONFIDENCE, Resampler
+from loadtests.reports import changes, wording
+from loadtests.reports.changes import BETTER, WORSE, Change, Pair
+from loadtests.reports.resampling import CONFIDENCE, Resampler
 from service.errors import InvalidSetting
 
 SCHEMA = "farthing.comparison/1"

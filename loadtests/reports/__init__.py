@@ -1,0 +1,1 @@
+"""What was measured, told: the page, the figures, and what changed between two of them."""

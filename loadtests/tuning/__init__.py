@@ -1,0 +1,1 @@
+"""The options that a model runs best with on this machine."""
