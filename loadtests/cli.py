@@ -86,7 +86,8 @@ def demo(
     report.show(console, written.figures)
     console.print(escape(f"farthing would serve {found.served}: {found.why}."), highlight=False)
     console.print(
-        f"\nThe report: {written.page}\nIts figures: {written.data} and {written.sheet}",
+        f"\nThe report: {written.page}\nIts figures, beside it: {written.data.name} and "
+        f"{written.sheet.name}",
         soft_wrap=True,
         highlight=False,
     )

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from loadtests import client, measure, processes
+from loadtests import client, load, measure, processes
 from loadtests.identity import Said
 from loadtests.measure import Effort
+from loadtests.observed import Observed
 from loadtests.prices import Price
+from loadtests.processes import Endpoint
 from loadtests.profile import Profile
 from loadtests.reports.figures import Refused
 from loadtests.reports.wording import Condition
@@ -30,6 +33,7 @@ NAME = "digits"
 BASELINE = "keras"
 LEAST_ACCURACY = 0.97
 SLO = Slo(99, 0.1, 0.999)
+_LOCUST_S = 5.0
 # Pruning would add half a minute to the first look.
 VARIANTS = "fp16,int8-dynamic,int8-static"
 Step = Callable[[str], AbstractContextManager[Told]]
@@ -131,50 +135,98 @@ def run(stage: Stage, price: Price, step: Step, *, quick: bool) -> Findings:
     contract = _convert(stage)
     with step("keras in process: highest rate at the SLO, levels, overload"):
         base = _baseline(stage, price)
-    profiles, refused = [base], list[Refused]()
+    serving = choice.known(contract, choice.AUTO, hardware.fingerprint())
+    assert serving is not None, "convert records a choice for this hardware"
+    profiles, refused, notes = [base], list[Refused](), _notes(trained)
     for variant in contract.variants:
         if not variant.accepted:
             refused.append(_refused(variant))
             continue
-        with step(f"{variant.name}: checking its answers") as told:
-            profiles.append(measured(stage, variant, price, base, _named(variant, told)))
-    serving = choice.known(contract, choice.AUTO, hardware.fingerprint())
-    assert serving is not None, "convert records a choice for this hardware"
-    notes = _notes(trained, stage.cores)
+        with (
+            step(f"{variant.name}: checking its answers") as told,
+            serve(stage, variant) as endpoint,
+        ):
+            named = _named(variant, told)
+            profile = measured(stage, variant, endpoint, price=price, base=base, told=named)
+            profiles.append(profile)
+            if variant == serving.variant and profile.levels:
+                named("once more by Locust")
+                notes.append(_by_locust(stage, endpoint, profile))
     return Findings(profiles, refused, notes, serving.variant.name, serving.why)
 
 
-def measured(stage: Stage, variant: Variant, price: Price, base: Profile, told: Told) -> Profile:
-    """Serve one variant as a process of its own; its accuracy over the wire, and its profile.
+@contextmanager
+def serve(stage: Stage, variant: Variant) -> Iterator[Endpoint]:
+    """Serve one variant as a process of its own, on cores of its own where there are enough.
 
     Raises:
         FarthingError: the server does not start, or serves another file than the variant's.
     """
-    rows_file = stage.data / "heldout.npz"
-    with np.load(rows_file) as archive:
-        rows, labels = archive["x"], archive["y"]
     with processes.serving(
         stage.models, variant=variant.name, log=stage.log, cpus=stage.cores.server
     ) as endpoint:
         if endpoint.sha256 != variant.sha256:
             raise FarthingError(f"the server took another file for {variant.name}")
-        with client.connected(endpoint.target) as caller:
-            answers = caller.answers(NAME, rows, chunk=16)
-        accuracy = float(np.mean(answers.argmax(axis=1) == labels))
-        work = Work(
-            targets=(endpoint.target,),
-            model=NAME,
-            rows_file=rows_file,
-            metrics=(f"http://127.0.0.1:{endpoint.metrics_port}/metrics",),
-            shared=stage.cores.server is None,
-        )
-        said = Said(
-            bytes=variant.bytes, accuracy=accuracy,
-            accuracy_change=100 * (accuracy - (base.subject.accuracy or 0.0)),
-            cpus=stage.cores.served_on, price=price,
-        )  # fmt: skip
-        effort = Effort(budget_s=stage.budget_s)
-        return measure.profile_of(work, said, SLO, effort, name=variant.name, told=told)
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, stage.cores.generator or before)
+        try:
+            yield endpoint
+        finally:
+            os.sched_setaffinity(0, before)
+
+
+def measured(
+    stage: Stage, variant: Variant, endpoint: Endpoint, *, price: Price, base: Profile, told: Told
+) -> Profile:
+    """A variant's accuracy over the wire, and its profile.
+
+    Raises:
+        FarthingError: the server does not answer as it must.
+    """
+    rows_file = stage.data / "heldout.npz"
+    with np.load(rows_file) as archive:
+        rows, labels = archive["x"], archive["y"]
+    with client.connected(endpoint.target) as caller:
+        answers = caller.answers(NAME, rows, chunk=16)
+    accuracy = float(np.mean(answers.argmax(axis=1) == labels))
+    work = Work(
+        targets=(endpoint.target,),
+        model=NAME,
+        rows_file=rows_file,
+        metrics=(f"http://127.0.0.1:{endpoint.metrics_port}/metrics",),
+        shared=stage.cores.server is None,
+    )
+    said = Said(
+        bytes=variant.bytes, accuracy=accuracy,
+        accuracy_change=100 * (accuracy - (base.subject.accuracy or 0.0)),
+        cpus=stage.cores.served_on, price=price,
+    )  # fmt: skip
+    effort = Effort(budget_s=stage.budget_s)
+    return measure.profile_of(work, said, SLO, effort, name=variant.name, told=told)
+
+
+def _by_locust(stage: Stage, endpoint: Endpoint, profile: Profile) -> Condition:
+    """What Locust's open loop sees at a rate at which ours has been."""
+    level = profile.levels[len(measure.SHARES) // 2]
+    plan = load.Plan(
+        endpoint.target, NAME, users=4, seconds=_LOCUST_S, arrivals="poisson", rate=level.rate,
+        rows_file=stage.data / "heldout.npz", limit_ms=1e3 * SLO.limit_s,
+        cpus=stage.cores.generator,
+    )  # fmt: skip
+    seen = load.run(plan, log=stage.log)
+    return Condition(
+        "Locust",
+        f"its own open loop at {level.rate:.0f}/s on {profile.name}: {_said(seen)}; the generator "
+        f"of these figures, at that rate: {_said(level.seen)}",
+    )
+
+
+def _said(seen: Observed) -> str:
+    if seen.void:
+        return f"void, {seen.void}"
+    values = ((percent, seen.percentile_ms(percent)) for percent in (50, 99))
+    told = [f"p{percent} {value:.1f} ms" for percent, value in values if value is not None]
+    return ", ".join([*told, f"{seen.good} of {seen.offered} in time"])
 
 
 def _train(stage: Stage, *, quick: bool) -> dict[str, Any]:
@@ -223,7 +275,7 @@ def _refused(variant: Variant) -> Refused:
     return Refused(variant.name, reason, variant.figures.get("accuracy"), variant.bytes)
 
 
-def _notes(trained: dict[str, Any], cores: Cores) -> list[Condition]:
+def _notes(trained: dict[str, Any]) -> list[Condition]:
     rows = trained["rows"]
     return [
         Condition(
