@@ -264,11 +264,11 @@ def table(plan: Plan, seen: Observed) -> Table:
             void or f"{seen.good_per_s:.1f}",
         )
     for percent in _PERCENTS:
-        value = seen.percentile_ms(percent)
-        figure = "too few calls to say" if value is None else f"{value:.2f} ms"
-        table.add_row(f"p{percent:g}", void or figure)
+        table.add_row(f"p{percent:g}", void or _ms(seen.percentile_ms(percent)))
     if plan.arrivals:
-        table.add_row(
-            "p99 of how late the generator sent", f"{1e3 * (seen.lag.at(99) or 0):.2f} ms"
-        )
+        table.add_row("p99 of how late the generator sent", _ms(seen.lag_ms(99)))
     return table
+
+
+def _ms(value: float | None) -> str:
+    return "too few calls to say" if value is None else f"{value:.2f} ms"

@@ -40,6 +40,7 @@ class Observed:
         lag: how late the sends were.
         sent_late: sends that were later than ``slack_s`` allows.
         unsent: calls that were due and never sent: their generator was gone.
+        lost: generators that never told the end of what they saw.
         shared: whether the generator shared its cores with the server.
     """
 
@@ -51,6 +52,7 @@ class Observed:
     lag: Histogram = field(default_factory=Histogram)
     sent_late: int = 0
     unsent: int = 0
+    lost: int = 0
     shared: bool = True
 
     def sent(self, lag_s: float) -> None:
@@ -76,6 +78,7 @@ class Observed:
         self.lag.merge(other.lag)
         self.sent_late += other.sent_late
         self.unsent += other.unsent
+        self.lost += other.lost
 
     @property
     def good(self) -> int:
@@ -112,6 +115,9 @@ class Observed:
         """Why these figures say nothing about the server; empty where they do."""
         if self.unsent:
             return f"{self.unsent} calls were never sent: a generator was lost"
+        if self.lost:
+            which = "a generator" if self.lost == 1 else f"{self.lost} generators"
+            return f"{which} never told the end: it was lost, and what it saw with it"
         if self.late_share <= VOID_SHARE:
             return ""
         reason = (
@@ -125,10 +131,17 @@ class Observed:
             )
         return reason
 
+    def told(self, figure: float | None) -> float | None:
+        """A figure of this run as people and programs may read it; None where the run is void."""
+        return None if self.void else figure
+
     def percentile_ms(self, percent: float) -> float | None:
-        """Of the answers' latency; None where there are too few to say."""
-        value = self.latency.judged(percent)
-        return None if value is None else 1e3 * value
+        """Of the answers' latency; None where there are too few to say, or the run is void."""
+        return self.told(_ms(self.latency.judged(percent)))
+
+    def lag_ms(self, percent: float) -> float | None:
+        """Of how late the sends were, void or not; None where there are too few to say."""
+        return _ms(self.lag.judged(percent))
 
     def counted(self) -> dict[str, Any]:
         """What was counted, without what follows from it: for ``from_dict``, and cheap to make."""
@@ -139,20 +152,24 @@ class Observed:
             "endings": dict(self.endings),
             "sent_late": self.sent_late,
             "unsent": self.unsent,
+            "lost": self.lost,
             "shared_cores": self.shared,
             "latency_histogram": self.latency.to_text(),
             "lag_histogram": self.lag.to_text(),
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for files and between processes; figures that people read, too."""
+        """Plain values, for files and between processes; figures that people read, too.
+
+        Of a void run those are None; what was counted stays, so that nothing of it is lost.
+        """
         percents = (50, 90, 95, 99, 99.9)
         return self.counted() | {
-            "success": self.success,
-            "answers_per_s": self.answers_per_s,
-            "good_per_s": self.good_per_s,
+            "success": self.told(self.success),
+            "answers_per_s": self.told(self.answers_per_s),
+            "good_per_s": self.told(self.good_per_s),
             "latency_ms": {f"p{p:g}": self.percentile_ms(p) for p in percents},
-            "lag_ms": {f"p{p:g}": _ms(self.lag.at(p)) for p in percents},
+            "lag_ms": {f"p{p:g}": self.lag_ms(p) for p in percents},
             "void": self.void,
             "p99_needs": samples_for(99),
         }
@@ -169,6 +186,7 @@ class Observed:
             lag=Histogram.from_text(raw["lag_histogram"]),
             sent_late=raw["sent_late"],
             unsent=raw["unsent"],
+            lost=raw.get("lost", 0),
             shared=raw["shared_cores"],
         )
 

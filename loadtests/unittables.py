@@ -77,7 +77,7 @@ def _levels(found: Profile) -> Table:
         seen = level.seen
         dollars = found.effective_usd_per_million(level)
         table.add_row(
-            *_cells(level, found.slo.percent), f"{seen.good_per_s:.1f}",
+            *_cells(level, found.slo.percent), _tenths(seen.told(seen.good_per_s)),
             "-" if dollars is None else f"{dollars:.4g}",
             escape(_void(seen) or _endings(seen)),
         )  # fmt: skip
@@ -94,13 +94,16 @@ def _table(title: str, *headings: str) -> Table:
 def _cells(level: Level, percent: float) -> tuple[str, ...]:
     seen = level.seen
     return (
-        f"{level.rate:.1f}", f"{seen.seconds:.0f}", str(seen.offered), str(seen.good),
-        _ms(seen.percentile_ms(50)), _ms(seen.percentile_ms(percent)),
+        f"{level.rate:.1f}", f"{seen.seconds:.0f}", str(seen.offered),
+        "-" if seen.void else str(seen.good),
+        _tenths(seen.percentile_ms(50)), _tenths(seen.percentile_ms(percent)),
     )  # fmt: skip
 
 
 def _void(seen: Observed) -> str:
     """Shorter than ``Observed.void``, for a table that would grow long by it."""
+    if seen.unsent or seen.lost:
+        return "void: a generator was lost"
     return f"void: {seen.late_share:.1%} of the sends too late" if seen.void else ""
 
 
@@ -109,5 +112,5 @@ def _endings(seen: Observed) -> str:
     return ", ".join(f"{n} {code}" for code, n in seen.endings.most_common() if code != "good")
 
 
-def _ms(milliseconds: float | None) -> str:
-    return "-" if milliseconds is None else f"{milliseconds:.1f}"
+def _tenths(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.1f}"

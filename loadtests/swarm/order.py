@@ -110,6 +110,7 @@ class Tally:
         self._ready: list[tuple[str, str]] = []
         self._parts: dict[str, Observed] = {}
         self._last = set[str]()
+        self._dealt = False
 
     def ready(self, client: str, user: str) -> bool:
         """Note a user that could send now; whether it is the last that was waited for."""
@@ -119,6 +120,7 @@ class Tally:
     def deal(self) -> dict[str, dict[str, list[float]]]:
         """Client -> user -> its share; of closed users the shares are empty."""
         times = self.order.times() if self.order.arrivals else []
+        self._dealt = True
         self.due = sum(0 <= time < self.order.seconds for time in times)
         # Sorted by turns, so that neighbours in the schedule go to different processes.
         turns = dict[str, int]()
@@ -147,8 +149,8 @@ class Tally:
         """All parts together.
 
         Args:
-            ended: whether nothing more comes: what was due and never sent is then missed, and what
-                has not ended has no answer.
+            ended: whether nothing more comes: what was due and never sent is then missed, what has
+                not ended has no answer, and who has not told the last is lost.
         """
         whole = Observed(self.order.seconds, limit_s=self.order.limit_s)
         if self._parts:
@@ -158,7 +160,9 @@ class Tally:
         if ended:
             if whole.seconds >= self.order.seconds:
                 whole.unsent = max(0, self.due - whole.offered)
-            # Of a worker that was lost only what it told in time is known.
+            # Of a worker that was lost only what it told in time is known: in a closed loop, or in
+            # one that was cut, nobody can say how much that leaves out.
+            whole.lost = len(self.waits_for) if self._dealt else 0
             whole.endings[UNANSWERED] += whole.offered - whole.endings.total()
             whole.endings += Counter()
         return whole

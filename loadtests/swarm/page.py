@@ -34,11 +34,12 @@ def page(figures: dict[str, Any]) -> str:
     """The page of one run."""
     seen = figures["observed"]
     kind = f"open loop, {figures['arrivals']}" if figures["arrivals"] else "closed loop"
+    void = "void" if seen["void"] else ""
     rows = {
         "calls offered": seen["offered"],
         **{f"ended: {code}": number for code, number in sorted(seen["endings"].items())},
-        "good answers per second": f"{seen['good_per_s']:.1f}",
-        **{f"latency {p}": _ms(value) for p, value in seen["latency_ms"].items()},
+        "good answers per second": void or f"{seen['good_per_s']:.1f}",
+        **{f"latency {p}": void or _ms(value) for p, value in seen["latency_ms"].items()},
         **{f"sent late, {p}": _ms(value) for p, value in seen["lag_ms"].items()},
     }
     return _PAGE.format(

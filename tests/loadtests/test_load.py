@@ -71,6 +71,9 @@ def test_a_void_run_is_printed_as_void_and_not_as_figures() -> None:
     cells = list(loadverb.table(plan, seen).columns[1].cells)
     assert cells.count("void") == 7
     assert not [cell for cell in cells if "10.0" in str(cell)]
+    assert cells[-1] == f"{seen.lag_ms(99):.2f} ms"
+    told = loadverb.summary(plan, seen)
+    assert [told["good_per_s"], told["success"], *told["latency_ms"].values()] == [None] * 7
 
 
 def test_neither_locust_nor_gevent_is_imported_by_what_runs_them() -> None:

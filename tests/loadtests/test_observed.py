@@ -46,6 +46,35 @@ def test_calls_that_were_never_sent_make_it_void() -> None:
     assert seen.void == "3 calls were never sent: a generator was lost"
 
 
+def test_a_generator_that_never_told_the_end_makes_it_void_in_a_closed_loop_too() -> None:
+    seen = Observed(1.0, lost=1)
+    seen.answered(0.5)
+    assert seen.void.startswith("a generator never told the end")
+    assert Observed.from_dict(json.loads(json.dumps(seen.counted()))).void == seen.void
+    whole = Observed(1.0)
+    whole.merge(seen)
+    assert whole.void == seen.void
+
+
+def test_of_a_void_run_no_figure_is_told_and_all_that_was_counted_is_kept() -> None:
+    seen = kept(sends=1000, late=11)
+    told = seen.to_dict()
+    assert [told[name] for name in ("success", "answers_per_s", "good_per_s")] == [None] * 3
+    assert set(told["latency_ms"].values()) == {None}
+    assert seen.percentile_ms(50) is None
+    assert told["lag_ms"]["p99"] == pytest.approx(100, rel=1e-3)  # of the generator itself
+    seen.unsent, seen.lost = 2, 1
+    assert Observed.from_dict(json.loads(json.dumps(seen.to_dict()))) == seen
+
+
+def test_how_late_the_sends_were_is_not_told_of_too_few() -> None:
+    assert kept(sends=458, late=0).lag_ms(99) is None
+    assert kept(sends=459, late=9).to_dict()["lag_ms"] == {
+        "p50": 0.001, "p90": 0.001, "p95": 0.001, "p99": pytest.approx(100, rel=1e-3),
+        "p99.9": None,
+    }  # fmt: skip
+
+
 def test_closed_users_who_have_no_schedule_are_never_late() -> None:
     seen = Observed(1.0)
     seen.answered(0.5)
@@ -86,8 +115,7 @@ def test_parts_add_up_to_what_one_would_have_seen() -> None:
 
 
 def test_it_comes_back_from_a_file_as_it_was() -> None:
-    seen = kept(sends=500, late=7, shared=True)
-    seen.unsent = 2
+    seen = kept(sends=500, late=5, shared=True)
     raw = json.loads(json.dumps(seen.to_dict()))
     assert Observed.from_dict(raw) == seen
     assert (raw["void"], raw["latency_ms"]["p99.9"]) == (seen.void, None)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from loadtests import arrivals
-from loadtests.observed import UNANSWERED
+from loadtests.observed import UNANSWERED, Observed
 from loadtests.swarm import page
 from loadtests.swarm.order import Order, Tally, dealt
 from loadtests.swarm.part import Part
@@ -52,8 +52,8 @@ def test_shares_together_are_the_schedule_and_none_is_sent_twice(users: int) -> 
     assert max(map(len, shares.values())) - min(map(len, shares.values())) <= 1
 
 
-def tally(*clients: str) -> Tally:
-    found = Tally(OPEN, len(clients))
+def tally(*clients: str, order: Order = OPEN) -> Tally:
+    found = Tally(order, len(clients))
     ready = [found.ready(client, f"user {number}") for number, client in enumerate(clients)]
     assert ready == [False] * (len(clients) - 1) + [True]
     return found
@@ -109,6 +109,32 @@ def test_what_a_lost_worker_did_not_send_is_missed_and_what_it_sent_has_no_answe
     assert "60 calls were never sent" in whole.void
 
 
+CLOSED = Order(seconds=10, warmup_s=0)
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("order", [CLOSED, OPEN])
+def test_a_worker_that_never_told_the_last_makes_any_run_void(order: Order, told: bool) -> None:
+    found = tally("a", "b", order=order)
+    found.deal()
+    part = filled(answered=40, offered=40)
+    part.cut(102.0)  # by hand: what an open loop did not send is not missed
+    part.seal()
+    found.told("a", part.seen.counted(), last=True)
+    if told:
+        found.told("b", part.seen.counted(), last=False)
+    whole = found.total(ended=True)
+    assert (whole.unsent, whole.lost) == (0, 1)
+    assert "never told the end" in whole.void
+    assert found.total(ended=False).void == ""
+    found.told("b", part.seen.counted(), last=True)
+    assert found.total(ended=True).void == ""
+
+
+def test_a_run_that_never_began_lost_nobody() -> None:
+    assert tally("a").total(ended=True).void == ""
+
+
 def test_a_run_that_was_cut_misses_nothing_after_its_cut() -> None:
     found = tally("a")
     found.deal()
@@ -138,6 +164,31 @@ def test_what_has_no_answer_when_the_part_is_sealed_never_gets_one() -> None:
     part.sent(1.0)
     assert part.seen.endings == {"good": 3, UNANSWERED: 2}
     assert (len(part.seen.lag), part.counts(101.0), part.outstanding) == (5, False, 0)
+
+
+def test_the_page_of_a_void_run_shows_no_figure_of_the_server() -> None:
+    found = tally("a")
+    found.deal()
+    part = Part(OPEN)
+    part.begins = 0.0
+    for number in range(200):
+        part.counts(number / 1000)
+        part.sent(0.567)
+        part.ended(0.0123, "")
+    assert "12.3" in page.page({**found.to_dict(ended=False), "observed": _kept(part)})
+    found.told("a", part.seen.counted(), last=True)
+    shown = page.page(found.to_dict(ended=True))
+    assert "VOID: the generator sent 100.0%" in shown
+    assert "<td>good answers per second<td>void" in shown and "<td>latency p50<td>void" in shown
+    assert "12.3" not in shown and "50.0" not in shown
+    assert "567" in shown  # how late the generator was
+
+
+def _kept(part: Part) -> dict[str, object]:
+    """As if all had been sent in time."""
+    seen = Observed.from_dict(part.seen.counted())
+    seen.sent_late = 0
+    return seen.to_dict()
 
 
 def test_the_page_says_void_and_escapes_what_others_wrote() -> None:

@@ -48,6 +48,9 @@ def test_too_few_answers_have_no_percentiles() -> None:
 def test_void_is_printed_as_void_everywhere() -> None:
     text = printed(profile(searched=((late(), "void: long"),), levels=(late(),)))
     assert text.count("void: 33.3% of the sends too late") == 2
+    # The rate, how long, and how many were sent; nothing that a late generator saw.
+    assert text.count("1234567.8 10 1000 - - - ") == 2
+    assert "10.0" not in text and "100.0" not in text
 
 
 def test_a_hostile_name_is_printed_as_it_is() -> None:
