@@ -111,7 +111,7 @@ def profile_of(
     return Profile(
         name=name or subject.variant or work.model,
         subject=subject,
-        conditions=replace(_conditions(work, said, slo, effort), instances=_instances(config)),
+        conditions=replace(conditions(work, said, slo, effort), instances=_instances(config)),
         slo=slo,
         rate=found.rate,
         searched=tuple(searched),
@@ -233,11 +233,13 @@ def _instances(config: pb.ModelConfig | None) -> int:
     return max(1, sum(group.count for group in config.instance_group)) if config else 1
 
 
-def _conditions(work: Work, said: Said, slo: Slo, effort: Effort) -> Conditions:
-    here = hardware.fingerprint() if work.local else ""
+def conditions(work: Work, said: Said, slo: Slo, effort: Effort) -> Conditions:
+    """What the figures depend on, as far as it is known before anything is measured."""
+    ours = work.local == len(work.targets)
+    here = hardware.fingerprint() if ours else ""
     cpus = said.cpus
     if cpus is None:
-        cpus = hardware.cpus() if work.local else said.price.cpus if said.price else 0
+        cpus = hardware.cpus() if ours else said.price.cpus if said.price else 0
     return Conditions(
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         hardware=said.hardware or here,
@@ -250,4 +252,5 @@ def _conditions(work: Work, said: Said, slo: Slo, effort: Effort) -> Conditions:
         seed=effort.seed,
         generator=f"farthing {metadata.version('farthing')}",
         replicas=len(work.targets),
+        local=work.local,
     )

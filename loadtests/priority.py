@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 _PRIORITY = -10
 _AUTOGROUP = Path("/proc/self/autogroup")
@@ -64,12 +65,31 @@ def session_first() -> Iterator[None]:
 
 
 def shares(target: str) -> bool:
-    """Whether a server at ``host:port`` is on this machine, as far as its address tells."""
-    host = target.rpartition(":")[0].strip("[]")
+    """Whether a server at ``host:port`` is on this machine, as far as its address tells.
+
+    Its address is one of ours if we could listen there ourselves: loopback, any other of this
+    machine's, and 0.0.0.0, which is a server that listens on all of them. Of a name one of its
+    addresses must be; a name that nobody knows is another machine's.
+    """
+    return _is_ours(target.rpartition(":")[0].strip("[]"))
+
+
+@cache  # a name may take a while, and asks others
+def _is_ours(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host in ("localhost", socket.gethostname())
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return False
+    return any(_is_bindable(family, address) for family, *_, address in found)
+
+
+def _is_bindable(family: int, address: tuple[Any, ...]) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as taken:
+            taken.bind(address)
+    except OSError:
+        return False
+    return True
 
 
 def _each(change: Callable[[int], None]) -> None:

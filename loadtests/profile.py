@@ -13,6 +13,8 @@ from loadtests.slo import Slo
 from service.errors import InvalidSetting
 
 SCHEMA = "farthing.profile/1"
+# Of the conditions, what follows from the others.
+_WORKED_OUT = ("usd_per_hour", "machines", "fleet_usd_per_hour")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Conditions:
     Attributes:
         date: of the measurement, ISO.
         hardware: the serving machine, as ``service.hardware`` names it, or as the user did.
-        cpus: of it that are paid for.
+        cpus: of each such machine that are paid for.
         price: of the price book; None where none was given.
         shared: whether the generator shared cores with the server.
         rows: in each request.
@@ -58,6 +60,8 @@ class Conditions:
         seed: of the arrivals.
         generator: version of what measured.
         replicas: servers that shared the calls.
+        local: of them those on the generator's machine, which share the CPUs that are paid for;
+            each other one is taken for a machine of its own.
         instances: runs at the same time on each of them.
     """
 
@@ -73,11 +77,30 @@ class Conditions:
     generator: str
     replicas: int = 1
     instances: int = 1
+    local: int = 0
+
+    @property
+    def machines(self) -> int:
+        """How many are paid for."""
+        return self.replicas - self.local + (self.local > 0)
 
     @property
     def usd_per_hour(self) -> float | None:
-        """Of the CPUs that are paid for, in proportion; None without a price."""
+        """Of one machine's CPUs that are paid for, in proportion; None without a price."""
         return self.price.share_per_hour(self.cpus) if self.price else None
+
+    @property
+    def fleet_usd_per_hour(self) -> float | None:
+        """Of all machines together; None without a price."""
+        return None if self.usd_per_hour is None else self.machines * self.usd_per_hour
+
+    @property
+    def price_said(self) -> str:
+        """What is paid for, in words; empty without a price."""
+        if self.price is None:
+            return ""
+        said = self.price.said(self.cpus)
+        return said if self.machines == 1 else f"{self.machines} machines, each {said}"
 
 
 @dataclass(frozen=True)
@@ -156,27 +179,29 @@ class Profile:
     def usd_per_million(self) -> float | None:
         """Unit cost at the SLO: dollars per million good answers, at the highest rate that holds.
 
-        1e6 x P / (3600 x rate); none where ``lacking`` names anything.
+        1e6 x P / (3600 x rate), with P of all machines that shared the calls; none where
+        ``lacking`` names anything.
         """
         if self.lacking or not self.rate:
             return None
-        return usd_per_million(self.conditions.usd_per_hour or 0.0, self.rate)
+        return usd_per_million(self.conditions.fleet_usd_per_hour or 0.0, self.rate)
 
     def effective_usd_per_million(self, level: Level) -> float | None:
         """The whole bill of a run over its good answers: what is late or refused costs, too."""
         if self.lacking or level.seen.void or not level.seen.good:
             return None
-        return usd_per_million(self.conditions.usd_per_hour or 0.0, level.seen.good_per_s)
+        return usd_per_million(self.conditions.fleet_usd_per_hour or 0.0, level.seen.good_per_s)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the figures that follow from the rest."""
         conditions = asdict(self.conditions)
         conditions["price"] = self.conditions.price.to_dict() if self.conditions.price else None
+        conditions |= {name: getattr(self.conditions, name) for name in _WORKED_OUT}
         return {
             "schema": SCHEMA,
             "name": self.name,
             "subject": asdict(self.subject),
-            "conditions": conditions | {"usd_per_hour": self.conditions.usd_per_hour},
+            "conditions": conditions,
             "slo": self.slo.to_dict(),
             "rate": self.rate,
             "usd_per_million": self.usd_per_million,
@@ -200,7 +225,7 @@ class Profile:
         Raises:
             KeyError, TypeError, ValueError: it is something else.
         """
-        conditions = {k: v for k, v in raw["conditions"].items() if k != "usd_per_hour"}
+        conditions = {k: v for k, v in raw["conditions"].items() if k not in _WORKED_OUT}
         price = conditions.pop("price")
         alone = raw["alone"]
         return cls(

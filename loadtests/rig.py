@@ -51,13 +51,13 @@ class Work:
     shared: bool = True
 
     @property
-    def local(self) -> bool:
-        """Whether all targets are on this machine."""
-        return all(priority.shares(target) for target in self.targets)
+    def local(self) -> int:
+        """How many of the targets are on this machine."""
+        return sum(priority.shares(target) for target in self.targets)
 
     def placed(self) -> Work:
-        """The same, with cores taken for shared if all targets are on this machine."""
-        return replace(self, shared=self.local)
+        """The same, with cores taken for shared if any target is on this machine."""
+        return replace(self, shared=self.local > 0)
 
     @property
     def payload(self) -> str:

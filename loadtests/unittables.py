@@ -34,13 +34,13 @@ def verdict(found: Profile) -> str:
     if found.rate is None:
         return f"void: {slo} was confirmed at no rate: {found.ended}"
     rate = f"Highest rate: {found.rate:.4g}/s at {slo} ({found.ended})."
-    price, cpus = found.conditions.price, found.conditions.cpus
-    if found.usd_per_million is None or price is None:
+    if found.usd_per_million is None:
         lacks = ", ".join(
             f"{what} ({_MENDS[what]})" if what in _MENDS else what for what in found.lacking
         )
         return f"{rate}\nvoid: no dollars without {lacks}."
-    cost = f"{rate}\n${found.usd_per_million:.4g} per million good answers: {price.said(cpus)}."
+    paid = found.conditions.price_said
+    cost = f"{rate}\n${found.usd_per_million:.4g} per million good answers: {paid}."
     return f"{cost}\nOn {found.conditions.hardware}; {_generator(found)}."
 
 

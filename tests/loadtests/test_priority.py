@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from pathlib import Path
 
@@ -59,8 +60,27 @@ def test_a_core_is_left_free_where_there_are_more_than_two(cpus: set[int], taken
 
 @pytest.mark.parametrize(
     ("target", "here"),
-    [("127.0.0.1:1", True), ("localhost:1", True), ("[::1]:1", True), ("10.9.8.7:1", False),
-     ("triton.example:8001", False)],
+    [("127.0.0.1:1", True), ("127.8.7.6:1", True), ("localhost:1", True), ("0.0.0.0:1", True),
+     ("192.0.2.77:1", False), ("no name.invalid:8001", False), ("[2001:db8::7]:1", False)],
 )  # fmt: skip
-def test_a_server_on_loopback_shares_its_cores(target: str, here: bool) -> None:
+def test_a_server_at_an_address_of_ours_shares_its_cores(target: str, here: bool) -> None:
     assert priority.shares(target) is here
+
+
+@pytest.mark.parametrize("target", ["[::1]:1", "[::]:1"])
+def test_a_server_at_an_address_of_ours_shares_its_cores_with_ip_version_6(target: str) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    assert priority.shares(target)
+
+
+def test_the_address_under_which_others_know_this_machine_is_ours() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect(("192.0.2.77", 9))  # sends nothing; it only picks a way out
+        except OSError:
+            pytest.skip("this machine has no way to others")
+        own = asking.getsockname()[0]
+    assert priority.shares(f"{own}:8001")

@@ -27,6 +27,27 @@ def test_dollars_per_million_follow_from_price_cpus_and_rate() -> None:
 
 
 @pytest.mark.parametrize(
+    ("replicas", "local", "machines"), [(1, 0, 1), (1, 1, 1), (2, 2, 1), (2, 0, 2), (3, 2, 2)]
+)
+def test_replicas_on_machines_of_their_own_are_all_paid_for(
+    replicas: int, local: int, machines: int
+) -> None:
+    made = changed("conditions", replicas=replicas, local=local)
+    assert made.conditions.machines == machines
+    assert made.usd_per_million == pytest.approx(machines * 1e6 * 0.05 / (3600 * 70))
+    assert made.effective_usd_per_million(Level(9.0, observed(0.01))) == pytest.approx(
+        machines * 1e6 * 0.05 / (3600 * 100)
+    )
+    said = made.conditions.price_said
+    assert said.startswith(f"{machines} machines, each 1 of") is (machines > 1)
+    told = made.to_dict()["conditions"]
+    assert (told["machines"], told["fleet_usd_per_hour"]) == (
+        machines, pytest.approx(machines * 0.05),
+    )  # fmt: skip
+    assert Profile.from_dict(made.to_dict()) == made
+
+
+@pytest.mark.parametrize(
     ("part", "change", "lacks"),
     [
         ("subject", {"variant": None}, "the variant"),

@@ -8,25 +8,40 @@ from pathlib import Path
 import grpc
 import pytest
 
+from loadtests import measure
 from loadtests.client import TargetFailed
+from loadtests.identity import Said
+from loadtests.measure import Effort
 from loadtests.questions import Questions
 from loadtests.rig import Work
 from loadtests.slo import Slo, seconds_of
+from service import hardware
 from service.errors import InvalidSetting
+from tests.loadtests.profiles import price
 
 
 @pytest.mark.parametrize(
     ("targets", "local"),
     [
-        (("127.0.0.1:8001",), True), (("localhost:8001",), True), (("[::1]:8001",), True),
-        (("127.0.0.1:1", "127.0.0.2:1"), True), (("10.0.0.7:8001",), False),
-        (("triton.example:8001",), False), (("127.0.0.1:1", "10.0.0.7:1"), False),
+        (("127.0.0.1:8001",), 1), (("localhost:8001",), 1), (("0.0.0.0:8001",), 1),
+        (("127.0.0.1:1", "127.0.0.2:1"), 2), (("192.0.2.77:8001",), 0),
+        (("127.0.0.1:1", "192.0.2.77:1"), 1),
     ],
 )  # fmt: skip
-def test_cores_are_shared_with_what_is_served_on_this_machine(
-    targets: tuple[str, ...], local: bool
+def test_cores_are_shared_with_any_that_is_served_on_this_machine(
+    targets: tuple[str, ...], local: int
 ) -> None:
-    assert Work(targets, "net").placed().shared is Work(targets, "net").local is local
+    work = Work(targets, "net", shared=not local).placed()
+    assert (work.local, work.shared) == (local, local > 0)
+    said = Said(price=price("cloud-large", cpus=1000))
+    given = measure.conditions(work, said, Slo(99, 0.1, 0.999), Effort())
+    # Only of this machine we know what it is; of two kinds of machine nothing can be said.
+    ours = local == len(targets)
+    assert (given.hardware, given.cpus) == (
+        (hardware.fingerprint(), hardware.cpus()) if ours else ("", 1000)
+    )
+    assert (given.replicas, given.local) == (len(targets), local)
+    assert given.machines == (1 if ours else len(targets))
 
 
 @pytest.mark.parametrize(("limit_s", "deadline_s"), [(0.02, 1.0), (0.1, 1.0), (0.5, 5.0)])
