@@ -140,6 +140,23 @@ def replicas(work: Work, demand: Demand, rate: float) -> int | None:
     return high
 
 
+def enough(work: Work, demand: Demand, number: int) -> tuple[int, Simulated]:
+    """So many replicas, or more if the SLO does not hold without headroom.
+
+    Other calls are drawn from more of them, so that what holds with headroom may fail without.
+
+    Returns:
+        The number, and what becomes of the calls while most come, of one replica.
+    """
+    busiest = demand.busiest(BUSIEST_S)
+    while True:
+        work.told(f"{number} replicas, without headroom")
+        done = work.trial(busiest, ((0.0, number),))
+        if not work.failure(done) or number >= _MOST_REPLICAS:
+            return number, done
+        number += 1
+
+
 @dataclass(frozen=True)
 class Scaled:
     """A fleet that follows the rate.

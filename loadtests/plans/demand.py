@@ -52,9 +52,9 @@ class Demand:
         return self.curve.sends / self.curve.seconds
 
     def times_as_much(self, factor: float) -> Demand:
-        """The same with more calls, all drawn from the rate."""
+        """The same with more or fewer calls: of a trace's own arrivals, at the same moments."""
         points = tuple((moment, factor * rate) for moment, rate in self.curve.points)
-        return replace(self, curve=Curve(points), times=() if factor != 1 else self.times)
+        return replace(self, curve=Curve(points), times=tuple(_multiplied(self.times, factor)))
 
     def busiest(self, seconds: float) -> Demand:
         """The stretch of this length in which most calls come; all of it where it is shorter."""
@@ -222,3 +222,21 @@ def _windows(curve: Curve, calls: int) -> list[Window]:
 def _kept(times: Sequence[float], window: Window) -> list[float]:
     begin, end = window
     return [due - begin for due in times[bisect_left(times, begin) : bisect_left(times, end)]]
+
+
+def _multiplied(times: Sequence[float], factor: float) -> list[float]:
+    """So many times as many arrivals in each stretch; bursts stay as dense as they are.
+
+    Some are doubled, or left out, each as often. The second of two comes before the next arrival,
+    and no later after the first than that came after the one before.
+    """
+    if factor == 1 or not times:
+        return list(times)
+    copies = [int((k + 1) * factor + 1e-9) - int(k * factor + 1e-9) for k in range(len(times))]
+    befores = [0.0, *(b - a for a, b in pairwise(times))]
+    gaps = [min(pair) for pair in zip(befores, [*befores[1:], 0.0], strict=True)]
+    return [
+        due + copy / number * gap
+        for due, number, gap in zip(times, copies, gaps, strict=True)
+        for copy in range(number)
+    ]

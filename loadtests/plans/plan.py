@@ -10,11 +10,11 @@ from typing import Any
 
 from loadtests.plans.autoscaling import LAG_S
 from loadtests.plans.capacity import (
-    BUSIEST_S,
     Scaled,
     Told,
     Work,
     break_even,
+    enough,
     highest,
     replicas,
     scaled,
@@ -216,8 +216,7 @@ def _option(profile: Profile, asked: Asked, told: Told) -> Option:
     number = replicas(work, asked.demand.times_as_much(1 + asked.headroom), rate)
     if number is None:
         return Option(profile, rate, None, None)
-    told(f"{number} replicas, without headroom")
-    done = work.trial(asked.demand.busiest(BUSIEST_S), ((0.0, number),))
+    number, done = enough(work, asked.demand, number)
     if asked.demand.steady:
         return Option(profile, rate, number, done, done.used)
     whole = work.trial(asked.demand, ((0.0, number),))

@@ -62,6 +62,20 @@ def test_arrivals_of_a_trace_are_thinned_and_fewer_replicas_get_them_all_and_mor
     assert set(fourth) < set(third) < set(one)
 
 
+@pytest.mark.parametrize("factor", [0.5, 1.2, 2.0])
+def test_a_traces_own_arrivals_become_more_or_fewer_in_each_of_its_bursts(
+    tmp_path: Path, factor: float
+) -> None:
+    times = [15 * burst + 1e-5 * k for burst in range(20) for k in range(60)]
+    load = trace(tmp_path / "trace.csv", "time_s\n" + "".join(f"{due:.6f}\n" for due in times))
+    made = load.times_as_much(factor)
+    assert list(made.times) == sorted(made.times)
+    for burst in range(20):
+        begin = 15 * burst
+        assert sum(begin <= due < begin + 0.001 for due in made.times) == 60 * factor
+    assert made.curve.sends == pytest.approx(factor * load.curve.sends)
+
+
 def test_a_replica_gets_more_while_the_fleet_is_small() -> None:
     even = Curve(((0.0, 60.0), (100.0, 60.0)))
     alone = demand.shared(even, ((0.0, 1), (50.0, 3)))

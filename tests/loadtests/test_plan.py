@@ -115,6 +115,24 @@ def test_figures_for_people_fit_the_screen(steady: Plan, day: Plan) -> None:
             assert str(option.number) in text
 
 
+def bursts(path: Path) -> demand.Demand:
+    """Sixty calls at once, every 15 seconds."""
+    times = (15 * burst + 1e-5 * k for burst in range(120) for k in range(60))
+    path.write_text("time_s\n" + "".join(f"{due:.6f}\n" for due in times))
+    return demand.traced(path)
+
+
+def test_bursts_that_are_shorter_than_anything_counted_are_planned_for(tmp_path: Path) -> None:
+    load = bursts(tmp_path / "bursts.csv")
+    (bare,), (roomy,) = (
+        plan.plan([FP32], Asked(load, SLO, headroom=headroom)).options for headroom in (0.0, 0.2)
+    )
+    assert bare.done is not None
+    assert roomy.done is not None
+    assert min(bare.done.in_time, roomy.done.in_time) > 0.99
+    assert 5 < (bare.number or 0) < (roomy.number or 0) < 12
+
+
 def test_an_old_price_is_said() -> None:
     made = Plan(Asked(demand.steady(1.0), SLO), (Option(FP32, 70.0, 1, None),))
     assert plantables.notes(made, datetime.date(2028, 1, 1)) == [
