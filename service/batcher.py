@@ -35,11 +35,15 @@ from service.batching import Answer, Arrays, Limits, Run
 from service.bill import BUSY, NO_MODEL, WASTE
 from service.callers import Part, Request, too_late, waited_too_long
 from service.errors import Draining
-from service.inplace import InPlace
+from service.inplace import InPlace, Then
 from service.instances import Instances, OnRun
 from service.latency import Latency
 from service.ledger import Account, Ledger
 from service.scheduler import Entry, Queue
+
+
+def _nothing(answer: Answer) -> None:
+    """What is made of an answer by whoever only wants to have it."""
 
 
 class Batcher:
@@ -117,6 +121,7 @@ class Batcher:
         *,
         nbytes: int = 0,
         priority: int = 0,
+        then: Then = _nothing,
     ) -> Answer:
         """Wait for this request's rows to be run; give up when its caller does.
 
@@ -126,6 +131,8 @@ class Batcher:
             deadline: when the answer is worthless, on the batcher's clock; None if never.
             nbytes: what the request holds in memory while it waits.
             priority: 1 is the first; 0, or one that the model has not, for its default.
+            then: what is made of the answer before it is known whether its rows ran for nothing:
+                they did if this raises, or ends after the deadline.
 
         Raises:
             InvalidInput: more rows than ever run and wait together.
@@ -137,12 +144,13 @@ class Batcher:
         """
         if self._instances.idle and not len(self._queue) and self._in_place.takes(rows):
             self._check_open(deadline)
-            return self._in_place.run(feeds, rows, deadline)
+            return self._in_place.run(feeds, rows, deadline, then)
         level = self._queue.level(priority)
         whole = Entry(feeds, rows, nbytes, level, self._clock(), deadline)
         request, timers = self._admit(whole)
         try:
             answer = await request.settled
+            then(answer)
             good = deadline is None or self._clock() <= deadline
             answer.core_s = request.pay(self._ledger, BUSY if good else WASTE)
             return answer

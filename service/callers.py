@@ -67,6 +67,13 @@ class Request:
         else:
             self._shares.append((ticket, rows))
 
+    def write_off(self, ledger: Ledger, ticket: Ticket) -> None:
+        """A run of its rows came to nothing, though it goes on: that run is waste."""
+        gone = [share for share in self._shares if share[0] is ticket]
+        self._shares = [share for share in self._shares if share[0] is not ticket]
+        for _, rows in gone:
+            ledger.settle(ticket, rows, WASTE)
+
     def pay(self, ledger: Ledger, kind: str) -> float:
         """Settle what it was charged, once it is known how it ended; the core-seconds so far."""
         shares, self._shares = self._shares, []

@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from weakref import WeakKeyDictionary, WeakSet
+
+from service import log
 
 _PROC = Path("/proc/self")
 # A thread names itself soon after its birth; whoever has not by then will not.
@@ -25,11 +28,18 @@ _runners: WeakSet[Thread] = WeakSet()
 # CPU seconds that a thread spent on loading, and had used when it began with that.
 _loading: WeakKeyDictionary[Thread, float] = WeakKeyDictionary()
 _since: WeakKeyDictionary[Thread, float] = WeakKeyDictionary()
+# Threads that said that they end, with all the CPU seconds that they had used.
+_ended: deque[tuple[int, float]] = deque()
 
 
 def computes() -> None:
     """The calling thread runs models, and does nothing else; for executors to begin with."""
     _runners.add(threading.current_thread())
+
+
+def ends() -> None:
+    """The calling thread, one of the front end's, ends now: what it used is not to be lost."""
+    _ended.append((threading.get_native_id(), time.thread_time()))
 
 
 @contextmanager
@@ -47,7 +57,9 @@ def computing() -> Iterator[None]:
 class FrontEnd:
     """Adds up what the front end's threads use, those that have ended since included.
 
-    What a thread used after it was last looked at, and before it ended, is not known.
+    What a thread used after it was last looked at, and before it ended, is not known, unless it
+    says that it ends (``ends``). Where the kernel does not tell the CPU seconds of each thread, it
+    is those of the main thread, which is the event loop's.
     """
 
     def __init__(self, proc: Path = _PROC) -> None:
@@ -57,6 +69,10 @@ class FrontEnd:
             proc: what the kernel says of this process.
         """
         self._tasks = str(proc / "task")
+        self._told = _tells(proc)
+        if not self._told:
+            log.warning("the kernel does not tell what threads use: of the front end, only the "
+                        "event loop's counts")  # fmt: skip
         self._total = 0.0
         self._seen: dict[int, float] = {}
         self._named: set[int] = set()
@@ -64,21 +80,34 @@ class FrontEnd:
         self._lock = threading.Lock()
 
     def __call__(self) -> float:
-        """CPU seconds so far; without /proc those of the main thread, which is the event loop's."""
+        """CPU seconds so far."""
         with self._lock:
-            try:
-                self._look()
-            except OSError:
+            if self._told:
+                # Where files are short, nothing is known of this moment; the next look sees it all.
+                with suppress(OSError, ValueError, IndexError):
+                    self._look()
+            else:
                 self._note(threading.main_thread(), 0, _main_s())
             return self._total
 
     def _look(self) -> None:
         own = {thread.native_id: thread for thread in threading.enumerate()}
+        names: set[bytes] | None = None
         found = [int(name) for name in os.listdir(self._tasks)]
+        while _ended:
+            tid, used_s = _ended.popleft()
+            self._note(None, tid, used_s)
         for tid in found:
             thread = own.get(tid)
-            if thread in _runners if thread else not self._has_name(tid, own):
+            if thread in _runners:
                 continue
+            if not thread and tid not in self._named:
+                if self._looks.get(tid, 0) >= _LOOKS:
+                    continue
+                if names is None:  # read once, since there may be hundreds of threads
+                    names = {self._name_of(other) for other in own if other}
+                if not self._has_name(tid, names):
+                    continue
             with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
                 self._note(thread, tid, int(self._read(tid, "schedstat").split()[0]) / 1e9)
         for tid in self._seen.keys() - set(found):  # the kernel gives the number to another
@@ -96,18 +125,14 @@ class FrontEnd:
             self._total += used_s - before_s
             self._seen[tid] = used_s
 
-    def _has_name(self, tid: int, own: dict[int | None, Thread]) -> bool:
+    def _has_name(self, tid: int, names: set[bytes]) -> bool:
         """Whether a thread that is none of Python's has a name that none of Python's has."""
-        if tid in self._named:
-            return True
-        looks = self._looks[tid] = self._looks.get(tid, 0) + 1
-        if looks > _LOOKS:
+        self._looks[tid] = self._looks.get(tid, 0) + 1
+        name = self._name_of(tid)
+        if not name or name in names:
             return False
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if self._read(tid, "comm") not in {self._name_of(other) for other in own if other}:
-                self._named.add(tid)
-                return True
-        return False
+        self._named.add(tid)
+        return True
 
     def _name_of(self, tid: int) -> bytes:
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -121,6 +146,15 @@ class FrontEnd:
             return os.read(file, 100)
         finally:
             os.close(file)
+
+
+def _tells(proc: Path) -> bool:
+    """Whether the kernel tells the CPU seconds of each thread: some say 0, or leave it out."""
+    try:
+        told = [(task / "schedstat").read_text() for task in (proc / "task").iterdir()]
+        return any(int(one.split()[0]) for one in told)
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def _main_s() -> float:

@@ -140,15 +140,21 @@ class Inference:
             request, contract.outputs, limits=limits, regions=regions
         )
         decoded = self._clock()
-        answer = await model.batcher.submit(
-            rows.feeds, rows.rows, deadline, nbytes=rows.nbytes, priority=asked.priority
-        )
-        answered = self._clock()
+        answered = decoded
         response = pb.ModelInferResponse(
             model_name=contract.name, model_version=model.version, id=request.id
         )
-        answers.encode(response, answer.outputs, wanted, labels=model.label_texts,
-                       batched=contract.batched, limits=limits)  # fmt: skip
+
+        def encode(answer: Answer) -> None:
+            nonlocal answered
+            answered = self._clock()
+            answers.encode(response, answer.outputs, wanted, labels=model.label_texts,
+                           batched=contract.batched, limits=limits)  # fmt: skip
+
+        answer = await model.batcher.submit(
+            rows.feeds, rows.rows, deadline, nbytes=rows.nbytes, priority=asked.priority,
+            then=encode,
+        )  # fmt: skip
         ended = self._clock()
         phases = _phases(answer, rows.rows, decoded - started, ended - answered, ended - started)
         return response, phases, answer.core_s

@@ -15,10 +15,12 @@ from statistics import median
 from service.batching import Answer, Arrays, Ran
 from service.bill import BUSY, WASTE
 from service.latency import Latency
-from service.ledger import Account
+from service.ledger import Account, Ticket
 
 Runs = Callable[[Sequence[Arrays], Sequence[int]], Ran]
 Tell = Callable[[int, Ran, float, float], None]
+# what is made of an answer
+Then = Callable[[Answer], object]
 
 _TIMES = 21
 # As many runs tell a model that is far too large; the first does what later ones need not.
@@ -62,23 +64,33 @@ class InPlace:
         """Whether a run of so many rows stays."""
         return rows <= self._most and self._latency(rows) < LONGEST_S
 
-    def run(self, feeds: Arrays, rows: int, deadline: float | None) -> Answer:
-        """Run one caller's rows here and now; an answer after the deadline is waste.
+    def run(self, feeds: Arrays, rows: int, deadline: float | None, then: Then) -> Answer:
+        """Run one caller's rows here and now; for ``then`` see ``Batcher.submit``.
 
         Raises:
             InferenceFailed: the model failed on them.
         """
         account, kind = self._account, WASTE
-        started, cpu_s, expected_s = self._clock(), self._cpu(), self._latency(rows)
         ticket = account.ticket(rows)
-        account.ledger.begin(ticket, account.threads)
         try:
-            ran = self._run([feeds], [rows])
+            answer = self._charged(ticket, feeds, rows)
+            then(answer)
             if deadline is None or self._clock() <= deadline:
                 kind = BUSY
         finally:
+            core_s = account.ledger.settle(ticket, rows, kind)
+        answer.core_s = core_s
+        return answer
+
+    def _charged(self, ticket: Ticket, feeds: Arrays, rows: int) -> Answer:
+        account = self._account
+        started, cpu_s, expected_s = self._clock(), self._cpu(), self._latency(rows)
+        account.ledger.begin(ticket, account.threads)
+        try:
+            ran = self._run([feeds], [rows])
+        finally:
             took_s, used_s = self._clock() - started, self._cpu() - cpu_s
-            core_s = account.ledger.end(ticket, kind, front_s=used_s)
+            account.ledger.end(ticket, front_s=used_s)
             # CPU, since whoever shares it may stall any run. Somebody has found out how to make
             # this model slow: it will not hold up all others a second time.
             if used_s >= LONGEST_S:
@@ -87,7 +99,7 @@ class InPlace:
             if took_s >= LONGEST_S or self._runs % _SAMPLED == 0:
                 self._latency.observe(rows, took_s)
         self._tell(rows, ran, expected_s, took_s)
-        return Answer(ran.parts[0], 0.0, ran.assembly_s, ran.run_s, rows, core_s)
+        return Answer(ran.parts[0], 0.0, ran.assembly_s, ran.run_s, rows)
 
 
 def hop_s(executor: Executor, clock: Callable[[], float]) -> float:

@@ -153,6 +153,8 @@ class Instances:
             ran = await loop.run_in_executor(self._executor, self.charged, ticket, feeds, counts)
         except InferenceFailed as error:
             if len(batch) > 1:
+                for part in batch:  # each runs again, and pays for that alone
+                    part.request.write_off(self._account.ledger, ticket)
                 return False
             # Its traceback holds this frame, which holds the tensors; the cause says what failed.
             batch[0].request.fail(error.with_traceback(None))

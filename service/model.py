@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from service import cputime, log
 from service.batcher import Batcher
 from service.batching import Limits
-from service.bill import WARM_UP
+from service.bill import NO_MODEL, WARM_UP
 from service.choice import Chosen
 from service.layout import Mark, Place
 from service.ledger import Account, Ticket
@@ -103,7 +103,7 @@ def load(
     Raises:
         ModelUnusable: it cannot be served as it is.
     """
-    ticket = Ticket((place.name, str(version), ""), 1)  # the variant is chosen on the way
+    ticket = Ticket(NO_MODEL, 1)  # until its variant is chosen: names are the clients' own
     book.ledger.begin(ticket, 1)
     try:
         with cputime.computing():

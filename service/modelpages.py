@@ -66,6 +66,7 @@ def config_of(model: Model) -> pb.ModelConfig:
         "session.intra_op.allow_spinning": "1" if session.spin else "0",
         "variant": variant.name,
         "variant_sha256": variant.sha256 or "",
+        "variant_bytes": str(variant.bytes or 0),
         "variant_choice": model.chosen.how,
         "variant_reason": model.why,
         **{f"variant_{name}": f"{value:g}" for name, value in figures.items()},

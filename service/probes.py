@@ -15,6 +15,8 @@ from io import BytesIO
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
+from service import cputime
+
 LIVE, READY = "/v2/health/live", "/v2/health/ready"
 # Of a whole request and a whole answer, not of each byte.
 _PATIENCE_S = 5.0
@@ -89,6 +91,7 @@ class _Server(ThreadingMixIn, TCPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            cputime.ends()
             self._slots.release()
 
     def _hung_up_on_the_oldest(self) -> bool:

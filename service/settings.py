@@ -191,9 +191,9 @@ class Settings:
     )
     cost_metadata: bool = _knob(
         False,
-        "Whether answers, but for those in streams, carry what they cost, as the trailing metadata "
-        "farthing-core-seconds and, where the price is known, farthing-cost-usd. It tells every "
-        "caller your price.",
+        "Whether answers, but for those in streams, carry what their runs cost at most, as the "
+        "trailing metadata farthing-core-seconds and, where the price is known, farthing-cost-usd. "
+        "It tells every caller your price.",
     )
     access_log: float = _knob(
         0.0,
@@ -253,6 +253,8 @@ def check(knob: Field[Any], value: Any, said: str) -> None:
         raise InvalidSetting(f"{said} is '{value}'; it takes one of {', '.join(meta['choices'])}")
     if meta["low"] is not None and not meta["low"] <= value <= meta["high"]:
         raise InvalidSetting(f"{said} is {value}; it takes {meta['low']} to {meta['high']}")
+    if isinstance(value, str) and not value.isprintable():
+        raise InvalidSetting(f"{said} has a character that cannot be printed")
     if knob.name == "control":
         _groups(value, said)
 

@@ -59,7 +59,7 @@ SERVICE_IMPORTS = {
     },
     "service.figures": set(),
     "service.bill": {"service.figures"},
-    "service.cputime": set(),
+    "service.cputime": LEAVES,
     "service.ledger": {"service.bill", "service.figures"},
     "service.phases": {"service.figures"},
     "service.statistics": LEAVES
@@ -142,7 +142,7 @@ SERVICE_IMPORTS = {
     "service.tls": LEAVES | {"service.settings"},
     "service.encoded": set(),
     "service.interceptor": LEAVES | {"service.encoded", "service.tokens"},
-    "service.probes": LEAVES,
+    "service.probes": LEAVES | {"service.cputime"},
     "service.health": LEAVES,
     "service.server": LEAVES
     | {

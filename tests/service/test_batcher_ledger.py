@@ -8,8 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from service.batcher import Batcher, Limits
+from service.batching import Answer
 from service.bill import BUSY, SERVING, WASTE
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, Overloaded
+from service.errors import (
+    DeadlineExceeded,
+    Draining,
+    InferenceFailed,
+    InvalidInput,
+    Overloaded,
+)
 from service.ledger import Account
 from tests.fakes import Arrays
 from tests.service.stage import LABELS, Stage, feeds, is_answer, queue, submit, until
@@ -139,7 +146,7 @@ async def test_failed_run_is_waste(stage: Stage) -> None:
     assert core_s(stage) == {BUSY: 0.0, WASTE: 2.0}
 
 
-async def test_batch_that_failed_is_paid_by_each_as_he_ends_after_he_ran_alone(
+async def test_batch_that_failed_is_waste_and_each_pays_only_for_what_ran_for_him_alone(
     stage: Stage,
 ) -> None:
     run = Taking(stage, 0.0)
@@ -150,10 +157,32 @@ async def test_batch_that_failed_is_paid_by_each_as_he_ends_after_he_ran_alone(
     stage.door.release()
     with pytest.raises(InferenceFailed):
         await bad
-    # A half of the run together, and one alone.
-    assert (await good).core_s == 3.0
+    assert (await good).core_s == 2.0
     await over(batcher)
-    assert core_s(stage) == {BUSY: 3.0, WASTE: 3.0}
+    assert core_s(stage) == {BUSY: 2.0, WASTE: 4.0}
+
+
+@pytest.mark.parametrize("in_place_rows", [0, 1])
+async def test_answer_of_which_nothing_could_be_made_is_waste(
+    stage: Stage, in_place_rows: int
+) -> None:
+    def fails(answer: Answer) -> None:
+        raise InvalidInput("too large to be sent")
+
+    batcher = stage.batcher(Taking(stage), in_place_rows=in_place_rows)
+    with pytest.raises(InvalidInput):
+        await batcher.submit(feeds(1), 1, None, then=fails)
+    assert core_s(stage) == {BUSY: 0.0, WASTE: 2.0}
+
+
+@pytest.mark.parametrize("in_place_rows", [0, 1])
+async def test_answer_that_was_late_when_it_was_made_into_a_message_is_waste(
+    stage: Stage, in_place_rows: int
+) -> None:
+    batcher = stage.batcher(Taking(stage), in_place_rows=in_place_rows)
+    deadline = stage.clock() + 1.5
+    await batcher.submit(feeds(1), 1, deadline, then=lambda _: stage.clock.advance(1.0))
+    assert core_s(stage) == {BUSY: 0.0, WASTE: 2.0}
 
 
 async def test_request_in_parts_pays_for_all_of_them_as_it_ends(stage: Stage) -> None:

@@ -93,6 +93,52 @@ def test_thread_that_ended_keeps_what_it_was_seen_to_use(tmp_path: Path) -> None
     assert front() >= after >= before
 
 
+def test_what_a_thread_used_since_it_was_last_looked_at_counts_if_it_says_that_it_ends() -> None:
+    def work() -> None:
+        spend()
+        cputime.ends()
+
+    front = FrontEnd()
+    before = front()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert SPENT_S <= front() - before < 2 * SPENT_S
+    assert front() - before < 2 * SPENT_S  # and only once
+
+
+def test_a_look_that_fails_changes_nothing_and_the_next_one_counts_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    for tid in (1, 2):
+        task = tmp_path / "task" / str(tid)
+        task.mkdir(parents=True)
+        (task / "comm").write_bytes(b"own_name\n")
+        (task / "schedstat").write_text(f"{10**9} 0 0\n")
+    front = FrontEnd(tmp_path)
+    assert front() == pytest.approx(2.0)
+    (tmp_path / "task").rename(tmp_path / "gone")
+    assert front() == pytest.approx(2.0)
+    (tmp_path / "gone").rename(tmp_path / "task")
+    (tmp_path / "task" / "2" / "schedstat").write_text("")
+    assert front() == pytest.approx(2.0)
+    (tmp_path / "task" / "2" / "schedstat").write_text(f"{3 * 10**9} 0 0\n")
+    assert front() == pytest.approx(4.0)
+
+
+def test_a_kernel_that_says_zero_of_all_threads_leaves_the_main_threads_clock(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = tmp_path / "task" / "1"
+    task.mkdir(parents=True)
+    (task / "schedstat").write_text("0 0 0\n")
+    front = FrontEnd(tmp_path)
+    assert "only the event loop's counts" in caplog.text
+    before = front()
+    spend()
+    assert front() - before >= SPENT_S * 0.9
+
+
 def test_without_proc_the_main_threads_clock_is_read(tmp_path: Path) -> None:
     front = FrontEnd(tmp_path / "nowhere")
     before = front()

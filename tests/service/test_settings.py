@@ -227,3 +227,9 @@ def test_link_to_a_service_named_like_a_setting_is_no_setting() -> None:
     linked = {"FARTHING_METRICS_PORT": "tcp://10.0.0.7:9090", "FARTHING_GRPC_PORT": "9001"}
     found = arguments.read([], linked)
     assert (found.metrics_port, found.grpc_port) == (8002, 9001)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "\udcff"])
+def test_text_that_cannot_be_printed_is_refused(text: str) -> None:
+    with pytest.raises(InvalidSetting, match="--price-id has a character"):
+        Settings(price_id=text)
