@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service import layout, manifest, model, opened
-from service.bill import BUSY, WARM_UP
+from service.bill import BUSY, NO_MODEL, WARM_UP
 from service.errors import ModelUnusable
 from service.manifest import Golden, Manifest, TensorSpec, Variant
 from service.model import Model
@@ -207,8 +207,10 @@ def test_load_and_its_warm_up_are_paid_by_the_model(tmp_path: Path) -> None:
     assert bill.unsettled == {}
 
 
-def test_load_that_fails_is_paid_too_though_no_variant_was_chosen(tmp_path: Path) -> None:
+def test_load_that_fails_is_paid_by_the_process_and_leaves_no_name_behind(tmp_path: Path) -> None:
     book = Book()
+    book.ledger.ready()
+    before = book.ledger.read().lines[NO_MODEL, WARM_UP]
     put(tmp_path).write_bytes(b"no graph")
     place = layout.places(tmp_path)["m"]
     with pytest.raises(ModelUnusable):
@@ -217,5 +219,6 @@ def test_load_that_fails_is_paid_too_though_no_variant_was_chosen(tmp_path: Path
             clock=ManualClock(),
         )  # fmt: skip
     bill = book.ledger.read()
-    assert bill.lines[("m", "1", ""), WARM_UP] > 0.0
+    assert bill.lines[NO_MODEL, WARM_UP] > before
+    assert {labels for labels, _ in bill.lines} == {NO_MODEL}
     assert bill.unsettled == {}
