@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
+from loadtests.channels import METHOD, OF_ITS_OWN
 from loadtests.observed import Observed
-from loadtests.priority import first as first  # noqa: PLC0414 - for other loops
+from loadtests.priority import first
 
 if TYPE_CHECKING:
     _Infer = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
@@ -32,13 +33,6 @@ Call = Callable[[float], Awaitable[str]]
 
 # Whether a run has failed already, by what was seen and by the calls that are planned.
 Lost = Callable[[Observed, int], bool]
-
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
-_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 
 @dataclass(frozen=True)
@@ -89,8 +83,10 @@ async def drive(
             holds.
         clock: now, in seconds.
         sleep: waits so many seconds.
+
+    Raises:
+        ExceptionGroup: a call raised something, and so has no ending; the others are cancelled.
     """
-    pending = set[asyncio.Task[None]]()
 
     async def one(due: float) -> None:
         now = clock()
@@ -102,16 +98,14 @@ async def drive(
             seen.answered(clock() - due)
 
     begun = clock()
-    for moment in times:
-        await sleep(max(0.0, begun + moment - clock()))
-        if lost and lost(seen, len(times)):
-            seen.seconds = moment
-            break
-        seen.offered += 1
-        task = asyncio.create_task(one(begun + moment))
-        pending.add(task)
-        task.add_done_callback(pending.discard)
-    await asyncio.gather(*pending)
+    async with asyncio.TaskGroup() as pending:
+        for moment in times:
+            await sleep(max(0.0, begun + moment - clock()))
+            if lost and lost(seen, len(times)):
+                seen.seconds = moment
+                break
+            seen.offered += 1
+            pending.create_task(one(begun + moment))
 
 
 def run(stream: Stream, watch: Callable[[Observed], None] | None = None) -> Observed:
@@ -165,7 +159,7 @@ async def _run(stream: Stream, seen: Observed) -> None:
     async with AsyncExitStack() as stack:
         infers: list[_Infer] = []
         for target in stream.targets:
-            channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+            channel = grpc.aio.insecure_channel(target, options=OF_ITS_OWN)
             connection = await stack.enter_async_context(channel)
             await asyncio.wait_for(connection.channel_ready(), 30)
             infers.append(connection.unary_unary(METHOD))

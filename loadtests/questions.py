@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from loadtests.channels import ANY_SIZE, METHOD
 from loadtests.client import TargetFailed
 from loadtests.observed import Observed
-from loadtests.openloop import METHOD
 from loadtests.payloads import requests_for
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     _Infer = grpc.UnaryUnaryMultiCallable[bytes, bytes]
 
 _ANSWER_S = 10.0
-_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 
 class Questions:
@@ -117,7 +116,7 @@ def asked(target: str, *, model: str, version: str = "") -> Iterator[Questions]:
     Raises:
         TargetFailed: it does not answer.
     """
-    with grpc.insecure_channel(target, options=_OPTIONS) as channel:
+    with grpc.insecure_channel(target, options=ANY_SIZE) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=_ANSWER_S)
         except grpc.FutureTimeoutError:

@@ -73,12 +73,10 @@ class Found:
     Attributes:
         rate: the highest that was confirmed; None if none was.
         why: why it ended there, in words.
-        bounded_by_generator: whether faster trials were void, so that the server may do more.
     """
 
     rate: float | None
     why: str
-    bounded_by_generator: bool = False
 
 
 Search = Generator[Trial, Judged, Found]
@@ -113,7 +111,7 @@ class _Bracket:
         said = [why, f"at {self.failed:.4g}/s {self.why}" if self.failed else ""]
         if self.void:
             said.append("so the bound is the generator's, not the server's")
-        return Found(self.held, "; ".join(filter(None, said)), self.void)
+        return Found(self.held, "; ".join(filter(None, said)))
 
 
 def search(slo: Slo, *, first: float, budget_s: float) -> Search:

@@ -23,8 +23,9 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from loadtests import priority
 from loadtests.arrivals import SHAPES
+from loadtests.channels import METHOD
 from loadtests.swarm.head import Head
-from loadtests.swarm.worker import METHOD, Worker
+from loadtests.swarm.worker import Worker
 from service.errors import FarthingError
 
 grpc.experimental.gevent.init_gevent()

@@ -16,19 +16,13 @@ import grpc
 from gevent.event import AsyncResult
 from gevent.lock import RLock
 
+from loadtests.channels import OF_ITS_OWN
 from loadtests.payloads import requests_for
 from loadtests.swarm.order import LEAD_S, Order
 from loadtests.swarm.part import Part
 from service.errors import FarthingError
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
 
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
-_OPTIONS = (
-    # A channel of its own for each user, as separate applications would have.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-)
 _CONNECT_S = 5.0
 _POLL_S = 0.02
 # Is given the call's number, seconds until its deadline (None for none), and what to tell its end:
@@ -64,7 +58,7 @@ class Worker:
 
     def channel(self) -> grpc.Channel:
         """A channel to the host of the run."""
-        return grpc.insecure_channel(str(self._environment.host), _OPTIONS)
+        return grpc.insecure_channel(str(self._environment.host), OF_ITS_OWN)
 
     def messages(self, channel: grpc.Channel) -> Sequence[bytes]:
         """Encoded requests, the same for all users of this process; returns when a channel is up.

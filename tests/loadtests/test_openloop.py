@@ -82,6 +82,17 @@ async def test_codes_are_counted_as_they_come() -> None:
     assert seen.offered == 4
 
 
+async def test_what_a_call_raises_ends_the_run_and_is_not_swallowed() -> None:
+    async def call(left_s: float) -> str:
+        if clock() < 101:
+            raise RuntimeError("no ending")
+        return ""
+
+    clock = Clock()
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="no ending")):
+        await driven([0.0, 2.0, 3.0], call, clock)
+
+
 async def test_a_run_that_is_lost_ends_there_and_is_as_long_as_it_was() -> None:
     clock, seen = Clock(), Observed(10.0, limit_s=0.4)
 
