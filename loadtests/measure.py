@@ -103,7 +103,7 @@ def profile_of(
             # Whoever is slower than the SLO under overload might as well not answer: callers who
             # give up at the limit are what a server can act upon.
             levels += _levels(rig, above, clock, told, impatient=True)
-        ended = rig.taken()
+        ended, since = rig.taken(), (before if levels else begun).metrics
         subject = identity.subject(
             rig.server(), config, said, model=work.model, version=work.version,
             memory_bytes=ended.metrics.memory_bytes or None,
@@ -120,7 +120,8 @@ def profile_of(
         levels=tuple(levels),
         runs=ended.sizes(begun),
         phases=phases,
-        bill=ended.metrics.bill(before.metrics if levels else begun.metrics),
+        bill=ended.metrics.bill(since),
+        paid_core_s=ended.metrics.paid(since),
     )
 
 

@@ -132,7 +132,10 @@ class Profile:
         levels: runs at shares and multiples of the rate, ascending; the overload among them.
         runs: rows of a run -> how many there were, and their mean seconds on the server.
         phases: phase of an answered request -> mean seconds in the server.
-        bill: line of the ledger -> core-seconds while the levels ran.
+        bill: line of the ledger -> core-seconds while the levels ran, and until the server came to
+            rest after each; without levels while all else was measured.
+        paid_core_s: cores x seconds of that time, summed over the servers: what the bill comes to;
+            None where they do not tell it.
     """
 
     name: str
@@ -147,6 +150,7 @@ class Profile:
     runs: dict[int, tuple[int, float]] = field(default_factory=dict)
     phases: dict[str, float] | None = None
     bill: dict[str, float] | None = None
+    paid_core_s: float | None = None
 
     @property
     def lacking(self) -> list[str]:
@@ -216,6 +220,7 @@ class Profile:
             "runs": {str(rows): list(run) for rows, run in sorted(self.runs.items())},
             "phases": self.phases,
             "bill": self.bill,
+            "paid_core_s": self.paid_core_s,
         }
 
     @classmethod
@@ -241,6 +246,7 @@ class Profile:
             runs={int(rows): (run[0], run[1]) for rows, run in raw["runs"].items()},
             phases=raw["phases"],
             bill=raw["bill"],
+            paid_core_s=raw.get("paid_core_s"),
         )
 
 

@@ -25,11 +25,19 @@ class Scrape:
         lines: line of the ledger -> core-seconds so far; empty where the server keeps none.
         phases: phase -> (seconds so far, answered requests so far), of one model.
         memory_bytes: resident; 0 where it is not told.
+        paid_core_s: cores x seconds so far, which the lines come to; None where it is not told.
     """
 
     lines: Mapping[str, float] = field(default_factory=dict)
     phases: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     memory_bytes: int = 0
+    paid_core_s: float | None = None
+
+    def paid(self, before: Scrape) -> float | None:
+        """Core-seconds that had to be paid since then; None where the server does not tell."""
+        if self.paid_core_s is None:
+            return None
+        return self.paid_core_s - (before.paid_core_s or 0.0)
 
     def bill(self, before: Scrape) -> dict[str, float] | None:
         """Core-seconds by line since then; None where the server keeps no ledger."""
@@ -58,7 +66,7 @@ def parsed(text: str, *, model: str) -> Scrape:
         ValueError: it is no such text.
     """
     lines, sums, counts = Sums(float), Sums(float), Sums(float)
-    memory = 0
+    memory, paid = 0, None
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             phase = sample.name.removeprefix("farthing_").partition("_seconds_")[0]
@@ -66,17 +74,20 @@ def parsed(text: str, *, model: str) -> Scrape:
                 lines[sample.labels["kind"]] += sample.value
             elif sample.name == "farthing_unsettled_core_seconds":
                 lines["unsettled"] += sample.value
+            elif sample.name == "farthing_paid_core_seconds_total":
+                paid = sample.value
             elif sample.name == "process_resident_memory_bytes":
                 memory = int(sample.value)
             elif phase in PHASES and sample.labels.get("model") == model:
                 sums[phase] += sample.value if sample.name.endswith("_sum") else 0.0
                 counts[phase] += sample.value if sample.name.endswith("_count") else 0.0
     phases = {phase: (sums[phase], counts[phase]) for phase in PHASES if counts[phase]}
-    return Scrape(lines, phases, memory)
+    return Scrape(lines, phases, memory, paid)
 
 
 def together(scrapes: Iterable[Scrape]) -> Scrape:
-    """The sum over replicas."""
+    """The sum over replicas; what is paid only where all of them tell it."""
+    scrapes = list(scrapes)
     lines, memory = Sums(float), 0
     phases: dict[str, tuple[float, float]] = {}
     for each in scrapes:
@@ -86,7 +97,9 @@ def together(scrapes: Iterable[Scrape]) -> Scrape:
         for phase, (total, count) in each.phases.items():
             before = phases.get(phase, (0.0, 0.0))
             phases[phase] = (before[0] + total, before[1] + count)
-    return Scrape(lines, phases, memory)
+    told = [each.paid_core_s for each in scrapes if each.paid_core_s is not None]
+    paid = sum(told) if told and len(told) == len(scrapes) else None
+    return Scrape(lines, phases, memory, paid)
 
 
 def read(urls: Iterable[str], *, model: str) -> Scrape:

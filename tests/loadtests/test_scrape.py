@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from loadtests import scrape
 from loadtests.scrape import Scrape, parsed
+from service.bill import BUSY, WASTE
 from service.errors import InvalidSetting
+from service.ledger import Ledger, Ticket
+from service.metrics import Metrics
+from service.statistics import Book
+from tests.fakes import ManualClock
 
 HEAD = "# TYPE farthing_core_seconds_total counter\n"
 
@@ -51,6 +57,36 @@ def test_replicas_add_up() -> None:
     }  # fmt: skip
     assert both.means(BEFORE) == {"run": pytest.approx((3.0 - 0.5) / 50)}
     assert both.memory_bytes == 200_000_000
+
+
+def test_what_is_paid_adds_up_over_replicas_and_is_not_told_if_one_of_them_does_not() -> None:
+    paid = "farthing_paid_core_seconds_total "
+    before, after = (parsed(text(1, 1, 1, 1) + paid + core_s, model="net") for core_s in "37")
+    assert after.paid(before) == 4.0
+    assert scrape.together([after, after]).paid(scrape.together([before, before])) == 8.0
+    assert scrape.together([after, AFTER]).paid(before) is None
+    assert AFTER.paid(BEFORE) is None and Scrape().paid(Scrape()) is None
+
+
+@pytest.mark.parametrize("cores", [1.0, 2.5])
+def test_the_bill_of_a_real_ledger_comes_to_cores_times_seconds(cores: float) -> None:
+    clock, front_s = ManualClock(), 0.0
+    ledger = Ledger(cores=cores, clock=clock, cpu=lambda: front_s, age_s=30.0)
+    metrics = Metrics(CollectorRegistry(), Book(clock, ledger=ledger), models=list)
+    ledger.ready()
+    before = parsed(metrics.text().decode(), model="net")
+    for number in range(400):
+        ticket = Ticket(("net", "1", "fp32"), 1)
+        ledger.begin(ticket, 1)
+        clock.advance(0.125)
+        front_s += 0.01
+        ledger.end(ticket, BUSY if number % 4 else WASTE)
+        clock.advance(0.125)
+    after = parsed(metrics.text().decode(), model="net")
+    bill = after.bill(before)
+    assert bill is not None and bill["busy"] > 0 and bill["idle"] > 0
+    assert after.paid(before) == pytest.approx(cores * 100, rel=1e-3)
+    assert sum(bill.values()) == pytest.approx(cores * 100, rel=1e-3)
 
 
 def test_a_server_without_a_ledger_has_no_bill_and_none_without_answers_a_phase() -> None:

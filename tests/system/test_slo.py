@@ -18,6 +18,7 @@ import grpc
 import pytest
 
 from loadtests import profile
+from service import hardware
 from service.proto import inference_pb2 as pb
 from tests import models
 from tests.system.servers import farthing, serving
@@ -109,10 +110,12 @@ def test_our_own_server_is_priced_with_levels_runs_phases_and_its_ledger(tmp_pat
     models.classifier(tmp_path / "models" / "net" / "1" / "model.onnx", channels=128)
     saved = tmp_path / "net.json"
     with serving(tmp_path / "models", log=tmp_path / "log") as served:
+        begun = time.perf_counter()
         found = slo(
             served.grpc, "--budget-s", "30", "--metrics", served.metrics, "--accuracy-change", "0",
             "--save-profile", str(saved),
         )  # fmt: skip
+        took_s = time.perf_counter() - begun
     assert found["void"] == []
     assert found["usd_per_million"] == pytest.approx(1e6 * (0.1785 / 2) / (3600 * found["rate"]))
     shares = [level["rate"] / found["rate"] for level in found["levels"]]
@@ -122,8 +125,11 @@ def test_our_own_server_is_priced_with_levels_runs_phases_and_its_ledger(tmp_pat
     seconds = sum(level["seen"]["seconds"] for level in found["levels"])
     bill = found["bill"]
     assert bill["busy"] > 0 and bill["idle"] > 0
-    # While the levels ran, and calls ended after them.
-    assert sum(bill.values()) >= seconds
+    # While the levels ran, and calls ended after them: all cores, to the tenth of a percent.
+    paid = found["paid_core_s"]
+    assert sum(bill.values()) == pytest.approx(paid, rel=1e-3)
+    cores = hardware.cpus()
+    assert cores * seconds <= paid <= cores * took_s
     read = profile.read(saved)
     assert read.to_dict() == found
     assert read.subject.memory_bytes and read.subject.memory_bytes > 10_000_000
