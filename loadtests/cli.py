@@ -67,9 +67,8 @@ def demo(
 
     screen = Console(stderr=True, width=WIDTH)
     chosen = prices.chosen(prices.book(price_book), price)
-    if chosen.is_old(datetime.datetime.now(datetime.UTC).date()):
-        warning = f"warning: the price of {price} is of {chosen.date}, more than a year old"
-        screen.print(escape(warning), highlight=False)
+    if old := chosen.old_said(datetime.datetime.now(datetime.UTC).date()):
+        screen.print(escape(f"warning: {old}"), highlight=False)
     processes.end_with_make()
     console = Console(stderr=as_json, width=WIDTH)
     cores = story.Cores.divided(frozenset(os.sched_getaffinity(0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from loadtests.payloads import requests_for
 from service.datatypes import BY_NAME
-from service.errors import FarthingError
+from service.errors import FarthingError, InvalidSetting
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
 
@@ -21,6 +22,17 @@ _TIMEOUT_S = 30.0
 
 class TargetFailed(FarthingError):
     """The server that should be measured does not answer as it must."""
+
+
+def address(text: str) -> str:
+    """The same, if it is ``host:port``.
+
+    Raises:
+        InvalidSetting: it is not.
+    """
+    if not re.fullmatch(r"[^/\s,]+:\d{1,5}", text):
+        raise InvalidSetting(f"--target is '{text}'; it takes HOST:PORT, without http://")
+    return text
 
 
 class Client:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -202,8 +201,7 @@ def _check(plan: Plan) -> None:
     Raises:
         InvalidSetting: something of it cannot be.
     """
-    if not re.fullmatch(r"[^/\s]+:\d{1,5}", plan.target):
-        raise InvalidSetting(f"--target is '{plan.target}'; it takes HOST:PORT, without http://")
+    client.address(plan.target)
     if plan.rows_file is not None and not plan.rows_file.exists():
         raise InvalidSetting(f"{plan.rows_file} does not exist")
     if plan.thinking not in ("exponential", "fixed"):

@@ -72,6 +72,11 @@ class Price:
         """Whether it was looked up more than a year ago."""
         return (today - self.date).days > _OLD_DAYS
 
+    def old_said(self, today: datetime.date) -> str:
+        """That it is old, in words; empty where it is not."""
+        said = f"the price of {self.id} is of {self.date}, more than a year old"
+        return said if self.is_old(today) else ""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self) | {"date": self.date.isoformat()}

@@ -30,7 +30,12 @@ class Slo:
     @property
     def said(self) -> str:
         """In words."""
-        return f"p{self.percent:g} <= {1e3 * self.limit_s:g} ms, {self.success:.4g} answered"
+        return f"{self.held_to}, {exact(self.success)} answered"
+
+    @property
+    def held_to(self) -> str:
+        """The percentile and its limit, in words."""
+        return f"p{exact(self.percent)} <= {exact(1e3 * self.limit_s)} ms"
 
     def failure(self, seen: Observed) -> str:
         """Why this run does not show that the SLO holds; empty where it does.
@@ -48,12 +53,32 @@ class Slo:
         if seen.void:
             return f"void: {seen.void}"
         if seen.success < self.success:
-            return f"{seen.success:.2%} of the calls were answered"
+            return f"{seen.offered - seen.answers} of {seen.offered} calls were not answered"
+        if not seen.offered:
+            return "no call was sent"
         value = seen.latency.at(self.percent)
         if value is not None and value > self.limit_s:
             late = seen.latency.above(self.limit_s)
             return f"{late} of {seen.answers} answers took over {1e3 * self.limit_s:g} ms"
         return ""
+
+    def only_seen(self, seen: Observed) -> str:
+        """What of it a run saw and yet did not show, in words; empty where it showed all of it.
+
+        A search waits for answers enough to show the percentile. The share that must be answered
+        takes as many calls as a percentile of that height, which for 0.999 are ten times those of a
+        p99: of that the run's own share decides.
+        """
+        failed = seen.offered - seen.answers
+        said = (
+            f"that {exact(self.success)} are answered was seen ({seen.answers} of {seen.offered})"
+        )
+        if self.success >= 1:
+            return f"{said}, not shown, which no number of calls can"
+        needed = samples_for(round(100 * self.success, 9), failed)
+        if seen.offered >= needed:
+            return ""
+        return f"{said}, not shown, which takes {needed} calls with as many failures"
 
     def lost(self, seen: Observed, planned: int) -> bool:
         """Whether a run that is not over can no longer show that the SLO holds.
@@ -77,6 +102,11 @@ class Slo:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+
+def exact(number: float) -> str:
+    """A setting as it was given: 0.99999 is not 1."""
+    return f"{number:.10g}"
 
 
 def seconds_of(text: str) -> float:

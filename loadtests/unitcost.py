@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from loadtests import identity, measure, prices, profile, unittables
+from loadtests import client, identity, measure, prices, profile, unittables
 from loadtests.identity import Said
 from loadtests.measure import Effort
 from loadtests.observed import SHARED_LEAST_S
@@ -33,7 +32,8 @@ def slo(
         typer.Option(
             metavar="HOST:PORT[,...]",
             help="gRPC address of any v2 server; of several replicas all, and the load is drawn "
-            "over them.",
+            "over them. Those on this machine share the CPUs that are paid for; each other one is "
+            "priced as a machine of its own.",
         ),
     ],
     model: Annotated[str, typer.Option(metavar="NAME", help="The model to call.")],
@@ -61,7 +61,8 @@ def slo(
             min=0.5,
             max=1.0,
             help="Share of all calls, 0.5 to 1, that must be answered; refused and failed calls "
-            "stay in the count.",
+            "stay in the count. Runs are as long as the percentile takes to be shown; a share that "
+            "would take longer is seen, not shown, and the verdict says so.",
         ),
     ] = 0.999,
     model_version: Annotated[
@@ -186,8 +187,9 @@ def slo(
     """
     wanted = Slo(*_limit(p99, percentile), success)
     work = Work(
-        tuple(_targets(target)), model, version=model_version, rows=rows, rows_file=rows_file,
-        deadline_s=deadline_ms / 1e3, metrics=tuple(filter(None, metrics.split(","))),
+        tuple(map(client.address, target.split(","))), model, version=model_version,
+        rows=rows, rows_file=rows_file, deadline_s=deadline_ms / 1e3,
+        metrics=tuple(filter(None, metrics.split(","))),
     )  # fmt: skip
     work = work.placed()
     digest, size = identity.file_said(model_file) if model_file else (None, None)
@@ -243,23 +245,12 @@ def _limit(p99: str, percentile: str) -> tuple[float, float]:
     return at, seconds_of(limit)
 
 
-def _targets(text: str) -> list[str]:
-    targets = text.split(",")
-    for target in targets:
-        if not re.fullmatch(r"[^/\s]+:\d{1,5}", target):
-            raise InvalidSetting(f"--target is '{target}'; it takes HOST:PORT, without http://")
-    return targets
-
-
 def _price(own: Path | None, wanted: str) -> Price | None:
     if not wanted:
         return None
     found = prices.chosen(prices.book(own), wanted)
-    if found.is_old(datetime.datetime.now(datetime.UTC).date()):
-        print(
-            f"warning: the price of {wanted} is of {found.date}, more than a year old",
-            file=sys.stderr,
-        )
+    if old := found.old_said(datetime.datetime.now(datetime.UTC).date()):
+        print(f"warning: {old}", file=sys.stderr)
     return found
 
 

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loadtests.observed import Observed
-from loadtests.profile import Level, Profile
+from loadtests.profile import Level, Profile, Subject
 
 # What would mend what a price lacks.
 _MENDS = {
@@ -33,7 +33,12 @@ def verdict(found: Profile) -> str:
     slo = found.slo.said
     if found.rate is None:
         return f"void: {slo} was confirmed at no rate: {found.ended}"
+    at = found.at_slo
+    if at is not None and at.seen.void:
+        return f"void: {at.seen.void}"
     rate = f"Highest rate: {found.rate:.4g}/s at {slo} ({found.ended})."
+    if at is not None and (unshown := found.slo.only_seen(at.seen)):
+        rate += f"\nThat run showed {found.slo.held_to} at 99 % confidence; {unshown}."
     if found.usd_per_million is None:
         lacks = ", ".join(
             f"{what} ({_MENDS[what]})" if what in _MENDS else what for what in found.lacking
@@ -41,15 +46,27 @@ def verdict(found: Profile) -> str:
         return f"{rate}\nvoid: no dollars without {lacks}."
     paid = found.conditions.price_said
     cost = f"{rate}\n${found.usd_per_million:.4g} per million good answers: {paid}."
-    return f"{cost}\nOn {found.conditions.hardware}; {_generator(found)}."
+    return (
+        f"{cost}\nOf {_model(found.subject)}.\nOn {found.conditions.hardware}; {_generator(found)}."
+    )
+
+
+def _model(subject: Subject) -> str:
+    """Which one it was, and what it lost by being made cheaper."""
+    version = f" version {subject.version}" if subject.version else ""
+    return (
+        f"{subject.model}{version}, {subject.variant}, sha256 {subject.sha256}, accuracy "
+        f"{subject.accuracy_change:+g} points over the trained model"
+    )
 
 
 def _generator(found: Profile) -> str:
     """Whether it kept its schedule."""
-    level = found.at_slo
-    lag = level.seen.lag.at(99) if level else None
+    lag_ms = found.at_slo.seen.lag_ms(99) if found.at_slo else None
     where = "on the server's cores" if found.conditions.shared else "on cores of its own"
-    return f"the generator, {where}, was at most {1e3 * (lag or 0):.2g} ms late in 99 of 100 sends"
+    if lag_ms is None:
+        return f"the generator, {where}, sent too few calls to say how late"
+    return f"the generator, {where}, was at most {lag_ms:.2g} ms late in 99 of 100 sends"
 
 
 def _searched(found: Profile, title: str) -> Table:

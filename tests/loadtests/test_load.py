@@ -30,6 +30,7 @@ def test_every_process_has_a_connection_at_least() -> None:
     ("options", "why"),
     [
         ({"target": "http://h:1"}, "takes HOST:PORT"),
+        ({"target": "h:1,i:1"}, "takes HOST:PORT"),
         ({"rows_file": Path("/nowhere.npz")}, "/nowhere.npz does not exist"),
         ({"thinking": "deeply"}, "takes exponential or fixed"),
         ({"rate": 5.0, "think_ms": 3.0}, "an open loop has none"),

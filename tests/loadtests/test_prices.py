@@ -150,6 +150,9 @@ def test_a_price_is_old_after_a_year() -> None:
     price = Price(**ENTRY)
     assert not price.is_old(price.date + datetime.timedelta(days=365))
     assert price.is_old(price.date + datetime.timedelta(days=366))
+    assert price.old_said(price.date) == ""
+    said = f"the price of {price.id} is of {price.date}, more than a year old"
+    assert price.old_said(price.date + datetime.timedelta(days=366)) == said
 
 
 def test_a_share_of_the_cpus_costs_its_share() -> None:

@@ -43,7 +43,7 @@ def test_too_many_late_answers_fail_and_are_counted() -> None:
 
 def test_calls_that_were_not_answered_stay_in_the_count() -> None:
     assert SLO.failure(observed(1000, refused=1)) == ""
-    assert SLO.failure(observed(1000, refused=2)) == "99.80% of the calls were answered"
+    assert SLO.failure(observed(1000, refused=2)) == "2 of 1002 calls were not answered"
 
 
 def test_a_void_run_shows_nothing_however_good_it_looks() -> None:
@@ -52,7 +52,36 @@ def test_a_void_run_shows_nothing_however_good_it_looks() -> None:
 
 
 def test_a_run_without_any_call_shows_nothing() -> None:
-    assert SLO.failure(observed(0)) == "0.00% of the calls were answered"
+    assert SLO.failure(observed(0)) == "0 of 0 calls were not answered"
+
+
+@pytest.mark.parametrize(
+    ("slo", "said"),
+    [
+        (SLO, "p99 <= 100 ms, 0.999 answered"),
+        (Slo(99.999, 0.0125, 0.99999), "p99.999 <= 12.5 ms, 0.99999 answered"),
+        (Slo(50, 1234.5678, 1.0), "p50 <= 1234567.8 ms, 1 answered"),
+    ],
+)
+def test_a_setting_is_said_as_it_was_given(slo: Slo, said: str) -> None:
+    assert slo.said == said
+
+
+def test_a_share_that_rounds_up_to_all_is_told_by_what_was_not_answered() -> None:
+    strict = Slo(99, 0.1, 0.99999)
+    assert strict.doubt(observed(20_000, refused=1)) == "1 of 20001 calls were not answered"
+
+
+def test_a_share_of_answers_is_only_seen_until_there_are_calls_enough_to_show_it() -> None:
+    assert SLO.failure(observed(468)) == ""
+    assert SLO.only_seen(observed(468)) == (
+        "that 0.999 are answered was seen (468 of 468), not shown, which takes 4603 "
+        "calls with as many failures"
+    )
+    assert SLO.only_seen(observed(4602)) and not SLO.only_seen(observed(4603))
+    assert "which takes 6636 calls with as many" in SLO.only_seen(observed(6634, refused=1))
+    assert not SLO.only_seen(observed(6635, refused=1))
+    assert "which no number of calls can" in Slo(99, 0.1, 1.0).only_seen(observed(9999))
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,31 @@ def test_the_verdict_names_rate_dollars_and_what_they_rest_on() -> None:
     for part in (
         "Highest rate: 70/s", "p99 <= 100 ms", "at 72/s 30 of 900", "$0.1984 per million",
         "1 of the 4 CPUs of cloud-small", "2026-11-01", "made up", "on demand", "a machine",
-        "ms late in 99 of 100 sends",
+        "ms late in 99 of 100 sends", "net version 1, fp32, sha256 " + "ab" * 32,
+        "accuracy +0 points over the trained model",
+        "showed p99 <= 100 ms at 99 % confidence; that 0.999 are answered was seen (1000 of 1000)",
     ):  # fmt: skip
         assert part in said
+
+
+def test_how_late_the_generator_was_is_not_said_of_too_few_sends() -> None:
+    seen = observed(0.01)
+    seen.lag = observed(0.01, calls=100).lag
+    said = unittables.verdict(profile(searched=((Level(70.0, seen), ""),)))
+    assert "sent too few calls to say how late" in said
+
+
+def test_a_verdict_on_a_void_run_is_void_and_has_no_figure_of_the_server() -> None:
+    seen = late().seen
+    said = unittables.verdict(profile(searched=((Level(70.0, seen), ""),)))
+    assert said == f"void: {seen.void}"
+
+
+def test_what_a_million_cost_on_several_machines_says_how_many() -> None:
+    made = profile()
+    made = dataclasses.replace(made, conditions=dataclasses.replace(made.conditions, replicas=2))
+    said = unittables.verdict(made)
+    assert "$0.3968 per million good answers: 2 machines, each 1 of the 4 CPUs" in said
 
 
 @pytest.mark.parametrize(
