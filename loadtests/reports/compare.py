@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loadtests.reports import comparison, report
-from loadtests.reports.changes import BETTER, WORSE, Change
+from loadtests.reports.changes import ANSWERED_MAY, BETTER, GOODPUT_MAY, POINTS, WORSE, Change
 from loadtests.reports.columns import UNKNOWN, three_digits
 from loadtests.reports.comparison import Comparison
 from loadtests.reports.resampling import CONFIDENCE
@@ -22,10 +22,12 @@ from loadtests.screen import WIDTH
 from service.errors import InvalidSetting
 
 _CAPTION = (
-    "The interval is where the change lies: for latency, goodput and answers by drawing the calls "
-    f"anew, so that of equal things anything is called changed in {100 * (1 - CONFIDENCE):.0f} % "
-    "of all comparisons at most; for rate and dollars by the step of the search. What a machine "
-    "does from one hour to the next is not in it: the threshold is for that."
+    "The interval is where the change lies: for latency by drawing the calls anew, for rate and "
+    "dollars by how well searches repeat themselves; of equal things anything of these is called "
+    f"changed in {100 * (1 - CONFIDENCE):.0f} % of all comparisons at most. What a machine does "
+    "from one hour to the next is not in it: the threshold is for that. The noise of what has no "
+    f"interval is not known; bounds are {100 * GOODPUT_MAY:.0f} % of the goodput under overload, "
+    f"{100 * ANSWERED_MAY:.0f} % of the answers, and those of --accuracy."
 )
 _STYLES = {BETTER: "green", WORSE: "red"}
 
@@ -40,9 +42,18 @@ def compare(
         typer.Option(
             metavar="PERCENT",
             help="What is worse by more than this, and beyond noise, ends with exit code 1. "
-            "Smaller ones alarm at the moods of a shared machine, which are 2 to 3 %.",
+            "Smaller ones alarm at the moods of a shared machine, which are 2 to 3 %. The goodput "
+            "under overload must fall by a third at least: stalls alone make it vary by less.",
         ),
     ] = "5%",
+    accuracy: Annotated[
+        str,
+        typer.Option(
+            metavar="POINTS",
+            help="An accuracy that is lower by more points than this ends with exit code 1, too; "
+            "0 for any loss.",
+        ),
+    ] = f"{POINTS:g}",
     only: Annotated[
         str,
         typer.Option(
@@ -57,11 +68,14 @@ def compare(
 ) -> None:
     """Say what changed from A to B beyond noise; profiles are paired by name, else by variant.
 
-    Exit code 1 if anything is worse by more than the threshold and beyond noise, so that a pipeline
-    can stop there; 2 if they are not of the same work, or void.
+    Exit code 1 if anything is worse by more than the threshold and beyond noise, or the accuracy
+    by more than its own, so that a pipeline can stop there; 2 if they are not of the same work, or
+    void.
     """
-    most = share(threshold)
-    found = comparison.compare(report.read_all(before), report.read_all(after), only=only)
+    most, points = share(threshold), points_of(accuracy)
+    found = comparison.compare(
+        report.read_all(before), report.read_all(after), only=only, points=points
+    )
     if as_json:
         print(json.dumps(found.to_dict(most), indent=2))
     else:
@@ -76,13 +90,31 @@ def share(text: str) -> float:
     Raises:
         InvalidSetting: it is none.
     """
-    try:
-        value = float(text.strip().removesuffix("%")) / 100
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
+    value = _number(text.strip().removesuffix("%"))
+    if value is None:
         raise InvalidSetting(f"--threshold is '{text}'; it takes a percentage such as 5%")
+    return value / 100
+
+
+def points_of(text: str) -> float:
+    """Points of accuracy: `0.5`.
+
+    Raises:
+        InvalidSetting: it is none.
+    """
+    value = _number(text)
+    if value is None:
+        raise InvalidSetting(f"--accuracy is '{text}'; it takes points such as 0.5")
     return value
+
+
+def _number(text: str) -> float | None:
+    """One that is not negative; None where it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value < math.inf else None
 
 
 def show(console: Console, found: Comparison, threshold: float) -> None:
@@ -123,7 +155,7 @@ def _cells(each: Change) -> tuple[str, ...]:
     return (
         figure,
         *values,
-        UNKNOWN if each.change is None else f"{100 * each.change:+.1f} %",
+        each.said.replace("points", "pt") or UNKNOWN,
         f"{_end(interval.low)} to {_end(interval.high)} %" if interval else UNKNOWN,
         each.verdict,
     )

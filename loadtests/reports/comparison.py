@@ -30,20 +30,18 @@ class Comparison:
     unpaired: tuple[str, ...]
 
     def regressions(self, threshold: float) -> list[Change]:
-        """What is worse beyond noise and by more than the threshold."""
+        """What is worse beyond noise, or what it may, and by more than the threshold."""
         return [each for each in self.changes if each.is_regression(threshold)]
 
     def said(self, threshold: float) -> str:
         """The end of it in one sentence."""
         worse = self.regressions(threshold)
         if worse:
-            which = wording.listed(
-                [f"{e.name}: {e.figure} {100 * (e.change or 0.0):+.1f} %" for e in worse]
-            )
-            return f"Worse by more than {100 * threshold:g} %, and beyond noise: {which}."
+            which = wording.listed([f"{each.name}: {each.figure} {each.said}" for each in worse])
+            return f"Worse than the thresholds allow, and beyond noise: {which}."
         changed = sum(each.verdict in (BETTER, WORSE) for each in self.changes)
-        told = f"{changed} of {len(self.changes)} figures changed beyond noise"
-        return f"Nothing is worse by more than {100 * threshold:g} % beyond noise; {told}."
+        told = f"{changed} of {len(self.changes)} figures changed beyond noise or bounds"
+        return f"Nothing is worse than the thresholds allow, and beyond noise; {told}."
 
     def to_dict(self, threshold: float) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -60,7 +58,12 @@ class Comparison:
 
 
 def compare(
-    before: Sequence[Profile], after: Sequence[Profile], *, only: str = "", seed: int = 1
+    before: Sequence[Profile],
+    after: Sequence[Profile],
+    *,
+    only: str = "",
+    points: float = changes.POINTS,
+    seed: int = 1,
 ) -> Comparison:
     """Pair what belongs together, and judge each figure of each pair.
 
@@ -68,6 +71,7 @@ def compare(
         before: some profiles.
         after: others.
         only: name of the one pair to look at; empty for all.
+        points: that the accuracy may fall.
         seed: of the draws.
 
     Raises:
@@ -86,10 +90,10 @@ def compare(
                     f"'{each.name}' ({side}) is void, since {wording.void(each)}; what is void "
                     f"cannot be compared: measure it again, or leave it out with --only NAME"
                 )
-    resampler = Resampler(len(pairs) * changes.DRAWN, seed=seed)
+    resampler = Resampler(len(pairs) * changes.JUDGED, seed=seed)
     known = {each.name for pair in pairs for each in pair}
     return Comparison(
-        tuple(change for pair in pairs for change in changes.of(pair, resampler)),
+        tuple(change for pair in pairs for change in changes.of(pair, resampler, points=points)),
         tuple(text for pair in pairs for text in _differences(pair, alone=len(pairs) == 1)),
         () if only else tuple(sorted({each.name for each in (*before, *after)} - known)),
     )

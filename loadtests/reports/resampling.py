@@ -1,11 +1,13 @@
-"""How much of a change may be chance: bootstrap intervals of figures that were counted once.
+"""How much of a change may be chance: bootstrap intervals of percentiles that were counted once.
+
+It is for calls that do not depend on each other, such as those of one caller; of calls that queue,
+a single stall makes many late.
 
 The bootstrap asks what a figure would have come to, had the same calls been drawn anew. Of the many
 resamples only the figure is kept, and its distribution is known without making them: the k-th of n
 values lies at a share of all values that is Beta(k, n - k + 1) distributed, which is just what
 multinomial resampling of the histogram's counts gives (Efron and Tibshirani, An Introduction to the
-Bootstrap, 1993, on order statistics). Shares and counts are smoothed by Jeffreys' half: a run
-without a failure does not show that there are none.
+Bootstrap, 1993, on order statistics).
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtests.histogram import Histogram
-from loadtests.observed import Observed
 
 Draws = npt.NDArray[np.float64]
 
@@ -43,12 +44,16 @@ class Interval:
 
 
 class Resampler:
-    """Draws for so many figures that are judged together."""
+    """Draws for so many figures that are judged together.
+
+    Attributes:
+        tail: the chance that a figure's change is beyond an end of its interval.
+    """
 
     def __init__(self, figures: int, *, seed: int = 1) -> None:
         """Give each its part of the error that all may make together (Bonferroni)."""
-        self._tail = (1 - CONFIDENCE) / max(1, figures) / 2
-        self._draws = math.ceil(_IN_TAIL / self._tail)
+        self.tail = (1 - CONFIDENCE) / max(1, figures) / 2
+        self._draws = math.ceil(_IN_TAIL / self.tail)
         self._random = np.random.default_rng(seed)
 
     def percentile(self, histogram: Histogram, percent: float) -> Draws:
@@ -60,19 +65,8 @@ class Resampler:
         found = np.searchsorted(np.cumsum(counts), places)
         return np.asarray(values[np.minimum(found, len(values) - 1)], np.float64)
 
-    def success(self, seen: Observed) -> Draws:
-        """Of the share of the offered calls that was answered."""
-        failed = seen.offered - seen.answers
-        return self._random.beta(seen.answers + 0.5, failed + 0.5, self._draws)
-
-    def goodput(self, seen: Observed) -> Draws:
-        """Of the good answers per second."""
-        others = seen.offered - seen.good
-        shares = self._random.beta(seen.good + 0.5, others + 0.5, self._draws)
-        return shares * seen.offered / seen.seconds
-
     def change(self, before: Draws, after: Draws) -> Interval:
         """From one to the other, to the confidence that all figures have together."""
         ratios = after / before
-        low, high = np.quantile(ratios, (self._tail, 1 - self._tail))
+        low, high = np.quantile(ratios, (self.tail, 1 - self.tail))
         return Interval(float(low) * (1 - _GRAIN) - 1, float(high) * (1 + _GRAIN) - 1)

@@ -70,7 +70,7 @@ def verdict(chosen: Profile | None, base: Profile | None) -> str:
             f"{chosen.name} is the cheapest: {cost} {at}; the baseline, {base.name}, is void: "
             f"{void(base)}."
         )
-    if not resolution.apart(resolution.usd_per_million(chosen), resolution.usd_per_million(base)):
+    if not resolution.apart(base, chosen):
         return (
             f"{chosen.name} came out cheapest, with {cost} {at}, but the search cannot tell it "
             f"from the baseline, {base.name}."
