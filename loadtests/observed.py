@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from loadtests import outside
 from loadtests.histogram import Histogram, samples_for
 
 GOOD = "good"
@@ -17,6 +18,13 @@ VOID_SHARE = 0.01
 # With the servers on the same cores: with ONNX Runtime on both of two, a bare sender of 200/s was
 # over 2.5 ms late in 2 % of its sends, and over 5 ms in 0.1 %.
 SHARED_LEAST_S = 0.1
+
+
+_COUNTED = {
+    "seconds": float, "limit_ms": float, "offered": int, "endings": dict[str, int],
+    "sent_late": int, "unsent": int, "lost": int, "shared_cores": bool,
+    "latency_histogram": object, "lag_histogram": object,
+}  # fmt: skip
 
 
 def slack_s(limit_s: float) -> float:
@@ -176,18 +184,24 @@ class Observed:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Observed:
-        """What ``to_dict`` or ``counted`` gave."""
+        """What ``to_dict`` or ``counted`` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        given = {"lost": 0} | outside.mapping(raw, "a run")
+        told = outside.checked(_COUNTED, given, "a run")
         return cls(
-            seconds=raw["seconds"],
-            limit_s=raw["limit_ms"] / 1e3,
-            offered=raw["offered"],
-            endings=Counter(raw["endings"]),
-            latency=Histogram.from_text(raw["latency_histogram"]),
-            lag=Histogram.from_text(raw["lag_histogram"]),
-            sent_late=raw["sent_late"],
-            unsent=raw["unsent"],
-            lost=raw.get("lost", 0),
-            shared=raw["shared_cores"],
+            seconds=told["seconds"],
+            limit_s=told["limit_ms"] / 1e3,
+            offered=told["offered"],
+            endings=Counter(told["endings"]),
+            latency=Histogram.from_text(told["latency_histogram"]),
+            lag=Histogram.from_text(told["lag_histogram"]),
+            sent_late=told["sent_late"],
+            unsent=told["unsent"],
+            lost=told["lost"],
+            shared=told["shared_cores"],
         )
 
 

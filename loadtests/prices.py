@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from loadtests import outside
 from service.errors import InvalidSetting
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
@@ -83,8 +84,16 @@ class Price:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Price:
-        """What ``to_dict`` gave."""
-        return cls(**raw | {"date": datetime.date.fromisoformat(raw["date"])})
+        """What ``to_dict`` gave.
+
+        Raises:
+            ValueError: it is something else, or no price.
+        """
+        price = cls(**outside.record(cls, raw, "the price"))
+        problem = _problem(price)
+        if problem:
+            raise ValueError(f"the price '{price.id}' {problem}")
+        return price
 
 
 def book(own: Path | None = None) -> dict[str, Price]:

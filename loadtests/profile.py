@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loadtests import outside
 from loadtests.observed import Observed
 from loadtests.prices import Price, usd_per_million
 from loadtests.slo import Slo
 from service.errors import InvalidSetting
 
 SCHEMA = "farthing.profile/1"
+# CPUs and seconds that are divided by.
+_LEAST = 1e-6
 # Of the conditions, what follows from the others.
 _WORKED_OUT = ("usd_per_hour", "machines", "fleet_usd_per_hour")
 
@@ -228,32 +232,32 @@ class Profile:
         """What ``to_dict`` gave; figures that follow from others are worked out anew.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            ValueError: it is something else, or a value of it is out of its range.
         """
-        conditions = {k: v for k, v in raw["conditions"].items() if k not in _WORKED_OUT}
-        price = conditions.pop("price")
-        alone = raw["alone"]
-        return cls(
-            name=raw["name"],
-            subject=Subject(**raw["subject"]),
-            conditions=Conditions(**conditions, price=Price.from_dict(price) if price else None),
-            slo=Slo(**raw["slo"]),
-            rate=raw["rate"],
-            searched=tuple((_read_level(each), each["failure"]) for each in raw["searched"]),
-            ended=raw["ended"],
-            alone=Observed.from_dict(alone) if alone else None,
-            levels=tuple(_read_level(each) for each in raw["levels"]),
-            runs={int(rows): (run[0], run[1]) for rows, run in raw["runs"].items()},
-            phases=raw["phases"],
-            bill=raw["bill"],
-            paid_core_s=raw.get("paid_core_s"),
-        )
+        raw = outside.mapping(raw, "the profile")
+        runs = outside.listed(raw.get("searched"), "the profile's searched")
+        searched = [[run, outside.mapping(run, "a run").get("failure")] for run in runs]
+        made = cls(**outside.record(cls, raw | {"searched": searched}, "the profile"))
+        contradiction = next(_contradictions(made), None)
+        if contradiction:
+            raise ValueError(contradiction)
+        return made
 
 
 def write(profile: Profile, path: Path) -> None:
-    """Write one to a file, as a whole or not at all."""
+    """Write one to a file, as a whole or not at all.
+
+    Raises:
+        InvalidSetting: a figure of it is infinite or none, which JSON cannot say.
+    """
+    try:
+        text = json.dumps(profile.to_dict(), indent=2, allow_nan=False)
+    except ValueError:
+        raise InvalidSetting(
+            f"{path} is not written: a figure of this profile is no finite number"
+        ) from None
     whole = path.with_name(f".{path.name}.part")
-    whole.write_text(json.dumps(profile.to_dict(), indent=2) + "\n", encoding="utf-8")
+    whole.write_text(text + "\n", encoding="utf-8")
     whole.replace(path)
 
 
@@ -264,13 +268,14 @@ def read(path: Path) -> Profile:
         InvalidSetting: it is no profile.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema"] != SCHEMA:
-            raise ValueError("another schema")
+        raw = outside.mapping(outside.read_json(path), "it")
+        if raw.get("schema") != SCHEMA:
+            raise ValueError("its schema is another")
         return Profile.from_dict(raw)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+    except (OSError, ValueError) as error:
         raise InvalidSetting(
-            f"{path} is no profile; `farthing slo --save-profile {path.name}` makes one"
+            f"{path} is no profile; `farthing slo --save-profile {path.name}` makes one "
+            f"({outside.said(error)})"
         ) from None
 
 
@@ -278,5 +283,16 @@ def _level(level: Level) -> dict[str, Any]:
     return {"rate": level.rate, "seen": level.seen.to_dict()}
 
 
-def _read_level(raw: dict[str, Any]) -> Level:
-    return Level(raw["rate"], Observed.from_dict(raw["seen"]))
+def _contradictions(profile: Profile) -> Iterator[str]:
+    """What each by itself may be, and both together cannot."""
+    conditions = profile.conditions
+    if conditions.price and conditions.cpus < _LEAST:
+        yield f"the conditions' cpus are {conditions.cpus:g}, and have a price"
+    if conditions.local > conditions.replicas:
+        yield f"{conditions.local} of {conditions.replicas} replicas are local"
+    levels = (*(level for level, _ in profile.searched), *profile.levels)
+    for seen in (*(level.seen for level in levels), *filter(None, [profile.alone])):
+        if not seen.answers == len(seen.latency) <= seen.offered:
+            yield f"of {seen.offered} calls {seen.answers} and {len(seen.latency)} were answered"
+        if seen.answers and seen.seconds < _LEAST:
+            yield f"{seen.answers} calls were answered in {seen.seconds:g} s"

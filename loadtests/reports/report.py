@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtests import profile
+from loadtests import outside, profile
 from loadtests.profile import Profile
 from loadtests.reports import page
 from loadtests.reports.columns import TABLES, Column, cell
@@ -128,14 +128,16 @@ def read_all(path: Path) -> list[Profile]:
         InvalidSetting: it is neither.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = outside.mapping(outside.read_json(path), "it")
         if raw.get("schema") == profile.SCHEMA:
             return [Profile.from_dict(raw)]
-        return [Profile.from_dict(each) for each in raw["profiles"]]
-    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        return [
+            Profile.from_dict(each) for each in outside.listed(raw.get("profiles"), "its profiles")
+        ]
+    except (OSError, ValueError) as error:
         raise InvalidSetting(
             f"{path} is neither a profile nor a report; `farthing slo --save-profile` and "
-            f"`farthing report` make them"
+            f"`farthing report` make them ({outside.said(error)})"
         ) from None
 
 
