@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import ceil
 
 from loadtests.arrivals import Curve
-from loadtests.plans.demand import rate_at
+from loadtests.plans.curves import rate_at
 
 # Of the autoscaler: it looks so often; and only after so long without a higher wish it goes down.
 PERIOD_S = 15.0

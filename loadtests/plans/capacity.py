@@ -11,7 +11,8 @@ from loadtests.histogram import samples_for
 from loadtests.observed import Observed
 from loadtests.plans import demand as demands
 from loadtests.plans.autoscaling import Following, follow
-from loadtests.plans.demand import Demand, Fleet
+from loadtests.plans.curves import Fleet, fleet_in, shared
+from loadtests.plans.demand import Demand
 from loadtests.plans.replica import Replica
 from loadtests.plans.simulation import Simulated, simulate
 from loadtests.slo import Slo
@@ -25,7 +26,8 @@ _BURST_S = 60.0
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9)
 _LEAST_CALLS, _MOST_CALLS, _VIOLATIONS = 3000, 40_000, 10
 _NEAR_ENOUGH = 0.02
-_MOST_SHARES = 20
+# Where one replica gets few calls, the shares of so many are looked at, if that may be enough.
+_MOST_SHARES, _TRIED_SHARES = 2000, 20
 _MOST_REPLICAS = 100_000
 _GRID = 8
 
@@ -61,24 +63,32 @@ class Work:
 
     def trial(self, demand: Demand, fleet: Fleet) -> Simulated:
         """One replica of a fleet, or several where one alone sees too few calls."""
-        seen = Observed(0.0, limit_s=self.slo.limit_s, shared=False)
-        done, seed = Simulated(seen, Bill(), 0.0), self.seed
-        for _ in range(_MOST_SHARES):
-            times, seconds = demands.share(demand, fleet, calls=self.calls, seed=seed)
-            one = simulate(
-                self.replica, times, seconds=seconds, limit_s=self.slo.limit_s, seed=seed
-            )
-            done.seen.merge(one.seen)
-            done.seen.seconds += seconds
-            done = Simulated(done.seen, done.bill + one.bill, done.cpu_s + one.cpu_s)
-            if done.seen.offered >= self.calls / 2:
+        none = Observed(0.0, limit_s=self.slo.limit_s, shared=False)
+        done = Simulated(none, Bill(), 0.0)
+        for number in range(_MOST_SHARES):
+            parts = demands.share(demand, fleet, calls=self.calls, seed=self.seed + number)
+            most = max(part.weight for part in parts)
+            for part in parts:
+                one = simulate(
+                    self.replica, part.times, seconds=part.seconds, limit_s=self.slo.limit_s,
+                    seed=self.seed + number,
+                )  # fmt: skip
+                done += one.part(part.weight / most)
+            hopeless = done.seen.offered / (number + 1) * _MOST_SHARES < self.calls / 2
+            if done.seen.offered >= self.calls / 2 or (number >= _TRIED_SHARES and hopeless):
                 break
-            seed += 1
         return done
 
+    def short(self, done: Simulated) -> str:
+        """Why nothing can be said of it, neither that the SLO holds nor the contrary, or empty."""
+        missing = self.slo.missing(done.seen)
+        if self.slo.doubt(done.seen) or not missing or done.seen.offered >= self.calls / 2:
+            return ""
+        return f"{missing} calls too few to show p{self.slo.percent:g}"
+
     def failure(self, done: Simulated) -> str:
-        """Why the SLO does not hold; empty where it does."""
-        return self.slo.doubt(done.seen) or self.slo.failure(done.seen)
+        """Why the SLO does not hold; empty where it does, and where too few calls come to say."""
+        return "" if self.short(done) else self.slo.failure(done.seen)
 
 
 def highest(work: Work) -> float | None:
@@ -108,17 +118,45 @@ def highest(work: Work) -> float | None:
     return low
 
 
-def replicas(work: Work, demand: Demand, rate: float) -> int | None:
-    """The smallest number at which the SLO holds while most comes.
+@dataclass(frozen=True)
+class Sized:
+    """How many it takes.
+
+    Attributes:
+        number: replicas; None if that cannot be said.
+        done: what becomes of the calls while most come, without headroom, of one of them.
+        why: it cannot be said.
+    """
+
+    number: int | None
+    done: Simulated | None = None
+    why: str = ""
+
+
+def replicas(work: Work, demand: Demand, rate: float, *, headroom: float = 0.0) -> Sized:
+    """The smallest number at which the SLO holds while most comes, and with headroom, too.
 
     Args:
         work: what is asked of them.
         demand: what comes.
         rate: that one carries, see ``highest``; none of them is given more than that for a minute.
-
-    Returns:
-        The number; None if it takes more than anyone has.
+        headroom: so much more must hold too.
     """
+    number = _smallest(work, demand.times_as_much(1 + headroom), rate)
+    busiest = demand.busiest(BUSIEST_S)
+    # Other calls are drawn without headroom, so that what holds with it may fail.
+    for more in range(number, _MOST_REPLICAS):
+        work.told(f"{more} replicas, without headroom")
+        done = work.trial(busiest, ((0.0, more),))
+        if short := work.short(done):
+            return Sized(None, why=short)
+        if not work.failure(done):
+            return Sized(more, done)
+    return Sized(None, why=f"it would take more than {_MOST_REPLICAS} replicas")
+
+
+def _smallest(work: Work, demand: Demand, rate: float) -> int:
+    """The smallest number at which the SLO holds while most comes, if any does."""
     busiest = demand.busiest(BUSIEST_S)
 
     @cache
@@ -133,28 +171,11 @@ def replicas(work: Work, demand: Demand, rate: float) -> int | None:
     while not holds(high):
         low, high = high, 2 * high
         if high > _MOST_REPLICAS:
-            return None
+            return high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high
-
-
-def enough(work: Work, demand: Demand, number: int) -> tuple[int, Simulated]:
-    """So many replicas, or more if the SLO does not hold without headroom.
-
-    Other calls are drawn from more of them, so that what holds with headroom may fail without.
-
-    Returns:
-        The number, and what becomes of the calls while most come, of one replica.
-    """
-    busiest = demand.busiest(BUSIEST_S)
-    while True:
-        work.told(f"{number} replicas, without headroom")
-        done = work.trial(busiest, ((0.0, number),))
-        if not work.failure(done) or number >= _MOST_REPLICAS:
-            return number, done
-        number += 1
 
 
 @dataclass(frozen=True)
@@ -177,8 +198,9 @@ class Scaled:
 
 
 def scaled(
-    work: Work, demand: Demand, rate: float, *, lag_s: float, targets: Sequence[float] = TARGETS
-) -> list[Scaled]:
+    work: Work, demand: Demand, rate: float, *, lag_s: float, headroom: float = 0.0,
+    targets: Sequence[float] = TARGETS,
+) -> list[Scaled]:  # fmt: skip
     """What autoscaling does at several targets of CPU utilisation.
 
     Args:
@@ -186,6 +208,7 @@ def scaled(
         demand: what comes over time.
         rate: that one replica carries, see ``highest``.
         lag_s: from a higher rate to replicas that serve.
+        headroom: so much more must hold too, before the autoscaler knows of it.
         targets: of utilisation, ascending; those that the SLO does not let one reach are left out.
     """
     shares = [(k + 1) / _GRID for k in range(_GRID)]
@@ -194,7 +217,7 @@ def scaled(
         work.told(f"how much one replica is used at {share * rate:.3g}/s")
         done = work.trial(demands.steady(share * rate), ((0.0, 1),))
         used.append((max(used[-1][0], done.used), share * rate))
-    found = []
+    found, more = list[Scaled](), demand.times_as_much(1 + headroom)
     for target in targets:
         if target > used[-1][0]:
             break
@@ -204,8 +227,20 @@ def scaled(
         each = low_rate + (target - low) / max(1e-9, high - low) * (high_rate - low_rate)
         fleet = follow(demand.curve, each, lag_s=lag_s)
         done = work.trial(demand, fleet.steps)
-        found.append(Scaled(target, each, fleet, done, work.failure(done)))
+        failure = work.short(done) or work.failure(done) or _crowded(work, more, fleet, rate)
+        found.append(Scaled(target, each, fleet, done, failure))
     return found
+
+
+def _crowded(work: Work, demand: Demand, fleet: Following, rate: float) -> str:
+    """Why a fleet does not hold what one that is always there has to; empty where it does."""
+    alone = Demand("", shared(demand.curve, fleet.steps)).busiest(_BURST_S).mean
+    if alone > rate * (1 + 1e-9):
+        return f"one gets {alone:.3g}/s for a minute, headroom included"
+    window = demand.busiest_window(BUSIEST_S)
+    done = work.trial(demand.during(window), fleet_in(fleet.steps, window))
+    failure = work.short(done) or work.failure(done)
+    return f"in the busiest hour, headroom included: {failure}" if failure else ""
 
 
 def break_even(one: tuple[float, float], other: tuple[float, float]) -> float | None:
@@ -232,7 +267,7 @@ def break_even(one: tuple[float, float], other: tuple[float, float]) -> float | 
     steps = sorted(edges)
     lost = [
         at for at, begin in enumerate(steps)
-        if (_above(begin, rate)) * usd >= (_above(begin, other_rate)) * other_usd
+        if _above(begin, rate) * usd >= _above(begin, other_rate) * other_usd * (1 - 1e-9)
     ]  # fmt: skip
     if not lost:
         return 0.0

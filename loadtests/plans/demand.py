@@ -7,22 +7,26 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
+from math import ceil
 from pathlib import Path
 
 from loadtests import arrivals
 from loadtests.arrivals import Curve
+from loadtests.plans import curves
+from loadtests.plans.curves import Fleet, Window
 from service.errors import InvalidSetting
 
 DAY_S = 86_400.0
-# What is longer than can be simulated is looked at in so many windows, and where it is highest.
+# What is longer than can be simulated is looked at in so many windows, and where most comes.
 _WINDOWS = 24
-# Arrivals become a rate by counting them in so many seconds.
-_COUNTED_S = 15.0
-
-# (from when on, how many replicas), ascending; the first is at 0
-Fleet = Sequence[tuple[float, float]]
-Window = tuple[float, float]
+# Calls of one replica that are simulated where most come; and how finely that is looked for: in so
+# many stretches, more if one would have a large share of the calls.
+_HOT_CALLS, _CELLS, _CELL_SHARE = 20_000, 1200, 20
+# A queue may last so long after most came, but not many such stretches.
+_AFTER_S, _CELLS_AFTER = 15.0, 5
+# Arrivals become a rate by counting them in so many seconds, longer ones in a trace of weeks.
+_COUNTED_S, _MOST_COUNTS = 15.0, 100_000
 
 
 @dataclass(frozen=True)
@@ -56,15 +60,26 @@ class Demand:
         points = tuple((moment, factor * rate) for moment, rate in self.curve.points)
         return replace(self, curve=Curve(points), times=tuple(_multiplied(self.times, factor)))
 
+    def busiest_window(self, seconds: float) -> Window:
+        """Where the stretch of this length lies in which most calls come."""
+        if seconds >= self.curve.seconds:
+            return 0.0, self.curve.seconds
+        sends, each_s = curves.Sends(self.curve), seconds / 20
+        starts = [k * each_s for k in range(int((self.curve.seconds - seconds) / each_s) + 1)]
+        begin = max(starts, key=lambda start: sends.until(start + seconds) - sends.until(start))
+        return begin, begin + seconds
+
+    def during(self, window: Window) -> Demand:
+        """A stretch of it, which begins at 0."""
+        return replace(
+            self, curve=curves.cut(self.curve, window), times=tuple(_kept(self.times, window))
+        )
+
     def busiest(self, seconds: float) -> Demand:
         """The stretch of this length in which most calls come; all of it where it is shorter."""
         if self.steady or seconds >= self.curve.seconds:
             return self
-        sends, each_s = _Sends(self.curve), seconds / 20
-        starts = [k * each_s for k in range(int((self.curve.seconds - seconds) / each_s) + 1)]
-        begin = max(starts, key=lambda start: sends.until(start + seconds) - sends.until(start))
-        window = (begin, begin + seconds)
-        return replace(self, curve=cut(self.curve, window), times=tuple(_kept(self.times, window)))
+        return self.during(self.busiest_window(seconds))
 
 
 def steady(rate: float) -> Demand:
@@ -95,7 +110,7 @@ def traced(path: Path) -> Demand:
 
 def _counted(times: Sequence[float]) -> Curve:
     """The rate of arrivals, in steps."""
-    each_s = min(_COUNTED_S, max(times[-1], 1e-3))
+    each_s = max(min(_COUNTED_S, max(times[-1], 1e-3)), times[-1] / _MOST_COUNTS)
     number = max(1, int(times[-1] / each_s) + 1)
     counts = Counter(int(moment / each_s) for moment in times)
     edges = [(k * each_s, counts[k] / each_s) for k in range(number)]
@@ -103,120 +118,113 @@ def _counted(times: Sequence[float]) -> Curve:
                        ((begin, rate), (begin + each_s, rate))))  # fmt: skip
 
 
-def share(demand: Demand, fleet: Fleet, *, calls: int, seed: int) -> tuple[list[float], float]:
-    """The calls that one replica gets if each goes to one that is drawn, about ``calls`` of them.
+@dataclass(frozen=True)
+class Part:
+    """Calls of one replica that are simulated.
 
-    Where more come, it is looked at in windows of the whole time, one of them where most come for
-    each replica; inside a window nothing is changed, and they follow upon each other.
+    Attributes:
+        times: seconds at which they are due, ascending.
+        seconds: the length of it.
+        weight: how much of the whole time each second of it stands for.
+    """
+
+    times: list[float]
+    seconds: float
+    weight: float = 1.0
+
+
+def share(demand: Demand, fleet: Fleet, *, calls: int, seed: int) -> list[Part]:
+    """The calls that one replica gets if each goes to one that is drawn.
+
+    Where more come than can be simulated, the stretches in which most come are there in full, and
+    of the rest windows, which stand for all of it. Inside a stretch or window nothing is changed,
+    and they follow upon each other.
 
     Args:
         demand: what all replicas get.
         fleet: how many they are.
-        calls: how many to simulate.
+        calls: how many to simulate where most of them are much alike; and as many as ``_HOT_CALLS``
+            in the stretches where most come.
         seed: of the draws.
-
-    Returns:
-        Seconds at which calls are due, ascending; and of all of it.
     """
     if demand.steady:
         rate = demand.peak / fleet[0][1]
         seconds = calls / rate
-        return Curve(((0.0, rate), (seconds, rate))).draw(seed=seed), seconds
-    alone = shared(demand.curve, fleet)
-    windows = _windows(alone, calls)
-    total_s = sum(end - begin for begin, end in windows)
-    if not demand.times:
-        return _joined([cut(alone, window) for window in windows]).draw(seed=seed), total_s
+        return [Part(Curve(((0.0, rate), (seconds, rate))).draw(seed=seed), seconds)]
+    alone = curves.shared(demand.curve, fleet)
+    mine = _drawn(demand.times, fleet, seed) if demand.times else None
+    whole = [(0.0, alone.seconds)]
+    if alone.sends <= calls + _HOT_CALLS:
+        return [_part(alone, mine, whole, seed=seed)]
+    weight = alone.sends / calls
+    hot = _hot(alone, mine)
+    calm = _between(hot, alone.seconds)
+    seen = _windows(calm, sum(end - begin for begin, end in calm) / weight)
+    parts = [_part(alone, mine, seen, seed=seed, weight=weight)]
+    return [_part(alone, mine, hot, seed=seed + 1), *parts] if hot else parts
+
+
+def _drawn(times: Sequence[float], fleet: Fleet, seed: int) -> list[float]:
+    """Of a trace's own arrivals, those of one replica."""
     chance, starts = random.Random(seed), [begin for begin, _ in fleet]
-    draws = ((due, chance.random()) for due in demand.times)
-    mine = [due for due, drawn in draws
+    draws = ((due, chance.random()) for due in times)
+    return [due for due, drawn in draws
             if drawn * fleet[bisect_right(starts, due) - 1][1] < 1]  # fmt: skip
-    times, passed = list[float](), 0.0
+
+
+def _part(
+    curve: Curve, times: Sequence[float] | None, windows: Sequence[Window], *, seed: int,
+    weight: float = 1.0,
+) -> Part:  # fmt: skip
+    """What comes in some windows, one after the other; drawn where there are no own arrivals."""
+    seconds = sum(end - begin for begin, end in windows)
+    if times is None:
+        pieces = curves.joined([curves.cut(curve, window) for window in windows])
+        return Part(pieces.draw(seed=seed), seconds, weight)
+    found, passed = list[float](), 0.0
     for window in windows:
-        times += [passed + due for due in _kept(mine, window)]
+        found += [passed + due for due in _kept(times, window)]
         passed += window[1] - window[0]
-    return times, total_s
+    return Part(found, seconds, weight)
 
 
-def shared(curve: Curve, fleet: Fleet) -> Curve:
-    """The rate that one of so many replicas gets."""
-    ends = [begin for begin, _ in fleet[1:]] + [curve.seconds]
-    pieces = []
-    for (begin, replicas), end in zip(fleet, ends, strict=True):
-        if begin < min(end, curve.seconds):
-            piece = cut(curve, (begin, min(end, curve.seconds)))
-            pieces.append(Curve(tuple((moment, rate / replicas) for moment, rate in piece.points)))
-    return _joined(pieces)
+def _hot(curve: Curve, times: Sequence[float] | None) -> list[Window]:
+    """The stretches in which most come, each with a while after it, in which a queue ends."""
+    number = max(_CELLS, ceil(curve.sends * _CELL_SHARE / _HOT_CALLS))
+    each_s, sends = curve.seconds / number, curves.Sends(curve)
+    edges = [k * each_s for k in range(number)] + [curve.seconds]
+    totals = [sends.until(edge) if times is None else bisect_left(times, edge) for edge in edges]
+    counts = [b - a for a, b in pairwise(totals)]
+    after, chosen, total = min(_CELLS_AFTER, ceil(_AFTER_S / each_s)), set[int](), 0.0
+    for k in sorted(range(number), key=lambda k: -counts[k]):
+        new = [near for near in range(k, min(number, k + after + 1)) if near not in chosen]
+        total += sum(counts[near] for near in new)
+        if total > _HOT_CALLS:
+            break
+        chosen.update(new)
+    begins = [k for k in sorted(chosen) if k - 1 not in chosen]
+    ends = [k + 1 for k in sorted(chosen) if k + 1 not in chosen]
+    return [(edges[begin], edges[end]) for begin, end in zip(begins, ends, strict=True)]
 
 
-def cut(curve: Curve, window: Window) -> Curve:
-    """A stretch of a curve, which begins at 0."""
-    begin, end = window
-    times = [moment for moment, _ in curve.points]
-    inner = curve.points[bisect_right(times, begin) : bisect_left(times, end)]
-    points = [(begin, _rate(curve, times, begin, after=True)), *inner,
-              (end, _rate(curve, times, end, after=False))]  # fmt: skip
-    return Curve(tuple((moment - begin, rate) for moment, rate in points))
+def _between(windows: Sequence[Window], seconds: float) -> list[Window]:
+    """The rest of the time."""
+    edges = [0.0, *(edge for window in windows for edge in window), seconds]
+    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]
 
 
-def rate_at(curve: Curve, moment: float) -> float:
-    """The rate from a moment on."""
-    return _rate(curve, [begin for begin, _ in curve.points], moment, after=True)
-
-
-def _rate(curve: Curve, times: Sequence[float], moment: float, *, after: bool) -> float:
-    """The rate at a moment; of a step, what it is before or after it."""
-    at = bisect_right(times, moment) if after else bisect_left(times, moment)
-    at = min(max(at, 1), len(times) - 1)
-    (begin, first), (end, last) = curve.points[at - 1], curve.points[at]
-    if end <= begin:
-        return last if after else first
-    return first + (last - first) * min(1.0, max(0.0, (moment - begin) / (end - begin)))
-
-
-class _Sends:
-    """The calls of a curve, looked up often."""
-
-    def __init__(self, curve: Curve) -> None:
-        """Add them up."""
-        self._points = curve.points
-        self._times = [moment for moment, _ in curve.points]
-        areas = ((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(curve.points))
-        self._totals = list(accumulate(areas, initial=0.0))
-
-    def until(self, moment: float) -> float:
-        """How many there are before a moment."""
-        at = min(max(bisect_right(self._times, moment), 1), len(self._times) - 1)
-        (begin, first), (end, last) = self._points[at - 1], self._points[at]
-        passed = min(max(0.0, moment - begin), end - begin)
-        slope = (last - first) / (end - begin) if end > begin else 0.0
-        return self._totals[at - 1] + passed * (first + slope * passed / 2)
-
-
-def _joined(curves: Sequence[Curve]) -> Curve:
-    """One after the other."""
-    points, passed = list[tuple[float, float]](), 0.0
-    for curve in curves:
-        points += [(passed + moment, rate) for moment, rate in curve.points]
-        passed += curve.seconds
-    return Curve(tuple(points))
-
-
-def _windows(curve: Curve, calls: int) -> list[Window]:
-    """Where to look, if not at all of it."""
-    each_s = curve.seconds * calls / max(curve.sends, 1e-9) / _WINDOWS
-    every_s = curve.seconds / _WINDOWS
-    if each_s >= every_s:
-        return [(0.0, curve.seconds)]
-    begins = [k * every_s + (every_s - each_s) / 2 for k in range(_WINDOWS)]
-    sends = _Sends(curve)
-    highest, _ = max(curve.points, key=lambda point: point[1])
-    last = curve.seconds - each_s
-    starts = [min(max(0.0, start), last) for start in (highest, highest - each_s)]
-    peak = max(starts, key=lambda start: sends.until(start + each_s) - sends.until(start))
-    nearest = min(range(_WINDOWS), key=lambda k: abs(begins[k] - peak))
-    begins[nearest] = peak
-    return [(begin, begin + each_s) for begin in begins]
+def _windows(stretches: Sequence[Window], seconds: float) -> list[Window]:
+    """So much of some stretches, in windows that are spread evenly over their time."""
+    lengths = [end - begin for begin, end in stretches]
+    whole_s, found, passed = sum(lengths), list[Window](), 0.0
+    wanted = [((k + 0.5) * whole_s / _WINDOWS - seconds / _WINDOWS / 2) for k in range(_WINDOWS)]
+    for (begin, _), length in zip(stretches, lengths, strict=True):
+        for start in wanted:
+            first, last = max(start, passed), min(start + seconds / _WINDOWS, passed + length)
+            if last > first:
+                found.append((begin + first - passed, begin + last - passed))
+        passed += length
+    return found
 
 
 def _kept(times: Sequence[float], window: Window) -> list[float]:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
-from typing import Any
 
 from loadtests.plans.autoscaling import LAG_S
 from loadtests.plans.capacity import (
@@ -14,7 +13,6 @@ from loadtests.plans.capacity import (
     Told,
     Work,
     break_even,
-    enough,
     highest,
     replicas,
     scaled,
@@ -56,11 +54,12 @@ class Option:
     Attributes:
         profile: of the model, the variant, the machine and its price.
         rate: calls per second that one replica carries at the SLO; None if it holds at none.
-        number: replicas, always there; None if the SLO does not hold with any number.
+        number: replicas, always there; None if that cannot be said.
         done: what becomes of the calls while most come, of one of them; None without a number.
         mean_used: CPU utilisation over all of the time, 0 to 1.
         scaled: with autoscaling, by its target; empty for a steady rate, and for accelerators,
             which CPU utilisation says nothing of.
+        why: there is no number, though one replica holds at some rate.
     """
 
     profile: Profile
@@ -69,6 +68,7 @@ class Option:
     done: Simulated | None
     mean_used: float = 0.0
     scaled: tuple[Scaled, ...] = ()
+    why: str = ""
 
     @property
     def usd_per_hour(self) -> float:
@@ -213,17 +213,18 @@ def _option(profile: Profile, asked: Asked, told: Told) -> Option:
     rate = highest(work)
     if not rate:
         return Option(profile, rate, None, None)
-    number = replicas(work, asked.demand.times_as_much(1 + asked.headroom), rate)
-    if number is None:
-        return Option(profile, rate, None, None)
-    number, done = enough(work, asked.demand, number)
+    sized = replicas(work, asked.demand, rate, headroom=asked.headroom)
+    option = Option(profile, rate, sized.number, sized.done, why=sized.why)
+    if sized.done is None or sized.number is None:
+        return option
     if asked.demand.steady:
-        return Option(profile, rate, number, done, done.used)
-    whole = work.trial(asked.demand, ((0.0, number),))
-    option = Option(profile, rate, number, done, whole.used)
+        return replace(option, mean_used=sized.done.used)
+    whole = work.trial(asked.demand, ((0.0, sized.number),))
+    option = replace(option, mean_used=whole.used)
     if option.accelerated:
         return option
-    return replace(option, scaled=tuple(scaled(work, asked.demand, rate, lag_s=asked.lag_s)))
+    followed = scaled(work, asked.demand, rate, lag_s=asked.lag_s, headroom=asked.headroom)
+    return replace(option, scaled=tuple(followed))
 
 
 def _most(profile: Profile, slo: Slo) -> float:
@@ -242,51 +243,3 @@ def repriced(profile: Profile, own: Mapping[str, Price]) -> Profile:
     if price is None or price.id not in own:
         return profile
     return replace(profile, conditions=replace(profile.conditions, price=own[price.id]))
-
-
-def to_dict(made: Plan) -> dict[str, Any]:
-    """Plain values for JSON."""
-    asked = made.asked
-    return {
-        "demand": {"said": asked.demand.said, "peak_per_s": asked.demand.peak,
-                   "mean_per_s": asked.demand.mean},
-        "slo": asked.slo.to_dict(),
-        "headroom": asked.headroom,
-        "hours_per_month": MONTH_H,
-        "options": [_option_dict(option, asked.demand) for option in made.options],
-        "break_even": [
-            {"accelerated": one.profile.name, "other": other.profile.name, "from_per_s": rate}
-            for one, other, rate in made.break_evens()
-        ],
-        "not_measured": list(made.not_measured),
-    }  # fmt: skip
-
-
-def _option_dict(option: Option, demand: Demand) -> dict[str, Any]:
-    profile, done, best = option.profile, option.done, option.best_scaled
-    price = profile.conditions.price
-    return {
-        "name": profile.name,
-        "variant": profile.subject.variant,
-        "sha256": profile.subject.sha256,
-        "accuracy_change": profile.subject.accuracy_change,
-        "hardware": profile.conditions.hardware,
-        "cpus": profile.conditions.cpus,
-        "price": price.to_dict() if price else None,
-        "usd_per_hour": option.usd_per_hour,
-        "measured_rate": profile.rate,
-        "rate_per_replica": option.rate,
-        "replicas": option.number,
-        "usd_per_month": None if option.number is None else option.usd_per_month,
-        "effective_usd_per_million": option.effective_usd_per_million(demand),
-        "in_time": done.in_time if done else None,
-        "seen": done.seen.to_dict() if done else None,
-        "used": done.used if done else None,
-        "mean_used": option.mean_used,
-        "autoscaling": [
-            {"cpu_target": one.target, "least": one.fleet.least, "most": one.fleet.most,
-             "mean": one.fleet.mean, "usd_per_month": option.scaled_usd_per_month(one),
-             "in_time": one.done.in_time, "failure": one.failure, "best": one is best}
-            for one in option.scaled
-        ],
-    }  # fmt: skip

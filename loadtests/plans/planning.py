@@ -17,7 +17,8 @@ from loadtests.plans import demand as demands
 from loadtests.plans import overlay, plantables
 from loadtests.plans.autoscaling import LAG_S
 from loadtests.plans.demand import Demand
-from loadtests.plans.plan import Asked, Plan, check, plan, repriced, to_dict
+from loadtests.plans.plan import Asked, Plan, check, plan, repriced
+from loadtests.plans.planjson import to_dict
 from loadtests.profile import Profile
 from loadtests.screen import WIDTH, shown
 from loadtests.slo import Slo, seconds_of

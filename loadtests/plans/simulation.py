@@ -10,14 +10,14 @@ calls, so that one of them tells what all do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import heappop, heappush
 from itertools import accumulate, count
 from math import inf
 from random import Random
 
-from loadtests.observed import Observed
+from loadtests.observed import GOOD, LATE, Observed
 from loadtests.plans.replica import Replica
 from service import batching
 from service.batching import Limits
@@ -56,6 +56,41 @@ class Simulated:
         """Share of the calls that were answered within the limit."""
         return self.seen.good / self.seen.offered if self.seen.offered else 1.0
 
+    def part(self, share: float) -> Simulated:
+        """So much of its calls, of quick and slow ones alike, and of its bill.
+
+        Args:
+            share: of all calls, 0 to 1.
+        """
+        if share == 1:
+            return self
+        bill, seen = self.bill, self.seen
+        lines = {line: share * core_s for line, core_s in bill.lines.items()}
+        left = Observed(share * seen.seconds, limit_s=seen.limit_s, shared=seen.shared)
+        answers = [(partial(left.answered, took_s), n) for took_s, n in seen.latency.values()]
+        failures = [
+            (partial(left.failed, code), number) for code, number in seen.endings.items()
+            if code not in (GOOD, LATE)
+        ]  # fmt: skip
+        passed = 0
+        for count_one, number in (*answers, *failures):
+            passed += number
+            while left.offered < round(share * passed):
+                count_one()
+                left.offered += 1
+        return Simulated(left, replace(
+            bill, lines=lines, seconds=share * bill.seconds, paid_core_s=share * bill.paid_core_s,
+        ), share * self.cpu_s)  # fmt: skip
+
+    def __add__(self, other: Simulated) -> Simulated:
+        """Both, one after the other."""
+        seen = Observed(
+            self.seen.seconds + other.seen.seconds, limit_s=self.seen.limit_s, shared=False
+        )
+        seen.merge(self.seen)
+        seen.merge(other.seen)
+        return Simulated(seen, self.bill + other.bill, self.cpu_s + other.cpu_s)
+
 
 def simulate(
     replica: Replica, times: Sequence[float], *, seconds: float, limit_s: float, seed: int
@@ -70,33 +105,6 @@ def simulate(
         seed: of what its runs take.
     """
     return _Server(replica, Observed(seconds, limit_s=limit_s, shared=False), seed).run(times)
-
-
-def fleet(
-    replica: Replica, times: Sequence[float], *, replicas: int, seconds: float, limit_s: float,
-    seed: int,
-) -> Simulated:  # fmt: skip
-    """Let so many replicas answer these calls, each of which goes to one that is drawn.
-
-    Args:
-        replica: each of them.
-        times: seconds at which calls are due, ascending.
-        replicas: how many.
-        seconds: the length of the schedule.
-        limit_s: later answers are late; 0 for none.
-        seed: of the draws, and of what the runs take.
-    """
-    chance, shares = Random(seed), [list[float]() for _ in range(replicas)]
-    for due in times:
-        chance.choice(shares).append(due)
-    seen, bill, cpu_s = Observed(seconds, limit_s=limit_s, shared=False), Bill(), 0.0
-    for number, share in enumerate(shares):
-        one = simulate(
-            replica, share, seconds=seconds, limit_s=limit_s, seed=seed + 1000 * number + 1
-        )
-        seen.merge(one.seen)
-        bill, cpu_s = bill + one.bill, cpu_s + one.cpu_s
-    return Simulated(seen, bill, cpu_s)
 
 
 @dataclass(eq=False)

@@ -7,10 +7,11 @@ from math import ceil
 import pytest
 
 from loadtests.arrivals import Curve
-from loadtests.plans import capacity, demand
+from loadtests.plans import capacity, curves, demand
 from loadtests.plans.capacity import Work, break_even
 from loadtests.plans.demand import Demand
 from loadtests.plans.replica import Replica, spread
+from loadtests.plans.simulation import Simulated, simulate
 from loadtests.slo import Slo
 
 SLO = Slo(99, 0.1, 0.99)
@@ -42,14 +43,14 @@ def test_a_limit_below_one_run_holds_at_no_rate(most: float) -> None:
 
 
 def test_a_steady_rate_takes_as_many_replicas_as_share_it() -> None:
-    assert capacity.replicas(WORK, demand.steady(301.0), 60.0) == 6
-    assert capacity.replicas(WORK, demand.steady(300.0), 60.0) == 5
-    assert capacity.replicas(WORK, demand.steady(1.0), 60.0) == 1
+    assert capacity.replicas(WORK, demand.steady(301.0), 60.0).number == 6
+    assert capacity.replicas(WORK, demand.steady(300.0), 60.0).number == 5
+    assert capacity.replicas(WORK, demand.steady(1.0), 60.0).number == 1
 
 
 def test_a_burst_takes_more_than_its_mean() -> None:
     load = Demand("", BURST)
-    number = capacity.replicas(WORK, load, 100.0)
+    number = capacity.replicas(WORK, load, 100.0).number
     assert number is not None
     assert ceil(load.busiest(60.0).mean / 100.0) < number <= 9
     assert not WORK.failure(WORK.trial(load, ((0.0, number),)))
@@ -58,7 +59,7 @@ def test_a_burst_takes_more_than_its_mean() -> None:
 
 def test_what_lasts_longer_than_a_burst_is_held_to_the_rate_of_one() -> None:
     load = Demand("", Curve(((0.0, 10.0), (900.0, 10.0), (900.0, 300.0), (990.0, 300.0))))
-    assert capacity.replicas(WORK, load, 30.0) == 10
+    assert capacity.replicas(WORK, load, 30.0).number == 10
 
 
 @pytest.mark.parametrize("load", [demand.steady(400.0), Demand("", BURST)], ids=["steady", "burst"])
@@ -74,6 +75,66 @@ def test_a_few_calls_of_one_replica_are_those_of_several() -> None:
     done = WORK.trial(load, ((0.0, 1),))
     assert done.seen.offered >= WORK.calls / 2
     assert done.seen.seconds == pytest.approx(done.seen.offered / 10)
+
+
+@pytest.mark.parametrize("number", [3, 4])
+def test_a_peak_of_seconds_weighs_what_it_is_of_an_hour(number: int) -> None:
+    load = Demand("", Curve(((0.0, 150.0), (1800.0, 150.0), (1800.0, 500.0), (1810.0, 500.0),
+                             (1810.0, 150.0), (3600.0, 150.0))))  # fmt: skip
+    looked = WORK.trial(load, ((0.0, number),))
+    times = curves.shared(load.curve, ((0.0, number),)).draw(seed=1)
+    whole = simulate(REPLICA, times, seconds=3600.0, limit_s=SLO.limit_s, seed=1)
+    assert looked.seen.offered < 5000 < whole.seen.offered
+    # Of one such peak: other draws of it differ by as much.
+    assert looked.in_time == pytest.approx(whole.in_time, abs=0.004)
+    assert looked.used == pytest.approx(whole.used, rel=0.03)
+
+
+def test_few_calls_are_looked_at_again_until_they_show_it() -> None:
+    load = Demand("", Curve(((0.0, 0.5), (60.0, 0.5))))
+    found = capacity.replicas(WORK, load, 60.0)
+    assert found.number == 1
+    assert found.done is not None
+    assert not SLO.failure(found.done.seen)
+
+
+def test_too_few_to_show_it_is_not_called_a_failure() -> None:
+    few = Demand("", Curve(((0.0, 1 / 60), (60.0, 1 / 60))))
+    found = capacity.replicas(Work(REPLICA, Slo(99.999, 0.1, 0.99)), few, 60.0)
+    assert found.number is None
+    assert "calls too few to show p99.999" in found.why
+
+
+def test_what_holds_with_headroom_must_hold_without() -> None:
+    calm = Demand("", Curve(((0.0, 10.0), (60.0, 10.0))))
+
+    class Unlucky(Work):
+        def failure(self, done: Simulated) -> str:
+            calls_per_s = done.seen.offered / done.seen.seconds
+            return "bad luck" if 4 < calls_per_s < 11 else ""
+
+    assert capacity.replicas(Unlucky(REPLICA, SLO), calm, 60.0, headroom=0.2).number == 3
+
+
+@pytest.mark.parametrize("rate", [300.0, 600.0])
+def test_a_flat_rate_is_not_served_by_fewer_that_are_autoscaled(rate: float) -> None:
+    flat = Demand("", Curve(((0.0, rate), (7200.0, rate))))
+    number = capacity.replicas(WORK, flat, 70.0, headroom=0.2).number
+    assert number == ceil(1.2 * rate / 70)
+    found = capacity.scaled(WORK, flat, 70.0, lag_s=60.0, headroom=0.2)
+    assert any(one.fleet.mean < number for one in found)
+    assert all(one.failure for one in found if one.fleet.mean < number)
+    assert any(not one.failure for one in found)
+
+
+def test_an_autoscaled_fleet_must_hold_in_the_busiest_hour_too() -> None:
+    points = [(0.0, 50.0)]
+    for begin in (43_200.0, 44_100.0, 45_000.0, 45_900.0):
+        points += [(begin, 50.0), (begin, 400.0), (begin + 20, 400.0), (begin + 20, 50.0)]
+    load = Demand("", Curve((*points, (86_400.0, 50.0))))
+    (one,) = capacity.scaled(WORK, load, 150.0, lag_s=60.0, targets=(0.4,))
+    assert not WORK.failure(one.done)
+    assert one.failure.startswith("in the busiest hour")
 
 
 def test_rare_failures_are_looked_for_in_more_calls() -> None:
@@ -122,6 +183,8 @@ def test_a_target_that_the_slo_does_not_allow_is_left_out() -> None:
         # 5 % better: 19 of it cost as much as 95 of the others, and the 96th decides.
         ((100.0, 1.0), (19.0, 0.2), 1805.0),
         ((100.0, 0.1), (50.0, 0.2), 0.0),
+        # Seven of the one cost as much as three of the other, though not in floats.
+        ((172.0, 0.48), (352.0, 1.12), 1056.0),
     ],
 )
 def test_break_even_is_the_rate_from_which_on_it_stays_cheaper(

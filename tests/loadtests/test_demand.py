@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from loadtests.arrivals import Curve
-from loadtests.plans import demand
+from loadtests.plans import curves, demand
 from loadtests.plans.autoscaling import HOLD_S, LAG_S, follow
 from loadtests.plans.demand import Demand
 from service.errors import InvalidSetting
@@ -22,30 +23,38 @@ def trace(path: Path, text: str) -> Demand:
 
 
 def test_a_steady_rate_is_shared_evenly_and_drawn_at_any_length() -> None:
-    times, seconds = demand.share(demand.steady(100.0), ((0.0, 4),), calls=5000, seed=1)
-    assert (len(times), seconds) == (5000, 200.0)
-    assert times == sorted(times)
+    (part,) = demand.share(demand.steady(100.0), ((0.0, 4),), calls=5000, seed=1)
+    assert (len(part.times), part.seconds) == (5000, 200.0)
+    assert part.times == sorted(part.times)
 
 
 def test_more_replicas_get_the_same_steady_calls_further_apart() -> None:
-    few, _ = demand.share(demand.steady(100.0), ((0.0, 2),), calls=100, seed=1)
-    many, _ = demand.share(demand.steady(100.0), ((0.0, 4),), calls=100, seed=1)
-    assert many == pytest.approx([2 * due for due in few])
+    (few,) = demand.share(demand.steady(100.0), ((0.0, 2),), calls=100, seed=1)
+    (many,) = demand.share(demand.steady(100.0), ((0.0, 4),), calls=100, seed=1)
+    assert many.times == pytest.approx([2 * due for due in few.times])
 
 
 def test_what_can_be_simulated_is_simulated_as_a_whole() -> None:
-    times, seconds = demand.share(Demand("", STEP), ((0.0, 10),), calls=10_000, seed=1)
-    assert (len(times), seconds) == (round(STEP.sends / 10), 3600.0)
-    assert sum(600 <= due < 1200 for due in times) == pytest.approx(2400, rel=0.1)
+    (part,) = demand.share(Demand("", STEP), ((0.0, 10),), calls=10_000, seed=1)
+    assert (len(part.times), part.seconds, part.weight) == (round(STEP.sends / 10), 3600.0, 1.0)
+    assert sum(600 <= due < 1200 for due in part.times) == pytest.approx(2400, rel=0.1)
 
 
-def test_of_what_is_longer_windows_are_seen_and_the_highest_among_them() -> None:
-    spike = Curve(((0.0, 10.0), (5000.0, 10.0), (5000.0, 200.0), (5010.0, 200.0), (5010.0, 10.0),
-                   (86_400.0, 10.0)))  # fmt: skip
-    times, seconds = demand.share(Demand("", spike), ((0.0, 1),), calls=4800, seed=1)
-    assert seconds == pytest.approx(86_400 * 4800 / spike.sends)
-    gaps = [(times[k + 100] - times[k], times[k]) for k in range(len(times) - 100)]
-    assert min(gaps)[0] < 1.0  # 200/s, where it is 10/s elsewhere
+def test_of_what_is_longer_all_bursts_are_seen_and_windows_of_the_rest_by_their_weight() -> None:
+    points = [(0.0, 10.0)]
+    for begin in (5000.0, 30_000.0, 70_000.0):
+        points += [(begin, 10.0), (begin, 200.0), (begin + 10, 200.0), (begin + 10, 10.0)]
+    spikes = Curve((*points, (86_400.0, 10.0)))
+    hot, calm = demand.share(Demand("", spikes), ((0.0, 1),), calls=4800, seed=1)
+    assert hot.weight * hot.seconds + calm.weight * calm.seconds == pytest.approx(86_400)
+    assert hot.weight == 1
+    assert len(hot.times) + calm.weight * len(calm.times) == pytest.approx(spikes.sends, rel=0.01)
+
+    def dense(times: list[float]) -> int:
+        return sum(times[k + 20] - times[k] < 0.5 for k in range(len(times) - 20))
+
+    assert dense(hot.times) == pytest.approx(3 * 2000, rel=0.05)  # 200/s, elsewhere it is 10/s
+    assert dense(calm.times) == 0
 
 
 def test_arrivals_of_a_trace_are_thinned_and_fewer_replicas_get_them_all_and_more(
@@ -54,9 +63,9 @@ def test_arrivals_of_a_trace_are_thinned_and_fewer_replicas_get_them_all_and_mor
     lines = "".join(f"{k / 50}\n" for k in range(5000))
     load = trace(tmp_path / "trace.csv", "time_s\n" + lines)
     assert (round(load.peak), round(load.mean)) == (50, 48)  # the last count is a part of 15 s
-    one, _ = demand.share(load, ((0.0, 1),), calls=10_000, seed=1)
-    third, _ = demand.share(load, ((0.0, 3),), calls=10_000, seed=1)
-    fourth, _ = demand.share(load, ((0.0, 4),), calls=10_000, seed=1)
+    one = demand.share(load, ((0.0, 1),), calls=10_000, seed=1)[0].times
+    third = demand.share(load, ((0.0, 3),), calls=10_000, seed=1)[0].times
+    fourth = demand.share(load, ((0.0, 4),), calls=10_000, seed=1)[0].times
     assert one == [k / 50 for k in range(5000)]
     assert len(third) == pytest.approx(5000 / 3, rel=0.1)
     assert set(fourth) < set(third) < set(one)
@@ -78,13 +87,13 @@ def test_a_traces_own_arrivals_become_more_or_fewer_in_each_of_its_bursts(
 
 def test_a_replica_gets_more_while_the_fleet_is_small() -> None:
     even = Curve(((0.0, 60.0), (100.0, 60.0)))
-    alone = demand.shared(even, ((0.0, 1), (50.0, 3)))
-    assert (demand.rate_at(alone, 10.0), demand.rate_at(alone, 60.0)) == (60.0, 20.0)
+    alone = curves.shared(even, ((0.0, 1), (50.0, 3)))
+    assert (curves.rate_at(alone, 10.0), curves.rate_at(alone, 60.0)) == (60.0, 20.0)
     assert alone.sends == pytest.approx(50 * 60 + 50 * 20)
 
 
 def test_a_stretch_of_a_curve_keeps_its_steps() -> None:
-    piece = demand.cut(STEP, (600.0, 1500.0))
+    piece = curves.cut(STEP, (600.0, 1500.0))
     assert piece.points == ((0.0, 40.0), (600.0, 40.0), (600.0, 10.0), (900.0, 10.0))
 
 
@@ -97,6 +106,39 @@ def test_the_busiest_stretch_is_the_one_with_most_calls() -> None:
 def test_a_trace_without_calls_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSetting, match="no calls over a time"):
         trace(tmp_path / "trace.csv", "time_s,requests_per_s\n0,0\n60,0\n")
+
+
+def test_two_arrivals_years_apart_are_counted_in_no_more_stretches_than_can_be_held(
+    tmp_path: Path,
+) -> None:
+    load = trace(tmp_path / "trace.csv", "time_s\n0\n100000000\n")
+    assert len(load.curve.points) < 250_000
+    assert load.curve.sends == pytest.approx(2)
+
+
+class Points(tuple[tuple[float, float], ...]):
+    """Points that know how often somebody went through all of them."""
+
+    passes: int = 0
+
+    def __iter__(self) -> Iterator[tuple[float, float]]:
+        Points.passes += 1
+        return super().__iter__()
+
+
+def test_following_a_long_trace_does_not_go_through_it_at_each_look() -> None:
+    points = Points((float(second), 10.0 + second % 7) for second in range(3600))
+    fleet = follow(Curve(points), 3.0)
+    Points.passes = 0
+    curves.cut(Curve(points), (900.0, 915.0))
+    assert follow(Curve(points), 3.0) == fleet
+    assert Points.passes == 0
+
+
+def test_a_stretch_of_a_fleet_begins_with_what_is_there() -> None:
+    fleet = ((0.0, 1.0), (100.0, 4.0), (200.0, 2.0), (400.0, 3.0))
+    assert curves.fleet_in(fleet, (150.0, 400.0)) == [(0.0, 4.0), (50.0, 2.0)]
+    assert curves.fleet_in(fleet, (100.0, 150.0)) == [(0.0, 4.0)]
 
 
 def test_a_fleet_follows_a_step_after_the_lag_and_goes_down_when_the_hold_is_over() -> None:

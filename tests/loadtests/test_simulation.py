@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
 from loadtests import arrivals
 from loadtests.plans.replica import Replica, measured, spread
-from loadtests.plans.simulation import Simulated, fleet, simulate
+from loadtests.plans.simulation import Simulated, simulate
 from service.bill import BUSY, SERVING, WASTE
 from service.errors import InvalidSetting
 from tests.loadtests.profiles import observed, profile
@@ -104,7 +105,14 @@ def test_one_replica_with_its_share_tells_what_a_fleet_does(rate: float) -> None
     calls, replicas = 30_000, 3
     seconds = calls / (replicas * rate)
     times = arrivals.schedule("poisson", rate=replicas * rate, seconds=seconds, seed=5)
-    whole = fleet(BATCHES, times, replicas=replicas, seconds=seconds, limit_s=0.1, seed=5)
+    chance, shares = Random(5), [list[float]() for _ in range(replicas)]
+    for due in times:
+        chance.choice(shares).append(due)
+    first, *others = (
+        simulate(BATCHES, share, seconds=seconds, limit_s=0.1, seed=number)
+        for number, share in enumerate(shares)
+    )
+    whole = sum(others, first)
     one = run(BATCHES, rate, calls=calls)
     assert whole.seen.offered == calls
     assert one.used == pytest.approx(whole.used, rel=0.03)
@@ -113,6 +121,18 @@ def test_one_replica_with_its_share_tells_what_a_fleet_does(rate: float) -> None
         assert one.seen.latency.at(percent) == pytest.approx(
             whole.seen.latency.at(percent), rel=0.15
         )
+
+
+def test_a_part_of_what_was_seen_is_like_the_whole() -> None:
+    late = Replica(runs=BATCHES.runs, noise=((0.5, 9), (5.5, 1)), deadline_s=0.06, serving_s=0.001)
+    whole = run(late, 150.0, limit_s=0.04)
+    part = whole.part(0.1)
+    assert part.seen.offered == sum(part.seen.endings.values()) == 1000
+    for ending, number in whole.seen.endings.items():
+        assert part.seen.endings[ending] == pytest.approx(number / 10, abs=3)
+    assert part.seen.latency.at(90) == pytest.approx(whole.seen.latency.at(90), rel=0.02)
+    assert part.used == pytest.approx(whole.used)
+    assert part.bill.accounted_core_s == pytest.approx(whole.bill.paid_core_s / 10)
 
 
 def test_a_profile_tells_the_runs_the_front_end_and_the_way() -> None:
