@@ -126,7 +126,8 @@ def replayed(trace: Path, *, seed: int) -> list[float]:
     """The arrivals of a trace, drawn from its rate where it has no arrivals of its own.
 
     It is a CSV file with the column time_s (one arrival in each line), or with the columns time_s
-    and requests_per_s (a rate over time: Poisson arrivals are drawn).
+    and requests_per_s (a rate over time: Poisson arrivals are drawn). Its first time is the start
+    of the replay, so that times of a day or of a clock do as well.
 
     Raises:
         InvalidSetting: it is no such file, or its times do not ascend.
@@ -152,4 +153,6 @@ def read_trace(trace: Path) -> list[float] | Curve:
     finite = all(math.isfinite(cell) for row in rows for cell in row)
     if not finite or times != sorted(times) or min(map(min, rows)) < 0:
         raise InvalidSetting(f"the times of {trace} must ascend from 0, and its rates not be < 0")
-    return times if head == _TIMES else Curve(tuple((row[0], row[1]) for row in rows))
+    if head == _TIMES:
+        return [moment - times[0] for moment in times]
+    return Curve(tuple((row[0] - times[0], row[1]) for row in rows))

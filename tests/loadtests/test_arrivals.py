@@ -74,10 +74,21 @@ def test_a_curve_draws_nothing_where_it_is_zero() -> None:
 
 def test_a_trace_of_arrivals_is_replayed_as_it_is_and_cut_off(tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
-    trace.write_text("time_s\n0.5\n1.25\n\n7\n")
-    assert arrivals.replayed(trace, seed=1) == [0.5, 1.25, 7.0]
+    trace.write_text("time_s\n0\n0.75\n\n6.5\n")
+    assert arrivals.replayed(trace, seed=1) == [0.0, 0.75, 6.5]
     times = arrivals.schedule("replay", rate=0, seconds=5, seed=1, trace=trace)
-    assert times == [0.5, 1.25]
+    assert times == [0.0, 0.75]
+
+
+def test_a_trace_begins_with_its_first_time_whatever_clock_that_is_of(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("time_s\n1700000000.5\n1700000002\n")
+    assert arrivals.replayed(trace, seed=1) == [0.0, 1.5]
+    trace.write_text("time_s,requests_per_s\n100,10\n200,10\n")
+    curve = arrivals.read_trace(trace)
+    assert isinstance(curve, Curve)
+    assert (curve.seconds, curve.sends) == (100.0, 1000.0)
+    assert len(arrivals.replayed(trace, seed=1)) == 1000
 
 
 def test_from_a_trace_of_rates_arrivals_are_drawn(tmp_path: Path) -> None:
