@@ -85,7 +85,8 @@ def profile_of(
     with connected(work, slo, seed=effort.seed) as rig:
         told("one caller, alone")
         alone = rig.alone(min(_MOST_ALONE_S, _ALONE_SHARE * effort.budget_s))
-        begun, config = rig.taken(), rig.config()
+        begun, begun_s = rig.taken(), clock.now()
+        config = rig.config()
         if begun.statistics:
             told("one caller, batches of all sizes")
             rig.sizes(
@@ -93,7 +94,7 @@ def profile_of(
             )
         share = _SEARCH_SHARE if effort.levels else 1.0
         found, searched = searched_on(rig, alone, Clock(clock.now() + share * clock.left_s), told)
-        before = rig.taken()
+        before, before_s = rig.taken(), clock.now()
         levels = list[Level]()
         phases = before.phases(begun)
         if found.rate and effort.levels:
@@ -104,6 +105,7 @@ def profile_of(
             # give up at the limit are what a server can act upon.
             levels += _levels(rig, above, clock, told, impatient=True)
         ended, since = rig.taken(), (before if levels else begun).metrics
+        span_s = clock.now() - (before_s if levels else begun_s)
         subject = identity.subject(
             rig.server(), config, said, model=work.model, version=work.version,
             memory_bytes=ended.metrics.memory_bytes or None,
@@ -122,6 +124,7 @@ def profile_of(
         phases=phases,
         bill=ended.metrics.bill(since),
         paid_core_s=ended.metrics.paid(since),
+        span_s=span_s,
     )
 
 

@@ -138,8 +138,8 @@ class Profile:
         phases: phase of an answered request -> mean seconds in the server.
         bill: line of the ledger -> core-seconds while the levels ran, and until the server came to
             rest after each; without levels while all else was measured.
-        paid_core_s: cores x seconds of that time, summed over the servers: what the bill comes to;
-            None where they do not tell it.
+        paid_core_s: cores x seconds of that time, of all servers; None where they do not tell it.
+        span_s: seconds of that time; None where nobody looked.
     """
 
     name: str
@@ -155,6 +155,7 @@ class Profile:
     phases: dict[str, float] | None = None
     bill: dict[str, float] | None = None
     paid_core_s: float | None = None
+    span_s: float | None = None
 
     @property
     def lacking(self) -> list[str]:
@@ -225,6 +226,7 @@ class Profile:
             "phases": self.phases,
             "bill": self.bill,
             "paid_core_s": self.paid_core_s,
+            "span_s": self.span_s,
         }
 
     @classmethod

@@ -17,6 +17,8 @@ PERCENTS = (
     1, 25, 50, 60, 70, 75, 80, 85, 90, 92.5, 95, 97, 98, 98.5, 99, 99.25, 99.5, 99.7, 99.8, 99.9,
 )  # fmt: skip
 _WHOLE = "request"
+# How nearly the lines of a ledger come to cores x seconds; and what is in no ledger.
+_SUM_WITHIN, _UNSEEN = 1e-3, "unseen"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def figures(study: Study) -> dict[str, Any]:
 
     A table is a list of flat records; ``columns.TABLES`` says what their figures are. What is not
     known is None; a record with a reason under ``void`` has None wherever that reason forbids to
-    speak. Times are ms, sizes bytes, shares 0 to 1.
+    speak. ``quick`` names those without runs after their search. Times are ms, sizes bytes, shares
+    0 to 1.
     """
     front = _front(study.profiles)
     said = [*wording.conditions(study.profiles), *study.notes]
@@ -101,6 +104,7 @@ def figures(study: Study) -> dict[str, Any]:
         "verdict": wording.verdict(study.chosen, study.base),
         "chosen": study.chosen.name if study.chosen else None,
         "baseline": study.baseline,
+        "quick": [each.name for each in study.profiles if not each.levels],
         "slo": study.profiles[0].slo.to_dict() | {"said": study.profiles[0].slo.said},
         "conditions": [asdict(each) for each in said],
         "tables": {
@@ -233,20 +237,38 @@ def _phases(profile: Profile) -> list[dict[str, Any]]:
 
 
 def _bill(profile: Profile) -> list[dict[str, Any]]:
-    bill, void = profile.bill, wording.void(profile)
-    if not bill:
+    """The lines of the ledger, which come to the price of all machines for that time.
+
+    CPUs that are paid for and in no ledger have a line of their own. Servers that share CPUs claim
+    them once each, but they are paid for once: so many core-seconds cost less.
+    """
+    lines, void = profile.bill, wording.void(profile) or _unsound(profile)
+    if not lines:
         nothing = {"line": None, "core_s": None, "share": None, "usd": None, "void": ""}
         return [{"name": profile.name, **nothing}]
-    whole = sum(bill.values())
-    per_core_s = (profile.conditions.usd_per_hour or 0.0) / 3600 / profile.conditions.cpus
+    told, where = sum(lines.values()), profile.conditions
+    paid = told if profile.span_s is None else where.cpus * where.machines * profile.span_s
+    if paid - told > _SUM_WITHIN * paid:
+        lines = lines | {_UNSEEN: paid - told}
+    whole, hourly = sum(lines.values()), where.usd_per_hour
+    dollars = paid / where.cpus * hourly / 3600 if hourly and where.cpus and not void else None
+    shares = {line: core_s / whole if whole else None for line, core_s in lines.items()}
     return [
         {
             "name": profile.name,
             "line": line,
-            "core_s": core_s,
-            "share": core_s / whole if whole else None,
-            "usd": None if void else core_s * per_core_s,
+            "core_s": lines[line],
+            "share": share,
+            "usd": None if dollars is None or share is None else share * dollars,
             "void": void,
         }
-        for line, core_s in bill.items()
+        for line, share in shares.items()
     ]
+
+
+def _unsound(profile: Profile) -> str:
+    """Why a ledger may not be believed; empty where it may."""
+    told, paid = sum((profile.bill or {}).values()), profile.paid_core_s
+    if paid is None or abs(told - paid) <= _SUM_WITHIN * paid:
+        return ""
+    return f"the ledger's lines come to {told:.1f} of {paid:.1f} core-seconds"

@@ -142,10 +142,16 @@ def read_all(path: Path) -> list[Profile]:
 
 
 def sheet(found: dict[str, Any]) -> str:
-    """The figures as CSV: table, name, what else tells records apart, figure, value."""
+    """The figures as CSV: table, name, what else tells records apart, figure, value.
+
+    Conditions stand first, as a table of words; those of all profiles are of no name.
+    """
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(("table", "name", "at", "figure", "value"))
+    for each in found["conditions"]:
+        for name in each["of"] or ("",):
+            lines.writerow(("conditions", name, "", each["what"], each["said"]))
     for table, records in found["tables"].items():
         for record in records:
             place = _place(table, record)

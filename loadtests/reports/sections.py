@@ -115,8 +115,8 @@ def _kept(figures: Figures, name: str) -> float | None:
 
 def _phases(figures: Figures) -> str:
     said = (
-        "The mean milliseconds of an answered request inside the server, over all the rates above, "
-        "overload too."
+        "The mean milliseconds of an answered request inside the server, over the runs below the "
+        f"SLO's rate: overload is not in it.{_quick(figures, 'phases', 'ms')}"
     )
     largest = _largest(figures, "phases", "ms")
     if largest:
@@ -127,14 +127,27 @@ def _phases(figures: Figures) -> str:
 
 def _bill(figures: Figures) -> str:
     said = (
-        "Each core-second of the server while the rates above were run: busy with answers, serving "
-        "(its front end), idle, waste (late, cancelled, failed) and warm-up; idle is paid for, too."
+        "Each core-second of the server while the rates above were run, overload too, and in the "
+        "pauses between them: busy with answers, serving (its front end), idle, waste (late, "
+        "cancelled, failed) and warm-up; idle is paid for, too; unseen are CPUs that are paid for "
+        "and in no server's ledger."
+        f"{_quick(figures, 'bill', 'core_s')}"
     )
     largest = _largest(figures, "bill", "core_s")
     if largest:
         name, part, of_all = largest
         said += f" Most of {name}'s bill is {part}: {100 * of_all:.0f} %."
     return said
+
+
+def _quick(figures: Figures, table: str, key: str) -> str:
+    """Whose runs after the search were left out; empty where there is none."""
+    known = {each["name"] for each in figures["tables"][table] if each[key] is not None}
+    names = [name for name in figures["quick"] if name in known]
+    if not names:
+        return ""
+    verb = "was" if len(names) == 1 else "were"
+    return f" {listed(names)} {verb} measured without these runs: there it is the search."
 
 
 def _sizes(figures: Figures) -> str:

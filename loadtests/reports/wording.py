@@ -10,6 +10,7 @@ from loadtests.observed import slack_s
 from loadtests.profile import Profile
 from loadtests.reports import resolution
 from loadtests.reports.columns import dollars, points, share, three_digits
+from loadtests.slo import exact
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def verdict(chosen: Profile | None, base: Profile | None) -> str:
 def _slo(profile: Profile) -> str:
     slo = profile.slo
     return (
-        f"an SLO of p{slo.percent:g} within {three_digits(1e3 * slo.limit_s)} ms and "
-        f"{100 * slo.success:.4g} % answered"
+        f"an SLO of p{exact(slo.percent)} within {exact(1e3 * slo.limit_s)} ms and "
+        f"{exact(100 * slo.success)} % answered"
     )
 
 
@@ -118,7 +119,7 @@ def _price(profile: Profile) -> str:
         return "void: none was given"
     measured = _date(where.date)
     old = "; more than a year old" if measured and where.price.is_old(measured) else ""
-    return f"in US dollars, an assumption: {where.price.said(where.cpus)}{old}"
+    return f"in US dollars, an assumption: {where.price_said}{old}"
 
 
 def _date(text: str) -> datetime.date | None:
@@ -130,7 +131,34 @@ def _date(text: str) -> datetime.date | None:
 
 def _cpus(profile: Profile) -> str:
     where = profile.conditions
-    return f"{where.hardware or 'void: it was not told'}; {where.cpus:g} CPUs paid for"
+    each = f" on each of {where.machines} such machines" if where.machines > 1 else ""
+    paid = f"{where.cpus:g} CPUs paid for{each}"
+    return f"{where.hardware or 'void: it was not told'}; {paid}"
+
+
+def _server(profile: Profile) -> str:
+    where = profile.conditions
+    if where.replicas == 1:
+        return profile.subject.server
+    local = where.local
+    on = "each on a machine of its own, and each paid for"
+    if local == where.replicas:
+        on = "all on one machine, paid for once"
+    elif local > 1:
+        on = f"{local} of them on one machine; {where.machines} machines are paid for"
+    return f"{profile.subject.server}; {where.replicas} replicas that shared the calls, {on}"
+
+
+def _span(profile: Profile) -> str:
+    """Of what time the phases and the bill are."""
+    if not (profile.phases or profile.bill):
+        return "the server told none"
+    if not profile.levels:
+        return "of the probes of batch sizes and the search: there were no runs after it"
+    return (
+        "phases of the runs below the SLO's rate, without overload; the bill of those and of the "
+        "overload, and of the pauses between them"
+    )
 
 
 def _cores(profile: Profile) -> str:
@@ -146,11 +174,15 @@ def _lag(profile: Profile) -> str:
     seen = profile.at_slo.seen
     if not len(seen.lag):
         return "it did not write down its lag"
-    middle, high = (1e3 * (seen.lag.at(percent) or 0.0) for percent in (50, 99))
-    slack = 1e3 * slack_s(seen.limit_s)
-    said = (
-        f"p50 {three_digits(middle)} ms, p99 {three_digits(high)} ms; {share(seen.late_share)} "
-        f"sent more than {slack:g} ms late, of 1 % allowed"
+    told = [
+        f"p{percent} {three_digits(value)} ms"
+        for percent in (50, 99)
+        if (value := seen.lag_ms(percent)) is not None
+    ]
+    said = ", ".join(told) or "too few sends to tell a percentile"
+    said += (
+        f"; {share(seen.late_share)} sent more than {1e3 * slack_s(seen.limit_s):g} ms late, of "
+        f"1 % allowed"
     )
     return f"void: {seen.void}; {said}" if seen.void else said
 
@@ -166,7 +198,7 @@ _CONDITIONS: tuple[tuple[str, Callable[[Profile], str]], ...] = (
     ("SLO", lambda p: f"{p.slo.said}, from the scheduled time of each call"),
     ("Price", _price),
     ("Hardware", _cpus),
-    ("Server", lambda p: p.subject.server),
+    ("Server", _server),
     ("Load", lambda p: f"open loop, Poisson arrivals, seed {p.conditions.seed}"),
     ("Payload", lambda p: f"{p.conditions.rows} row a request, {p.conditions.payload}"
      if p.conditions.rows == 1 else f"{p.conditions.rows} rows a request, {p.conditions.payload}"),
@@ -174,6 +206,7 @@ _CONDITIONS: tuple[tuple[str, Callable[[Profile], str]], ...] = (
      "rate the SLO's limit, since there callers give up"),
     ("Generator", lambda p: f"{p.conditions.generator}; it {_cores(p)}"),
     ("Generator's lag", _lag),
+    ("Phases and bill", _span),
     ("Measured", lambda p: p.conditions.date),
     ("Model", _model),
 )  # fmt: skip

@@ -127,6 +127,8 @@ def profile(
         runs={1: (500, queue.service_ms / 1e3), 8: (90, queue.service_ms / 250)},
         phases={phase: part * queue.service_ms / 1e3 for phase, part in _PHASES.items()},
         bill={line: part * calls / 20 for line, part in _BILL.items()},
+        paid_core_s=calls / 20,
+        span_s=calls / 20 / CONDITIONS.cpus,
     )
 
 

@@ -118,13 +118,6 @@ def test_a_distribution_ends_where_answers_are_too_few() -> None:
     assert max(more) == 99.9
 
 
-def test_the_bill_adds_up_to_the_price_of_its_core_seconds(family: list[Profile]) -> None:
-    records = of(figures(Study(family)), "bill", "fp32")
-    assert sum(each["share"] for each in records) == pytest.approx(1)
-    core_s = sum(each["core_s"] for each in records)
-    assert sum(each["usd"] for each in records) == pytest.approx(core_s / 4 / 3600 * 0.4)
-
-
 def test_what_a_stranger_does_not_tell_is_unknown_and_not_nothing(found: dict[str, Any]) -> None:
     assert of(found, "bill", "triton")[0]["core_s"] is None
     assert of(found, "phases", "triton")[0]["ms"] is None
@@ -163,6 +156,52 @@ def test_the_conditions_are_told_in_full(found: dict[str, Any]) -> None:
     ]  # fmt: skip
     digests = [each["said"] for each in found["conditions"] if each["what"] == "Model"]
     assert all("sha256 " in said for said in digests)
+
+
+def said(one: Profile, what: str, **conditions: Any) -> str:
+    other = replace(one, conditions=replace(one.conditions, **conditions))
+    told = figures(Study([other]))["conditions"]
+    return str(next(each["said"] for each in told if each["what"] == what))
+
+
+def test_replicas_and_their_machines_are_told_and_paid_for() -> None:
+    one = profile(calls=20)
+    assert said(one, "Server") == "farthing 0.6.0"
+    assert said(one, "Server", replicas=3) == (
+        "farthing 0.6.0; 3 replicas that shared the calls, each on a machine of its own, and each "
+        "paid for"
+    )
+    assert said(one, "Server", replicas=3, local=3).endswith("all on one machine, paid for once")
+    two = said(one, "Server", replicas=3, local=2)
+    assert two.endswith("2 of them on one machine; 2 machines are paid for")
+    assert said(one, "Price", replicas=3).startswith(
+        "in US dollars, an assumption: 3 machines, each 4 of the 8 CPUs"
+    )
+    assert said(one, "Hardware", replicas=3).endswith("CPUs paid for on each of 3 such machines")
+
+
+def test_of_what_time_phases_and_bill_are_is_told() -> None:
+    one = profile(calls=20)
+    assert "without overload; the bill of those and of the overload" in said(one, "Phases and bill")
+    quick = replace(one, levels=())
+    assert "of the probes of batch sizes and the search" in said(quick, "Phases and bill")
+    stranger = replace(one, phases=None, bill=None)
+    assert said(stranger, "Phases and bill") == "the server told none"
+
+
+@pytest.mark.parametrize(("success", "text"), [(0.99999, "99.999 %"), (0.999, "99.9 %")])
+def test_a_success_of_many_nines_is_not_rounded_to_all(success: float, text: str) -> None:
+    one = profile(calls=500)
+    verdict = figures(Study([replace(one, slo=replace(one.slo, success=success))]))["verdict"]
+    assert f"within 100 ms and {text} answered" in verdict
+
+
+def test_a_lag_of_too_few_sends_has_no_p99() -> None:
+    few, many = (said(profile(calls=calls), "Generator's lag") for calls in (458, 459))
+    assert "p99" not in few
+    assert "p50" in few
+    assert "p99" in many
+    assert said(profile(calls=3), "Generator's lag").startswith("too few sends to tell a percent")
 
 
 def test_a_price_of_more_than_a_year_ago_is_called_old() -> None:

@@ -216,6 +216,20 @@ def test_the_sheet_has_every_figure_once(written: Written, data: dict[str, Any])
     assert found["variants", "fp32", "", "sha256"] == data["tables"]["variants"][1]["sha256"]
 
 
+def test_the_sheet_has_all_conditions(written: Written, data: dict[str, Any]) -> None:
+    rows = list(csv.DictReader(written.sheet.read_text(encoding="utf-8").splitlines()))
+    found = {(r["name"], r["figure"]): r["value"] for r in rows if r["table"] == "conditions"}
+    wanted = {
+        (name, each["what"]): each["said"]
+        for each in data["conditions"]
+        for name in each["of"] or [""]
+    }
+    assert found == wanted
+    price = found["", "Price"]
+    assert all(part in price for part in ("shop-large", "north-1", "on demand", "2026-09-24"))
+    assert "sha256" in found["fp32", "Model"]
+
+
 def test_the_json_holds_no_figure_that_is_no_number(data: dict[str, Any]) -> None:
     def numbers(value: Any) -> list[float]:
         if isinstance(value, dict):

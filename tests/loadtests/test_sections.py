@@ -63,3 +63,13 @@ def test_where_all_is_void_the_sentences_still_stand() -> None:
     see = said(void)
     assert "Nothing here may be priced" in see["accuracy"]
     assert "Most of" not in see["phases"] + see["bill"]
+
+
+def test_the_time_that_phases_and_bill_are_of_is_told() -> None:
+    whole = said(profile("a", calls=500))
+    assert "below the SLO's rate: overload is not in it." in whole["phases"]
+    assert "overload too, and in the pauses between them" in whole["bill"]
+    assert "measured without" not in whole["phases"] + whole["bill"]
+    both = said(profile("a", calls=500), replace(profile("b", calls=500), levels=()))
+    for theme in ("phases", "bill"):
+        assert "b was measured without these runs: there it is the search." in both[theme]

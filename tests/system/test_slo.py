@@ -130,6 +130,7 @@ def test_our_own_server_is_priced_with_levels_runs_phases_and_its_ledger(tmp_pat
     assert sum(bill.values()) == pytest.approx(paid, rel=1e-3)
     cores = hardware.cpus()
     assert cores * seconds <= paid <= cores * took_s
+    assert found["span_s"] * cores == pytest.approx(paid, rel=1e-2)
     read = profile.read(saved)
     assert read.to_dict() == found
     assert read.subject.memory_bytes and read.subject.memory_bytes > 10_000_000
