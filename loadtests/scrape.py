@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.error import URLError
+from http.client import HTTPException
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
+from loadtests import outside
 from service.errors import InvalidSetting
 
 _ANSWER_S = 10.0
+_MOST_BYTES = 16 * 2**20
+# Of lines that are sums: no more than rounding may they fall.
+_ROUNDING_S = 1e-6
+_UNSETTLED = "unsettled"
 Sums = defaultdict[str, float]
 PHASES = ("decode", "queue", "assembly", "run", "encode", "request")
 
@@ -26,28 +34,43 @@ class Scrape:
         phases: phase -> (seconds so far, answered requests so far), of one model.
         memory_bytes: resident; 0 where it is not told.
         paid_core_s: cores x seconds so far, which the lines come to; None where it is not told.
+        starts: when each process began, in seconds of its clock; of those that tell it.
     """
 
     lines: Mapping[str, float] = field(default_factory=dict)
     phases: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     memory_bytes: int = 0
     paid_core_s: float | None = None
+    starts: tuple[float, ...] = ()
+
+    def anew(self, before: Scrape) -> str:
+        """Why this cannot be what came on top of that, in words; empty where it can."""
+        if any(abs(a - b) > 1 for a, b in zip(self.starts, before.starts, strict=False)):
+            return "a server was restarted while it was measured"
+        sums = (*before.lines.items(), ("paid", before.paid_core_s or 0.0))
+        now = {**self.lines, "paid": self.paid_core_s or 0.0}
+        for line, core_s in sums:
+            if line != _UNSETTLED and now.get(line, 0.0) < core_s - _ROUNDING_S:
+                return f"a server's sum of core-seconds fell while it was measured: {line}"
+        return ""
 
     def paid(self, before: Scrape) -> float | None:
         """Core-seconds that had to be paid since then; None where the server does not tell."""
-        if self.paid_core_s is None:
+        if self.paid_core_s is None or self.anew(before):
             return None
         return self.paid_core_s - (before.paid_core_s or 0.0)
 
     def bill(self, before: Scrape) -> dict[str, float] | None:
-        """Core-seconds by line since then; None where the server keeps no ledger."""
-        if not self.lines:
+        """Core-seconds by line since then; None without a ledger, or where ``anew`` says why."""
+        if not self.lines or self.anew(before):
             return None
         return {line: self.lines[line] - before.lines.get(line, 0.0) for line in sorted(self.lines)}
 
     def means(self, before: Scrape) -> dict[str, float] | None:
         """Phase -> mean seconds of what was answered since then; None if nothing was."""
-        found = {}
+        found = dict[str, float]()
+        if self.anew(before):
+            return None
         for phase, (seconds, count) in self.phases.items():
             seconds_before, count_before = before.phases.get(phase, (0.0, 0.0))
             if count > count_before:
@@ -66,23 +89,40 @@ def parsed(text: str, *, model: str) -> Scrape:
         ValueError: it is no such text.
     """
     lines, sums, counts = Sums(float), Sums(float), Sums(float)
-    memory, paid = 0, None
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            phase = sample.name.removeprefix("farthing_").partition("_seconds_")[0]
-            if sample.name == "farthing_core_seconds_total":
-                lines[sample.labels["kind"]] += sample.value
-            elif sample.name == "farthing_unsettled_core_seconds":
-                lines["unsettled"] += sample.value
-            elif sample.name == "farthing_paid_core_seconds_total":
-                paid = sample.value
-            elif sample.name == "process_resident_memory_bytes":
-                memory = int(sample.value)
-            elif phase in PHASES and sample.labels.get("model") == model:
-                sums[phase] += sample.value if sample.name.endswith("_sum") else 0.0
-                counts[phase] += sample.value if sample.name.endswith("_count") else 0.0
+    memory, paid, starts = 0, None, list[float]()
+    for sample in _samples(text):
+        phase = sample.name.removeprefix("farthing_").partition("_seconds_")[0]
+        if sample.name == "farthing_core_seconds_total":
+            if "kind" not in sample.labels:
+                raise ValueError(f"its {sample.name} is of no kind")
+            lines[outside.plain(sample.labels["kind"])] += _value(sample)
+        elif sample.name == "farthing_unsettled_core_seconds":
+            lines[_UNSETTLED] += _value(sample)
+        elif sample.name == "farthing_paid_core_seconds_total":
+            paid = _value(sample)
+        elif sample.name == "process_resident_memory_bytes":
+            memory = int(_value(sample))
+        elif sample.name == "process_start_time_seconds":
+            starts.append(_value(sample))
+        elif phase in PHASES and sample.labels.get("model") == model:
+            sums[phase] += _value(sample) if sample.name.endswith("_sum") else 0.0
+            counts[phase] += _value(sample) if sample.name.endswith("_count") else 0.0
     phases = {phase: (sums[phase], counts[phase]) for phase in PHASES if counts[phase]}
-    return Scrape(lines, phases, memory, paid)
+    return Scrape(lines, phases, memory, paid, tuple(starts))
+
+
+def _samples(text: str) -> list[Sample]:
+    try:
+        return [sample for family in text_string_to_metric_families(text)
+                for sample in family.samples]  # fmt: skip
+    except (LookupError, TypeError, AttributeError):  # its ValueErrors say what is wrong
+        raise ValueError("it is not in Prometheus' format") from None
+
+
+def _value(sample: Sample) -> float:
+    if not 0 <= sample.value < math.inf:
+        raise ValueError(f"its {sample.name} is {sample.value}")
+    return sample.value
 
 
 def together(scrapes: Iterable[Scrape]) -> Scrape:
@@ -99,7 +139,7 @@ def together(scrapes: Iterable[Scrape]) -> Scrape:
             phases[phase] = (before[0] + total, before[1] + count)
     told = [each.paid_core_s for each in scrapes if each.paid_core_s is not None]
     paid = sum(told) if told and len(told) == len(scrapes) else None
-    return Scrape(lines, phases, memory, paid)
+    return Scrape(lines, phases, memory, paid, tuple(each for s in scrapes for each in s.starts))
 
 
 def read(urls: Iterable[str], *, model: str) -> Scrape:
@@ -112,10 +152,29 @@ def read(urls: Iterable[str], *, model: str) -> Scrape:
 
 
 def _read(url: str, model: str) -> Scrape:
+    found: list[Scrape | Exception] = []
+    # Timeouts of sockets begin anew with each byte: only a thread of its own can be left in time.
+    asking = threading.Thread(target=lambda: found.append(_asked(url, model)), daemon=True)
+    asking.start()
+    asking.join(_ANSWER_S)
+    scrape = found[0] if found else TimeoutError(f"no whole answer in {_ANSWER_S:g} s")
+    if isinstance(scrape, Exception):
+        said = outside.plain(f"{url} does not answer with metrics: {scrape}")
+        raise InvalidSetting(said) from None
+    return scrape
+
+
+def _asked(url: str, model: str) -> Scrape | Exception:
     try:
         if not url.startswith(("http://", "https://")):
             raise ValueError("it does not begin with http://")
         with urllib.request.urlopen(url, timeout=_ANSWER_S) as answer:
-            return parsed(answer.read().decode("utf-8"), model=model)
-    except (URLError, OSError, ValueError) as error:
-        raise InvalidSetting(f"{url} does not answer with metrics: {error}") from None
+            content = answer.read(_MOST_BYTES + 1)
+            cut = bool(answer.length) and len(content) <= _MOST_BYTES
+        if cut:
+            raise ValueError("the connection ended before the answer did")
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MiB")
+        return parsed(content.decode("utf-8"), model=model)
+    except (OSError, HTTPException, ValueError) as error:
+        return error

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -104,3 +110,120 @@ def test_what_does_not_answer_with_metrics_is_refused_by_its_url(url: str) -> No
 
 def test_no_urls_tell_nothing() -> None:
     assert scrape.read([], model="net") == Scrape()
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+SECONDS = "farthing_core_seconds_total"
+
+
+@contextmanager
+def answering(talk: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The URL of a server that has one talk with whoever comes first."""
+
+    def once() -> None:
+        try:
+            with listening.accept()[0] as connection:
+                connection.recv(4096)
+                talk(connection)
+        except OSError:  # the other side has enough
+            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=once, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/metrics"
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\xffgarbage\r\n\r\n", OK + b"Content-Length: 99\r\n\r\na 1\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nfoo", OK + b"X: " + b"a" * 70_000,
+        OK + b"\r\n\xff", OK + b"\r\nfarthing_core_seconds_total 1\n",
+        OK + b'\r\na{b="c\n', OK + b"\r\na b c\n",
+    ],
+    ids=["status", "short", "chunk", "header", "utf-8", "kind", "label", "line"],
+)  # fmt: skip
+def test_an_answer_that_is_damaged_is_refused_in_a_sentence(answer: bytes) -> None:
+    with (
+        answering(lambda connection: connection.sendall(answer)) as url,
+        pytest.raises(InvalidSetting, match="does not answer with metrics") as error,
+    ):
+        scrape.read([url], model="net")
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://a b/", "http://127.0.0.1:x/", "http://"])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidSetting, match="does not answer with metrics"):
+        scrape.read([url], model="net")
+
+
+def test_a_server_that_answers_byte_by_byte_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scrape, "_ANSWER_S", 0.3)
+    over = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(OK + b"\r\n")
+        while not over.wait(0.05):
+            connection.sendall(b"#")
+
+    with answering(drip) as url:
+        begun = time.perf_counter()
+        with pytest.raises(InvalidSetting, match=r"no whole answer in 0\.3 s"):
+            scrape.read([url], model="net")
+        assert time.perf_counter() - begun < 5
+        over.set()
+
+
+def test_an_answer_without_an_end_is_read_no_further_than_metrics_are_long() -> None:
+    def flood(connection: socket.socket) -> None:
+        connection.sendall(OK + b"\r\n")
+        while True:
+            connection.sendall(b"# x\n" * 2**16)
+
+    with answering(flood) as url, pytest.raises(InvalidSetting, match="larger than 16 MiB"):
+        scrape.read([url], model="net")
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        SECONDS + '{kind="busy"}', "farthing_unsettled_core_seconds",
+        "farthing_paid_core_seconds_total", "process_resident_memory_bytes",
+        'farthing_run_seconds_sum{model="net"}',
+    ],
+)  # fmt: skip
+def test_what_no_counter_can_be_is_refused(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match="its "):
+        parsed(f"{name} {value}\n", model="net")
+
+
+def test_a_ledger_that_fell_has_no_bill_and_says_which_line() -> None:
+    assert BEFORE.bill(AFTER) is None and BEFORE.means(AFTER) is None
+    assert "fell while it was measured: busy" in BEFORE.anew(AFTER)
+    assert AFTER.anew(BEFORE) == "" and AFTER.anew(AFTER) == ""
+    paid = "farthing_paid_core_seconds_total "
+    less, more = (parsed(paid + core_s, model="net") for core_s in "37")
+    assert less.paid(more) is None and "paid" in less.anew(more)
+
+
+def test_what_is_not_settled_yet_may_fall() -> None:
+    less, more = (Scrape({"busy": 5.0, "unsettled": core_s}) for core_s in (1.0, 2.0))
+    assert less.bill(more) == {"busy": 0.0, "unsettled": -1.0}
+
+
+def test_one_replica_that_was_restarted_leaves_no_bill_though_the_sum_rose() -> None:
+    old, new = ("process_start_time_seconds 1e9\n", "process_start_time_seconds 1.1e9\n")
+    before = scrape.together(parsed(text(1, 1, 1, 1) + old, model="net") for _ in range(2))
+    after = scrape.together(
+        parsed(text(9, 9, 9, 9) + start, model="net") for start in (old, new)
+    )  # fmt: skip
+    assert after.anew(before) == "a server was restarted while it was measured"
+    assert after.bill(before) is None and after.means(before) is None
+    same = scrape.together(parsed(text(9, 9, 9, 9) + old, model="net") for _ in range(2))
+    assert same.bill(before) == {"busy": 16.0, "idle": 16.0, "unsettled": 0.0}
