@@ -81,8 +81,9 @@ class Work:
 
     def short(self, done: Simulated) -> str:
         """Why nothing can be said of it, neither that the SLO holds nor the contrary, or empty."""
-        missing = self.slo.missing(done.seen)
-        if self.slo.doubt(done.seen) or not missing or done.seen.offered >= self.calls / 2:
+        missing, seen = self.slo.missing(done.seen), done.seen
+        few = seen.offered < self.calls / 2 or seen.answers < samples_for(self.slo.percent)
+        if self.slo.doubt(seen) or not missing or not few:
             return ""
         return f"{missing} calls too few to show p{self.slo.percent:g}"
 

@@ -104,6 +104,12 @@ class Option:
         price = self.profile.conditions.price
         return bool(price and price.accelerators)
 
+    @property
+    def lag_ms(self) -> float | None:
+        """How late the generator was in 99 of 100 sends at the SLO; None if that is not known."""
+        level = self.profile.at_slo
+        return level.seen.lag_ms(99) if level else None
+
     def effective_usd_per_million(self, demand: Demand) -> float | None:
         """The bill of a fixed number over its good answers, as many as while most come."""
         if self.number is None or self.done is None or not self.done.in_time:

@@ -6,6 +6,7 @@ from typing import Any
 
 from loadtests.plans.demand import Demand
 from loadtests.plans.plan import MONTH_H, Option, Plan
+from loadtests.plans.replica import tells_serving
 
 
 def to_dict(made: Plan) -> dict[str, Any]:
@@ -34,6 +35,9 @@ def _option_dict(option: Option, demand: Demand) -> dict[str, Any]:
         "variant": profile.subject.variant,
         "sha256": profile.subject.sha256,
         "accuracy_change": profile.subject.accuracy_change,
+        "date": profile.conditions.date,
+        "generator_lag_p99_ms": option.lag_ms,
+        "serving_cpu_known": tells_serving(profile),
         "hardware": profile.conditions.hardware,
         "cpus": profile.conditions.cpus,
         "price": price.to_dict() if price else None,
@@ -46,8 +50,8 @@ def _option_dict(option: Option, demand: Demand) -> dict[str, Any]:
         "effective_usd_per_million": option.effective_usd_per_million(demand),
         "in_time": done.in_time if done else None,
         "seen": done.seen.to_dict() if done else None,
-        "used": done.used if done else None,
-        "mean_used": option.mean_used,
+        "used": done.used if done and not option.accelerated else None,
+        "mean_used": None if option.accelerated else option.mean_used,
         "autoscaling": [
             {"cpu_target": one.target, "least": one.fleet.least, "most": one.fleet.most,
              "mean": one.fleet.mean, "usd_per_month": option.scaled_usd_per_month(one),

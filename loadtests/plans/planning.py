@@ -138,8 +138,9 @@ def make(
         print(json.dumps(to_dict(made) | {"verdict": plantables.verdict(made)}, indent=2))
     else:
         plantables.show(console, made)
-    for text in (*plantables.notes(made, datetime.datetime.now(datetime.UTC).date()),
-                 plantables.verdict(made)):  # fmt: skip
+    today = datetime.datetime.now(datetime.UTC).date()
+    for text in (*plantables.notes(made, today), plantables.verdict(made),
+                 *plantables.conditions(made)):  # fmt: skip
         console.print(escape(text), highlight=False)
     if write_patch is not None:
         _write(made, base, write_patch, console)

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from loadtests.plans.plan import Option, Plan
+from loadtests.plans.replica import tells_serving
 
-_MS = 1e3
 # Less than that is no difference between two plans.
 _AS_MUCH = 1.005
 
@@ -32,12 +32,12 @@ def _options(made: Plan) -> Table:
         ),
         title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
         caption="in time, p99 and CPU are simulated, for what comes in the busiest hour, without "
-        "the headroom", caption_justify="left",
+        "the headroom; CPU not of machines with an accelerator", caption_justify="left",
     )  # fmt: skip
     table.add_column("profile")
     table.add_column("machine")
     for heading in ("accuracy\npoints", "one holds\nper s", "replicas", "$ a\nmonth",
-                    "$ per\nmillion", "in time", "p99\nms", "CPU"):  # fmt: skip
+                    "$ per\nmillion", "in time", f"p{asked.slo.percent:g}\nms", "CPU"):  # fmt: skip
         table.add_column(heading, justify="right")
     for option in made.options:
         table.add_row(*_cells(option, made), style="bold" if option is made.best else None)
@@ -54,9 +54,10 @@ def _cells(option: Option, made: Plan) -> tuple[str, ...]:
         "-" if change is None else f"{change:+.2f}",
     )
     if option.done is None:
-        return (*head, f"{option.rate:.1f}" if option.rate else "none", "none", *["-"] * 5)
+        number = "?" if option.why else "none"
+        return (*head, f"{option.rate:.1f}" if option.rate else "none", number, *["-"] * 5)
     per_million = option.effective_usd_per_million(made.asked.demand)
-    p99 = option.done.seen.latency.at(99)
+    judged_ms = option.done.seen.percentile_ms(made.asked.slo.percent)
     return (
         *head,
         f"{option.rate or 0:.1f}",
@@ -64,8 +65,8 @@ def _cells(option: Option, made: Plan) -> tuple[str, ...]:
         money(option.usd_per_month),
         "-" if per_million is None else money(per_million),
         f"{option.done.in_time:.2%}",
-        "-" if p99 is None else f"{_MS * p99:.1f}",
-        f"{option.done.used:.0%}",
+        "-" if judged_ms is None else f"{judged_ms:.1f}",
+        "-" if option.accelerated else f"{option.done.used:.0%}",
     )
 
 
@@ -87,7 +88,7 @@ def _scaled(made: Plan) -> Table:
             table.add_row(
                 "" if number else escape(option.profile.name), f"{one.target:.0%}",
                 f"{one.fleet.least} to {one.fleet.most}", f"{one.fleet.mean:.2f}", money(usd),
-                f"{saves:.0%}" if saves > 0 else "-", f"{one.done.in_time:.2%}",
+                f"{saves:.0%}" if saves > 0 and not one.failure else "-", f"{one.done.in_time:.2%}",
                 escape(one.failure) or "holds", style="bold" if one is best else None,
             )  # fmt: skip
     return table
@@ -106,6 +107,14 @@ def notes(made: Plan, today: datetime.date) -> list[str]:
         price = option.profile.conditions.price
         if price is not None and price.is_old(today):
             found.append(f"The price of {price.id} is of {price.date}, more than a year old.")
+        if option.why:
+            found.append(f"{_named(option)}, for {made.asked.demand.said}: {option.why}.")
+        if not tells_serving(option.profile):
+            found.append(
+                f"The profile '{option.profile.name}' does not tell what the front end takes of "
+                "the CPU (it was made with --quick, or without the server's metrics), so that is "
+                "missing here."
+            )
         if option.accelerated and not made.asked.demand.steady:
             found.append(
                 f"{_named(option)} is counted as always there: its accelerator is not seen in CPU "
@@ -116,9 +125,27 @@ def notes(made: Plan, today: datetime.date) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def conditions(made: Plan) -> list[str]:
+    """What the figures of each option depend on, a sentence or two each."""
+    found = []
+    for option in made.options:
+        subject, where = option.profile.subject, option.profile.conditions
+        price, lag_ms = where.price, option.lag_ms
+        late = "too few sends to say how late" if lag_ms is None else f"{lag_ms:.2g} ms late"
+        found.append(
+            f"{option.profile.name}: {subject.variant}, sha256 {subject.sha256}, accuracy "
+            f"{subject.accuracy_change or 0:+g} points over the trained model; measured on "
+            f"{where.date} on {where.hardware}, the generator's p99 {late}. "
+            f"{price.said(where.cpus) if price else 'No price'}."
+        )
+    return found
+
+
 def verdict(made: Plan) -> str:
     """Which, how many, for how much, and how much cheaper than the next."""
     best, asked = made.best, made.asked
+    if best is None and any(option.why for option in made.options):
+        return f"Whether {asked.slo.said} holds for {asked.demand.said} can't be said."
     if best is None:
         return f"{asked.slo.said} holds with none of these, however many replicas there are."
     follows = best.best_scaled

@@ -105,7 +105,8 @@ def measured(profile: Profile) -> Replica:
     runs, rows = _rising(profile), profile.conditions.rows
     bare = Replica(runs=runs)
     offered = sum(level.seen.offered for level in profile.levels)
-    serving_s = (profile.bill or {}).get("serving", 0.0) / offered if offered else 0.0
+    known = tells_serving(profile)
+    serving_s = (profile.bill or {}).get("serving", 0.0) / offered if known else 0.0
     alone = profile.alone
     run_s = bare.mean_s(min(rows, bare.max_rows))
     mean_s = alone.latency.mean if alone and len(alone.latency) else None
@@ -119,6 +120,11 @@ def measured(profile: Profile) -> Replica:
         cores=profile.conditions.cpus,
         instances=profile.conditions.instances,
     )
+
+
+def tells_serving(profile: Profile) -> bool:
+    """Whether a profile tells what the front end takes of the CPU for a request."""
+    return "serving" in (profile.bill or {}) and any(level.seen.offered for level in profile.levels)
 
 
 def _rising(profile: Profile) -> tuple[tuple[int, float], ...]:

@@ -14,14 +14,17 @@ from rich.console import Console
 
 import farthing
 from loadtests import profile as profiles
+from loadtests.arrivals import Curve
 from loadtests.plans import demand, plan, plantables
 from loadtests.plans.plan import Asked, Option, Plan
 from loadtests.plans.planjson import to_dict
+from loadtests.plans.simulation import Simulated
 from loadtests.profile import Profile
 from loadtests.screen import WIDTH
 from loadtests.slo import Slo
+from service.bill import Bill
 from service.errors import InvalidSetting
-from tests.loadtests.profiles import price, profile
+from tests.loadtests.profiles import observed, price, profile
 
 SLO = Slo(99, 0.1, 0.99)
 TODAY = datetime.date(2026, 11, 22)
@@ -132,6 +135,71 @@ def test_bursts_that_are_shorter_than_anything_counted_are_planned_for(tmp_path:
     assert roomy.done is not None
     assert min(bare.done.in_time, roomy.done.in_time) > 0.99
     assert 5 < (bare.number or 0) < (roomy.number or 0) < 12
+
+
+def printed(made: Plan) -> str:
+    console = Console(width=WIDTH, record=True, file=io.StringIO())
+    plantables.show(console, made)
+    return console.export_text()
+
+
+def test_the_conditions_of_each_price_are_said(
+    files: list[str], steady: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    int8, _ = plantables.conditions(steady)
+    depends = (
+        "int8-static", "ab" * 32, "+0 points", "2026-11-22", "a machine", "ms late",
+        "1 of the 4 CPUs of cloud-small at $0.2/h", "here, on demand; 2026-11-01",
+    )  # fmt: skip
+    for said in depends:
+        assert said in int8
+    _, out, _ = run(capsys, *files, "--rate", "100")
+    assert " ".join(int8.split()) in " ".join(out.split())
+
+
+def test_a_percentile_of_too_few_answers_is_not_printed() -> None:
+    def said(calls: int) -> str:
+        done = Simulated(observed(0.0123, calls=calls), Bill(), 0.0)
+        return printed(Plan(Asked(demand.steady(1.0), SLO), (Option(FP32, 70.0, 1, done),)))
+
+    assert "12.3" in said(459)
+    assert "12.3" not in said(458)
+
+
+def test_what_cpu_utilisation_says_nothing_of_has_none(day: Plan) -> None:
+    rows = [line.strip() for line in printed(day).splitlines() if " cloud-" in line]
+    assert {row[:7]: row[-1] for row in rows} == {"net gpu": "-", "net int": "%"}
+    used = {option["name"]: option["used"] for option in to_dict(day)["options"]}
+    assert used["net gpu"] is None
+    assert used["net int8"] > 0
+
+
+@pytest.mark.parametrize("change", [{"levels": ()}, {"bill": None}], ids=["quick", "no-metrics"])
+def test_a_profile_that_does_not_tell_the_front_ends_cpu_is_named(change: dict[str, Any]) -> None:
+    asked = Asked(demand.steady(10.0), SLO)
+    (note,) = plantables.notes(plan.plan([profile(slo=SLO, **change)], asked), TODAY)
+    assert "does not tell what the front end takes of the CPU" in note
+    assert plantables.notes(plan.plan([FP32], asked), TODAY) == []
+
+
+def test_too_few_calls_to_show_it_are_not_called_a_failure() -> None:
+    few = demand.Demand("a call a minute", Curve(((0.0, 1 / 60), (60.0, 1 / 60))))
+    made = plan.plan([FP32], Asked(few, Slo(99.999, 0.1, 0.99)))
+    assert made.best is None
+    assert plantables.verdict(made) == (
+        "Whether p99.999 <= 100 ms, 0.99 answered holds for a call a minute can't be said."
+    )
+    (note,) = plantables.notes(made, TODAY)
+    assert "calls too few to show p99.999" in note
+    assert "?" in printed(made)
+
+
+def test_a_flat_rate_is_not_cheaper_with_autoscaling() -> None:
+    flat = demand.Demand("flat", Curve(((0.0, 600.0), (7200.0, 600.0))))
+    (option,) = plan.plan([FP32], Asked(flat, SLO)).options
+    assert option.number == 11
+    assert option.scaled
+    assert option.best_scaled is None
 
 
 def test_an_old_price_is_said() -> None:
