@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from loadtests import outside
 from service.datatypes import BY_NAME, to_bf16
 from service.manifest import TensorSpec
 from service.proto import inference_pb2 as pb
@@ -19,7 +20,10 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 DISTINCT = 64
 _DRAWN_BYTES = 64 * 2**20
+# Of one request; gRPC itself takes none of 2 GiB.
+_MOST_BYTES = 2**30
 _FREE_DIMENSION = 16
+_MOST_AXES = 32
 
 
 def requests_for(
@@ -35,16 +39,16 @@ def requests_for(
         rows: rows in each request.
 
     Raises:
-        BadRows: the file does not fit the model, or has fewer rows than one request.
+        BadRows: the file does not fit the model, or has fewer rows than one request; or the model
+            tells of inputs that nothing can be drawn for.
         grpc.RpcError: the target does not answer, or does not know the model.
     """
     metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name=model, version=version), timeout=10)
     inputs = [TensorSpec(t.name, t.datatype, tuple(t.shape)) for t in metadata.inputs]
     strange = next((spec for spec in inputs if spec.datatype not in BY_NAME), None)
     if strange:
-        raise BadRows(
-            f"input '{strange.name}' is {strange.datatype}, which cannot be sent from here"
-        )
+        said = f"input '{strange.name}' is {strange.datatype}, which cannot be sent from here"
+        raise BadRows(outside.plain(said))
     arrays = read(rows_file, inputs)[0] if rows_file else _draw(inputs, rows)
     if not all(spec.shape[:1] == (-1,) for spec in inputs):
         return [_request(model, version, inputs, arrays)]
@@ -66,9 +70,19 @@ def _draw(inputs: Sequence[TensorSpec], rows: int) -> Arrays:
     """Drawn rows for some distinct requests, fewer where they are large."""
     random = np.random.default_rng(0)
     drawn: Arrays = {}
-    row_bytes = sum(8 * math.prod(_FREE_DIMENSION if n == -1 else n for n in spec.shape[1:])
-                    for spec in inputs)  # fmt: skip
-    distinct = max(1, min(DISTINCT, _DRAWN_BYTES // max(1, rows * row_bytes)))
+    request_bytes = 0
+    for spec in inputs:
+        first = rows if spec.shape[:1] == (-1,) else math.prod(spec.shape[:1])
+        rest = (_FREE_DIMENSION if n == -1 else n for n in spec.shape[1:])
+        request_bytes += 8 * first * math.prod(rest)
+        strange = len(spec.shape) > _MOST_AXES or any(n < 1 and n != -1 for n in spec.shape)
+        if strange or request_bytes > _MOST_BYTES:
+            said = outside.plain(f"input '{spec.name}' is of shape {list(spec.shape)}")
+            raise BadRows(
+                f"{said}, for which nothing can be drawn; a request has at most "
+                f"{_MOST_BYTES >> 20} MiB"
+            )
+    distinct = max(1, min(DISTINCT, _DRAWN_BYTES // max(1, request_bytes)))
     for spec in inputs:
         first = (distinct * rows,) if spec.shape[:1] == (-1,) else spec.shape[:1]
         shape = first + tuple(_FREE_DIMENSION if size == -1 else size for size in spec.shape[1:])

@@ -202,3 +202,36 @@ def test_a_single_array_or_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     whole[-60:-20] = bytes(40)
     (tmp_path / "rows.npz").write_bytes(whole)
     assert "is not an .npz file" in refusal(Stub(**PIXELS), tmp_path / "rows.npz")
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "INT64", "BYTES"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [-1, 100_000, 100_000], [-1, -7], [-2, 4], [-1, 0], [0], [2**62], [-1, *[2**60] * 30],
+        [-1] * 20, [1] * 100,
+    ],
+    ids=str,
+)  # fmt: skip
+def test_nothing_is_drawn_for_shapes_that_no_request_can_have(
+    datatype: str, shape: list[int]
+) -> None:
+    with pytest.raises(BadRows, match=r"input 'x' is of shape .* at most 1024 MiB") as error:
+        requests_for(Stub(x=(datatype, shape)), "m")
+    assert len(str(error.value)) < 500
+
+
+def test_inputs_that_are_too_large_together_or_by_their_rows_are_refused() -> None:
+    small = {"a": ("FP32", [-1, 1024])}
+    assert len(arrays(requests_for(Stub(**small), "m", rows=64)[0])["a"]) == 64
+    with pytest.raises(BadRows, match="at most 1024 MiB"):
+        requests_for(Stub(**small), "m", rows=2**18)
+    many = {f"x{n}": ("FP32", [-1, 2**26]) for n in range(3)}
+    with pytest.raises(BadRows, match="at most 1024 MiB"):
+        requests_for(Stub(**many), "m")
+
+
+def test_what_a_server_calls_its_inputs_is_said_without_what_a_terminal_obeys() -> None:
+    with pytest.raises(BadRows) as error:
+        requests_for(Stub(**{"x\x1b[2J": ("NO\nPE", [-1])}), "m")
+    assert str(error.value).isprintable() and "NO PE" in str(error.value)
