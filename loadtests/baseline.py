@@ -153,19 +153,22 @@ def _measured(model: InProcess, budget_s: float, subject: Subject) -> Profile:
     wanted += [(x, model.slo.limit_s) for x in measure.OVERLOADS]
     seconds = max(_LEVEL_S, (budget_s - _ALONE_S) * (1 - _SEARCH_SHARE) / len(wanted))
     rate = found.rate or 0.0
+    levels = tuple(
+        Level(x * rate, model.run(x * rate, seconds, seed=_SEED, patience_s=each_s))
+        for x, each_s in (wanted if rate else ())
+    )
+    found = measure.raised(found, levels, model.slo)
     return Profile(
         name=NAME,
         subject=subject,
         conditions=_conditions(model.slo),
         slo=model.slo,
         rate=found.rate,
+        generator_bound=found.generator_bound,
         ended=found.why,
         searched=tuple(searched),
         alone=alone,
-        levels=tuple(
-            Level(x * rate, model.run(x * rate, seconds, seed=_SEED, patience_s=each_s))
-            for x, each_s in (wanted if rate else ())
-        ),
+        levels=levels,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib import metadata
 
@@ -82,7 +82,8 @@ def profile_of(
     """
     effort = effort or Effort()
     clock = Clock(time.perf_counter() + effort.budget_s)
-    with connected(work, slo, seed=effort.seed) as rig:
+    told(f"waiting for the first answer of {', '.join(work.targets)}")
+    with connected(work, slo, seed=effort.seed, most_s=clock.left_s) as rig:
         told("one caller, alone")
         alone = rig.alone(min(_MOST_ALONE_S, _ALONE_SHARE * effort.budget_s))
         begun, begun_s = rig.taken(), clock.now()
@@ -104,6 +105,7 @@ def profile_of(
             # Whoever is slower than the SLO under overload might as well not answer: callers who
             # give up at the limit are what a server can act upon.
             levels += _levels(rig, above, clock, told, impatient=True)
+        found = raised(found, levels, slo)
         ended, since = rig.taken(), (before if levels else begun).metrics
         span_s = clock.now() - (before_s if levels else begun_s)
         subject = identity.subject(
@@ -116,6 +118,7 @@ def profile_of(
         conditions=replace(conditions(work, said, slo, effort), instances=_instances(config)),
         slo=slo,
         rate=found.rate,
+        generator_bound=found.generator_bound,
         searched=tuple(searched),
         ended=found.why,
         alone=alone,
@@ -153,6 +156,17 @@ def searched_on(
         ),
         settle=lambda: rig.settle(min(_MOST_SETTLE_S, clock.left_s)),
     )  # fmt: skip
+
+
+def raised(found: Found, levels: Iterable[Level], slo: Slo) -> Found:
+    """With the highest rate that levels show to hold, where only the generator ended the search."""
+    if not found.generator_bound or found.rate is None:
+        return found
+    held = [level.rate for level in levels if not slo.failure(level.seen)]
+    if max(held, default=0.0) <= found.rate:
+        return found
+    why = f"the search ended at {found.rate:.4g}/s: {found.why}; a run above it held"
+    return replace(found, rate=max(held), why=why)
 
 
 def follow(

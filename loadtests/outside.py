@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 _MOST_CHARACTERS = 300
+_MADE_OF_PROFILES = ("farthing.report/1", "farthing.comparison/1")
 _MOST_BYTES = 64 * 2**20
 # From it up, not every whole number is a float: no count of ours is as high.
 _MOST = 2**53
@@ -62,6 +63,21 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is not JSON") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def of_schema(wanted: str, raw: Any) -> dict[str, Any]:
+    """The same.
+
+    Raises:
+        ValueError: it is of another schema, such as a report's, or of none.
+    """
+    given = mapping(raw, "it").get("schema")
+    if given == wanted:
+        return mapping(raw, "it")
+    if given is None:
+        raise ValueError("it is JSON of something else, without a schema")
+    hint = "; give the profiles it was made of" if given in _MADE_OF_PROFILES else ""
+    raise ValueError(f"its schema is {_shown(given)}, not {wanted}{hint}")
 
 
 def _refuse_constant(name: str) -> Any:

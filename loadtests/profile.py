@@ -17,6 +17,7 @@ from service.errors import InvalidSetting
 SCHEMA = "farthing.profile/1"
 # CPUs and seconds that are divided by.
 _LEAST = 1e-6
+_AS_THEY_ARE = ("generator_bound", "phases", "bill", "paid_core_s", "span_s")
 # Of the conditions, what follows from the others.
 _WORKED_OUT = ("usd_per_hour", "machines", "fleet_usd_per_hour")
 
@@ -130,6 +131,7 @@ class Profile:
         conditions: under which.
         slo: what had to hold.
         rate: the highest rate at which it did, calls per second; None if it did at none.
+        generator_bound: whether it may do so at more, where only the generator failed.
         searched: the runs of that search, in order, with why they failed ("" if they held).
         ended: why it was not tried above the rate, in words.
         alone: one closed caller; None if that was not measured.
@@ -156,6 +158,7 @@ class Profile:
     bill: dict[str, float] | None = None
     paid_core_s: float | None = None
     span_s: float | None = None
+    generator_bound: bool = False
 
     @property
     def lacking(self) -> list[str]:
@@ -180,9 +183,9 @@ class Profile:
 
     @property
     def at_slo(self) -> Level | None:
-        """The run that confirmed the rate; shorter ones before it may have held at more."""
-        held = [level for level, why in self.searched if not why and level.rate == self.rate]
-        return held[-1] if held else None
+        """The run that confirmed the rate, a level perhaps; shorter ones may have held at more."""
+        held = [*self.levels, *(level for level, why in self.searched if not why)]
+        return next((level for level in reversed(held) if level.rate == self.rate), None)
 
     @property
     def usd_per_million(self) -> float | None:
@@ -223,10 +226,7 @@ class Profile:
                 for level in self.levels
             ],
             "runs": {str(rows): list(run) for rows, run in sorted(self.runs.items())},
-            "phases": self.phases,
-            "bill": self.bill,
-            "paid_core_s": self.paid_core_s,
-            "span_s": self.span_s,
+            **{name: getattr(self, name) for name in _AS_THEY_ARE},
         }
 
     @classmethod
@@ -270,15 +270,13 @@ def read(path: Path) -> Profile:
         InvalidSetting: it is no profile.
     """
     try:
-        raw = outside.mapping(outside.read_json(path), "it")
-        if raw.get("schema") != SCHEMA:
-            raise ValueError("its schema is another")
-        return Profile.from_dict(raw)
-    except (OSError, ValueError) as error:
+        return Profile.from_dict(outside.of_schema(SCHEMA, outside.read_json(path)))
+    except FileNotFoundError:
         raise InvalidSetting(
-            f"{path} is no profile; `farthing slo --save-profile {path.name}` makes one "
-            f"({outside.said(error)})"
+            f"{path} does not exist; `farthing slo --save-profile {path.name}` makes a profile"
         ) from None
+    except (OSError, ValueError) as error:
+        raise InvalidSetting(f"{path} is no profile: {outside.said(error)}") from None
 
 
 def _level(level: Level) -> dict[str, Any]:

@@ -73,10 +73,12 @@ class Found:
     Attributes:
         rate: the highest that was confirmed; None if none was.
         why: why it ended there, in words.
+        generator_bound: whether what lies above it is unknown, since the generator failed there.
     """
 
     rate: float | None
     why: str
+    generator_bound: bool = False
 
 
 Search = Generator[Trial, Judged, Found]
@@ -110,8 +112,9 @@ class _Bracket:
         """The end, with what is known by now."""
         said = [why, f"at {self.failed:.4g}/s {self.why}" if self.failed else ""]
         if self.void:
-            said.append("so the bound is the generator's, not the server's")
-        return Found(self.held, "; ".join(filter(None, said)))
+            below = "so" if self.failed else "shorter runs above it were void, so"
+            said.append(f"{below} the bound is the generator's, not the server's")
+        return Found(self.held, "; ".join(filter(None, said)), self.void)
 
 
 def search(slo: Slo, *, first: float, budget_s: float) -> Search:
@@ -125,7 +128,7 @@ def search(slo: Slo, *, first: float, budget_s: float) -> Search:
     about = yield from _roughly(slo, first, budget_s)
     if about.held is None:
         return about.found("" if about.failed else "the budget of time was spent at once")
-    return (yield from _confirmed(slo, about.held, about.left_s))
+    return (yield from _confirmed(slo, about.held, about.left_s, void=about.void))
 
 
 def _tried(trial: Trial) -> Generator[Trial, Judged, Judged]:
@@ -154,9 +157,16 @@ def _roughly(slo: Slo, first: float, budget_s: float) -> Generator[Trial, Judged
     return bracket
 
 
-def _confirmed(slo: Slo, about: float, left_s: float) -> Search:
-    """Up from there while it is confirmed, down while it is not, then between the two."""
-    bracket, rate, step = _Bracket(), about, _STEP
+def _confirmed(slo: Slo, about: float, left_s: float, *, void: bool) -> Search:
+    """Up from there while it is confirmed, down while it is not, then between the two.
+
+    Args:
+        slo: what must hold.
+        about: the rate to begin at.
+        left_s: of the budget.
+        void: whether what seemed to bound it was the generator; it is, until a long trial fails.
+    """
+    bracket, rate, step = _Bracket(void=void), about, _STEP
     longest_s = max(_LONG_S, slo.limit_s / RESOLUTION, _SHORT_SHARE * left_s)
     begun = _long_s(slo, rate, left_s, longest_s)
     rate *= begun[1] if begun else 1.0

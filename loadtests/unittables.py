@@ -29,14 +29,18 @@ def show(console: Console, found: Profile) -> None:
 
 
 def verdict(found: Profile) -> str:
-    """The highest rate and what a million answers cost there; or void, and what it lacks."""
+    """The highest rate and what a million answers cost there; or void, and what it lacks.
+
+    Of a search that the generator ended both are bounds: what the server can do was not found.
+    """
     slo = found.slo.said
     if found.rate is None:
         return f"void: {slo} was confirmed at no rate: {found.ended}"
     at = found.at_slo
     if at is not None and at.seen.void:
         return f"void: {at.seen.void}"
-    rate = f"Highest rate: {found.rate:.4g}/s at {slo} ({found.ended})."
+    least, most = (">= ", "at most ") if found.generator_bound else ("", "")
+    rate = f"Highest rate: {least}{found.rate:.4g}/s at {slo} ({found.ended})."
     if at is not None and (unshown := found.slo.only_seen(at.seen)):
         rate += f"\nThat run showed {found.slo.held_to} at 99 % confidence; {unshown}."
     if found.usd_per_million is None:
@@ -45,7 +49,7 @@ def verdict(found: Profile) -> str:
         )
         return f"{rate}\nvoid: no dollars without {lacks}."
     paid = found.conditions.price_said
-    cost = f"{rate}\n${found.usd_per_million:.4g} per million good answers: {paid}."
+    cost = f"{rate}\n{most}${found.usd_per_million:.4g} per million good answers: {paid}."
     return (
         f"{cost}\nOf {_model(found.subject)}.\nOn {found.conditions.hardware}; {_generator(found)}."
     )

@@ -110,7 +110,7 @@ def _reckoned(profile: files.Profile, directory: Path) -> None:
 def test_what_is_wrong_with_a_profile_is_said(
     tmp_path: Path, way: tuple[Any, ...], value: Any, said: str
 ) -> None:
-    with pytest.raises(InvalidSetting, match=r"p\.json is no profile; .*") as error:
+    with pytest.raises(InvalidSetting, match=r"p\.json is no profile: .*") as error:
         files.read(saved(changed(way, value), tmp_path))
     assert said in str(error.value)
 

@@ -104,12 +104,32 @@ def test_the_file_keeps_all_of_it(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "farthing.profile/2"}', "\x00"])
-def test_what_is_no_profile_is_refused_by_its_name(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "it is not JSON"),
+        ("# A readme", "it is not JSON"),
+        ("\x00", "it is not JSON"),
+        ("[]", "it is [], which is no mapping"),
+        ("{}", "it is JSON of something else, without a schema"),
+        ('{"schema": "farthing.profile/2"}', 'its schema is "farthing.profile/2", not farthing.pr'),
+        ('{"schema": "farthing.report/1"}', "farthing.profile/1; give the profiles it was made of"),
+    ],
+)
+def test_what_is_no_profile_is_refused_for_what_it_is_and_not_told_to_be_overwritten(
+    tmp_path: Path, text: str, said: str
+) -> None:
     path = tmp_path / "p.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(InvalidSetting, match=r"p.json is no profile; `farthing slo --save-profile"):
+    with pytest.raises(InvalidSetting) as refused:
         files.read(path)
+    assert f"{path} is no profile: {said}" in str(refused.value)
+    assert "--save-profile" not in str(refused.value)
+
+
+def test_what_does_not_exist_is_told_how_to_make(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match=r"does not exist; `farthing slo --save-profile p.js"):
+        files.read(tmp_path / "p.json")
 
 
 def test_a_profile_with_a_part_of_it_missing_is_refused(tmp_path: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests import rates
+from loadtests import measure, rates
 from loadtests.histogram import samples_for
-from loadtests.rates import Judged, Search, Trial
+from loadtests.profile import Level
+from loadtests.rates import Found, Judged, Search, Trial
 from loadtests.slo import Slo
+from tests.loadtests.profiles import SLO as SLO_OF_PROFILES
+from tests.loadtests.profiles import observed
 from tests.loadtests.simulated import OneAtATime, highest, searched
 
 SLO = Slo(99, 0.05, 0.999)
@@ -87,7 +90,54 @@ def test_a_void_trial_is_repeated_once_and_then_believed() -> None:
 def test_a_generator_that_is_too_slow_is_said_to_be_the_bound() -> None:
     found, _ = searched(server(spoilt=lambda rate, _: rate > 200), budget_s=240)
     assert found.rate == pytest.approx(200, rel=0.05)
-    assert "the generator's, not the server's" in found.why
+    assert "the generator's, not the server's" in found.why and found.generator_bound
+
+
+def test_a_rate_that_the_server_bounds_is_not_said_to_be_the_generators() -> None:
+    found, _ = searched(server(), budget_s=120)
+    assert found.rate and not found.generator_bound
+
+
+def test_void_short_runs_above_what_a_short_budget_confirms_leave_it_a_lower_bound() -> None:
+    steps = rates.search(SLO, first=50.0, budget_s=1e3)
+    left_s, trial = 1e3, next(steps)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            void = trial.rate > 120
+            left_s = 1.0 if trial.confirms else left_s - trial.seconds
+            trial = steps.send(Judged("void: late" if void else "", void, left_s))
+    assert end.value.value.generator_bound
+    assert "shorter runs above it were void" in end.value.value.why
+
+
+BOUND = Found(70.0, "the generator's", generator_bound=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "levels", "rate"),
+    [
+        (BOUND, (0.02, 0.02), 280.0),  # a generator that was late at 80/s kept 280/s
+        (BOUND, (0.02, 0.2), 140.0),
+        (BOUND, (0.2, 0.2), 70.0),
+        (Found(70.0, "the server's"), (0.02, 0.02), 70.0),
+        (Found(None, "the generator's", generator_bound=True), (), None),
+    ],
+)
+def test_levels_that_hold_above_what_the_generator_bounded_raise_the_rate(
+    found: Found, levels: tuple[float, ...], rate: float | None
+) -> None:
+    seen = [Level(140.0 * 2**n, observed(latency_s)) for n, latency_s in enumerate(levels)]
+    now = measure.raised(found, seen, SLO_OF_PROFILES)
+    assert (now.rate, now.generator_bound) == (rate, found.generator_bound)
+
+
+@pytest.mark.parametrize("calls", [20, 1000])
+def test_a_level_is_evidence_only_with_answers_enough_and_if_it_is_not_void(calls: int) -> None:
+    seen = observed(0.02, calls=calls)
+    if calls > 20:
+        for _ in range(calls):
+            seen.sent(1.0)
+    assert measure.raised(BOUND, [Level(140.0, seen)], SLO_OF_PROFILES) == BOUND
 
 
 def test_a_generator_that_is_always_late_is_not_asked_for_long() -> None:

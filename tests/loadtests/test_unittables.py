@@ -113,3 +113,14 @@ def test_a_void_price_names_the_option_that_mends_it(
 def test_no_rate_is_void_with_its_reason() -> None:
     said = unittables.verdict(profile(rate=None, ended="the budget of time was spent"))
     assert said.startswith("void: ") and said.endswith("the budget of time was spent")
+
+
+def test_what_only_the_generator_bounded_is_said_to_be_a_bound() -> None:
+    level = Level(140.0, observed(0.02))
+    made = profile(rate=140.0, generator_bound=True, levels=(level,), searched=())
+    said = unittables.verdict(made)
+    assert "Highest rate: >= 140/s" in said and "at most $0.09921 per million" in said
+    assert made.at_slo is level, "a level that held is what the rate rests on"
+    exact = unittables.verdict(dataclasses.replace(made, generator_bound=False))
+    assert ">=" not in exact.splitlines()[0] and "at most $" not in exact
+    assert Profile.from_dict(made.to_dict()).generator_bound
