@@ -13,7 +13,7 @@ from loadtests.reports import resolution
 from loadtests.reports.resampling import Interval, Resampler
 
 BETTER, WORSE, WITHIN, UNKNOWN = "better", "worse", "within noise", "cannot tell"
-ALLOWED = "within bounds"
+ALLOWED = "in bounds"
 
 # Goodput under overload, and answers at the SLO, are those of calls that queue: one stall of the
 # machine takes many at once. Of equal simulated servers that stall now and then it changed the

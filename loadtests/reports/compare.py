@@ -125,7 +125,7 @@ def show(console: Console, found: Comparison, threshold: float) -> None:
     table.add_column("figure", no_wrap=True)
     for heading in ("before", "after", "change", "interval"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("verdict", no_wrap=True)
     name = None
     for each in found.changes:
         if name not in (None, each.name):
