@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from loadtests import outside
 from loadtests.payloads import requests_for
 from service.datatypes import BY_NAME
 from service.errors import FarthingError, InvalidSetting
@@ -44,9 +45,22 @@ class Client:
         self._target = target
 
     def check(
-        self, model: str, *, version: str = "", rows_file: Path | None = None, rows: int = 1
+        self,
+        model: str,
+        *,
+        version: str = "",
+        rows_file: Path | None = None,
+        rows: int = 1,
+        most_s: float = _TIMEOUT_S,
     ) -> None:
         """Make sure that the server answers such requests, by sending one.
+
+        Args:
+            model: its name.
+            version: empty for the server's pick.
+            rows_file: .npz to send from; None for drawn rows.
+            rows: in the request.
+            most_s: seconds to wait for the answer, 30 at most.
 
         Raises:
             TargetFailed: it does not answer, does not know the model, or refuses the request.
@@ -56,7 +70,7 @@ class Client:
             requests = requests_for(
                 self._stub, model, version=version, rows_file=rows_file, rows=rows
             )
-            self._stub.ModelInfer(requests[0], timeout=_TIMEOUT_S)
+            self._stub.ModelInfer(requests[0], timeout=min(most_s, _TIMEOUT_S))
         except grpc.RpcError as error:
             raise self._failed(model, error) from None
 
@@ -84,7 +98,12 @@ class Client:
             return TargetFailed(
                 f"nothing answers at {self._target}; is it up, and is that its gRPC port?"
             )
-        return TargetFailed(f"{self._target} does not serve model '{model}': {error.details()}")
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return TargetFailed(
+                f"{self._target} did not answer a call to '{model}' in the time that it was given"
+            )
+        said = outside.plain(str(error.details()))
+        return TargetFailed(f"{self._target} does not serve model '{model}': {said}")
 
     def _answers(self, model: str, rows: np.ndarray[Any, Any], chunk: int) -> np.ndarray[Any, Any]:
         metadata = self._stub.ModelMetadata(pb.ModelMetadataRequest(name=model))

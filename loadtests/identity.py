@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtests import outside
 from loadtests.prices import Price
 from loadtests.profile import Subject
 from service.errors import InvalidSetting
@@ -74,13 +75,13 @@ def subject(
         memory_bytes: resident, of the serving process.
     """
     told = _told(config)
-    accuracy, drop = _number(told, "accuracy"), _number(told, "drop_points")
+    accuracy, drop = _number(told, "accuracy"), _number(told, "drop_points", "accuracy_change")
     if drop is None and told.get("") == REFERENCE:
         drop = 0.0  # it is what the others are compared with
     change = None if drop is None else -drop
     size = _number(told, "bytes")
     return Subject(
-        server=f"{server.name} {server.version}".strip() if server else "",
+        server=outside.plain(f"{server.name} {server.version}") if server else "",
         model=model,
         version=version or told.get("version", ""),
         variant=said.variant or told.get("") or None,
@@ -97,14 +98,16 @@ def _told(config: pb.ModelConfig | None) -> dict[str, str]:
     if config is None:
         return {}
     return {
-        name.removeprefix(_PREFIX).removeprefix("_"): value.string_value
+        name.removeprefix(_PREFIX).removeprefix("_"): outside.plain(value.string_value)
         for name, value in config.parameters.items()
         if name.startswith(_PREFIX)
     }
 
 
-def _number(told: dict[str, str], name: str) -> float | None:
+def _number(told: dict[str, str], name: str, as_name: str = "") -> float | None:
+    """None where the server tells none, or what no profile may hold."""
     try:
-        return float(told[name])
+        figure: float = outside.value(float, float(told[name]), as_name or name, name)
+        return figure
     except (KeyError, ValueError):
         return None

@@ -72,9 +72,9 @@ def _draw(inputs: Sequence[TensorSpec], rows: int) -> Arrays:
     drawn: Arrays = {}
     request_bytes = 0
     for spec in inputs:
-        first = rows if spec.shape[:1] == (-1,) else math.prod(spec.shape[:1])
+        count = rows if spec.shape[:1] == (-1,) else math.prod(spec.shape[:1])
         rest = (_FREE_DIMENSION if n == -1 else n for n in spec.shape[1:])
-        request_bytes += 8 * first * math.prod(rest)
+        request_bytes += 8 * count * math.prod(rest)
         strange = len(spec.shape) > _MOST_AXES or any(n < 1 and n != -1 for n in spec.shape)
         if strange or request_bytes > _MOST_BYTES:
             said = outside.plain(f"input '{spec.name}' is of shape {list(spec.shape)}")

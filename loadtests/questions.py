@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from loadtests import outside
 from loadtests.channels import ANY_SIZE, METHOD
 from loadtests.client import TargetFailed
 from loadtests.observed import Observed
@@ -63,8 +64,9 @@ class Questions:
                 self._stub, self._model, version=self._version, rows_file=rows_file, rows=rows
             )
         except grpc.RpcError as error:
+            said = outside.plain(str(error.details()))
             raise TargetFailed(
-                f"the server does not tell of model '{self._model}' any more: {error.details()}"
+                f"the server does not tell of model '{self._model}' any more: {said}"
             ) from None
         return [request.SerializeToString() for request in requests]
 

@@ -198,8 +198,14 @@ class Rig:
 
 
 @contextmanager
-def connected(work: Work, slo: Slo, *, seed: int) -> Iterator[Rig]:
+def connected(work: Work, slo: Slo, *, seed: int, most_s: float = 30.0) -> Iterator[Rig]:
     """A rig while the context lasts.
+
+    Args:
+        work: what is asked of whom.
+        slo: what must hold.
+        seed: of the arrivals.
+        most_s: seconds that the first answer of each target is waited for, 30 at most.
 
     Raises:
         TargetFailed: a target does not answer, or does not serve such requests.
@@ -209,7 +215,10 @@ def connected(work: Work, slo: Slo, *, seed: int) -> Iterator[Rig]:
         replicas = []
         for target in work.targets:
             caller = stack.enter_context(client.connected(target))
-            caller.check(work.model, version=work.version, rows_file=work.rows_file, rows=work.rows)
+            caller.check(
+                work.model, version=work.version, rows_file=work.rows_file, rows=work.rows,
+                most_s=most_s,
+            )  # fmt: skip
             replica = asked(target, model=work.model, version=work.version)
             replicas.append(stack.enter_context(replica))
         yield Rig(work, slo, replicas, seed=seed)

@@ -80,3 +80,16 @@ def test_a_files_digest_and_size_are_read(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSetting, match=r"missing.onnx cannot be read"):
         identity.file_said(tmp_path / "missing.onnx")
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "7", "a lot"])
+def test_an_accuracy_that_none_can_be_is_none(text: str) -> None:
+    found = told(config(variant="int8", variant_accuracy=text, variant_drop_points="nan"))
+    assert (found.accuracy, found.accuracy_change) == (None, None)
+
+
+def test_names_of_a_server_are_plain_text() -> None:
+    server = pb.ServerMetadataResponse(name="x\x1b[31m" * 10**5, version="1\n2")
+    subject = identity.subject(server, config(variant="a\nb\x00"), Said(), model="m", version="")
+    assert subject.server.isprintable() and len(subject.server) == 300
+    assert subject.variant == "a b"
