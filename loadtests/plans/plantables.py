@@ -135,8 +135,8 @@ def conditions(made: Plan) -> list[str]:
         found.append(
             f"{option.profile.name}: {subject.variant}, sha256 {subject.sha256}, accuracy "
             f"{subject.accuracy_change or 0:+g} points over the trained model; measured on "
-            f"{where.date} on {where.hardware}, the generator's p99 {late}. "
-            f"{price.said(where.cpus) if price else 'No price'}."
+            f"{where.date} on {where.hardware}, the generator's p99 {late}; "
+            f"{price.said(where.cpus) if price else 'no price'}."
         )
     return found
 

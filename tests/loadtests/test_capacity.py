@@ -91,7 +91,7 @@ def test_a_peak_of_seconds_weighs_what_it_is_of_an_hour(number: int) -> None:
 
 
 def test_few_calls_are_looked_at_again_until_they_show_it() -> None:
-    load = Demand("", Curve(((0.0, 0.5), (60.0, 0.5))))
+    load = Demand("", Curve(((0.0, 0.2), (60.0, 0.2))))
     found = capacity.replicas(WORK, load, 60.0)
     assert found.number == 1
     assert found.done is not None
