@@ -78,13 +78,14 @@ def profile_of(
     Raises:
         TargetFailed: a target does not answer, or does not serve such requests.
         BadRows: the rows do not fit the model.
-        InvalidSetting: a URL of the metrics does not answer with metrics.
+        InvalidSetting: a URL of the metrics does not answer with metrics, or not with the targets'.
     """
     effort = effort or Effort()
     clock = Clock(time.perf_counter() + effort.budget_s)
     told(f"waiting for the first answer of {', '.join(work.targets)}")
     with connected(work, slo, seed=effort.seed, most_s=clock.left_s) as rig:
         told("one caller, alone")
+        rig.check_metrics(_ALONE_SHARE * effort.budget_s)
         alone = rig.alone(min(_MOST_ALONE_S, _ALONE_SHARE * effort.budget_s))
         begun, begun_s = rig.taken(), clock.now()
         config = rig.config()

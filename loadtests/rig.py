@@ -15,6 +15,7 @@ from loadtests.openloop import Lost, Stream
 from loadtests.questions import Questions, asked
 from loadtests.scrape import Scrape
 from loadtests.slo import Slo
+from service.errors import InvalidSetting
 from service.proto import inference_pb2 as pb
 from service.rows import BadRows
 
@@ -23,6 +24,8 @@ Told = Callable[[str], None]
 _WARM_UP = 20
 _SETTLED_IN_A_ROW = 3
 _CALL_S = 10.0
+# Calls that metrics must count, and for how long that is waited for.
+_COUNTED, _COUNTED_S = 5, 2.0
 _MOST_ROWS = 64
 
 
@@ -113,6 +116,38 @@ class Rig:
             [each for each in told if each],
             scrape.read(self.work.metrics, model=self.work.model),
         )
+
+    def check_metrics(self, most_s: float) -> None:
+        """See that the metrics count what the targets answer; nothing without metrics.
+
+        Args:
+            most_s: for all calls.
+
+        Raises:
+            InvalidSetting: they are another server's, or count a target twice.
+        """
+        for target, replica in zip(self.work.targets, self._replicas, strict=True):
+            if not self.work.metrics:
+                return
+            before = self._answered()
+            seen = replica.alone(
+                self._messages, calls=_COUNTED, most_s=most_s / len(self._replicas), limit_s=0.0
+            )
+            ends = time.perf_counter() + _COUNTED_S
+            while (counted := self._answered() - before) < seen.answers:
+                if time.perf_counter() > ends:
+                    break
+                time.sleep(0.05)
+            # A call before these may be counted late.
+            if not seen.answers <= counted <= seen.answers + 1:
+                raise InvalidSetting(
+                    f"{target} answered {seen.answers} calls while {', '.join(self.work.metrics)} "
+                    f"counted {counted} for '{self.work.model}'; give --metrics the URL of each "
+                    "target once, and let nobody else call it"
+                )
+
+    def _answered(self) -> int:
+        return scrape.read(self.work.metrics, model=self.work.model).answered
 
     def alone(self, most_s: float) -> Observed:
         """One caller at the first replica, with as many calls as a p99 needs, if there is time."""

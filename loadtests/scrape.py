@@ -43,6 +43,11 @@ class Scrape:
     paid_core_s: float | None = None
     starts: tuple[float, ...] = ()
 
+    @property
+    def answered(self) -> int:
+        """Requests of the model that were answered so far."""
+        return int(self.phases.get("request", (0.0, 0.0))[1])
+
     def anew(self, before: Scrape) -> str:
         """Why this cannot be what came on top of that, in words; empty where it can."""
         if any(abs(a - b) > 1 for a, b in zip(self.starts, before.starts, strict=False)):

@@ -113,7 +113,10 @@ def test_the_file_keeps_all_of_it(tmp_path: Path) -> None:
         ("[]", "it is [], which is no mapping"),
         ("{}", "it is JSON of something else, without a schema"),
         ('{"schema": "farthing.profile/2"}', 'its schema is "farthing.profile/2", not farthing.pr'),
-        ('{"schema": "farthing.report/1"}', "farthing.profile/1; give the profiles it was made of"),
+        (
+            '{"schema": "farthing.report/1"}',
+            'its schema is "farthing.report/1", not farthing.profile/1; give the profiles',
+        ),
     ],
 )
 def test_what_is_no_profile_is_refused_for_what_it_is_and_not_told_to_be_overwritten(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -12,12 +16,13 @@ from loadtests import measure
 from loadtests.client import TargetFailed
 from loadtests.identity import Said
 from loadtests.measure import Effort
+from loadtests.observed import Observed
 from loadtests.questions import Questions
-from loadtests.rig import Work
+from loadtests.rig import Rig, Work
 from loadtests.slo import Slo, seconds_of
 from service import hardware
 from service.errors import InvalidSetting
-from tests.loadtests.profiles import price
+from tests.loadtests.profiles import observed, price
 
 
 @pytest.mark.parametrize(
@@ -82,3 +87,74 @@ def _closed(taken: socket.socket) -> str:
     """An address where nobody listens, as long as this socket has it."""
     taken.bind(("127.0.0.1", 0))
     return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+class Counted:
+    """A replica and its metrics, both in one; with others' calls if it is told to."""
+
+    def __init__(self, *, others: int = 0) -> None:
+        self.answered, self.others = 0, others
+
+    def messages(self, **_: object) -> list[bytes]:
+        return [b""]
+
+    def alone(self, messages: object, *, calls: int, most_s: float, limit_s: float) -> Observed:
+        self.answered += calls + self.others
+        return observed(0.001, calls=calls)
+
+
+@contextmanager
+def metrics_of(replica: Counted, model: str = "net") -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            name = f'farthing_request_seconds_count{{model="{model}"}}'
+            self.wfile.write(f"{name} {replica.answered}\n".encode())
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def checked(replicas: list[Counted], *urls: str) -> None:
+    targets = tuple(f"h:{n}" for n, _ in enumerate(replicas, 1))
+    work = Work(targets, "net", metrics=urls)
+    Rig(work, Slo(99, 0.1, 1), replicas, seed=1).check_metrics(1.0)  # type: ignore[arg-type]
+
+
+def test_metrics_that_count_what_the_targets_answer_are_taken_in_any_order() -> None:
+    one, other = Counted(), Counted()
+    with metrics_of(one) as its, metrics_of(other) as others:
+        checked([one, other], others, its)
+    checked([one])
+
+
+@pytest.mark.parametrize("model", ["net", "another"])
+def test_metrics_of_another_server_or_model_are_refused(model: str) -> None:
+    target = Counted()
+    with (
+        metrics_of(target if model != "net" else Counted(), model) as url,
+        pytest.raises(
+            InvalidSetting, match=r"h:1 answered 5 calls while http.* counted 0 for 'net"
+        ),
+    ):
+        checked([target], url)
+
+
+def test_metrics_of_one_replica_given_for_two_are_refused() -> None:
+    one, other = Counted(), Counted()
+    with metrics_of(one) as url, pytest.raises(InvalidSetting, match=r"h:1 .* counted 10"):
+        checked([one, other], url, url)
+
+
+def test_metrics_that_count_the_calls_of_others_are_refused() -> None:
+    busy = Counted(others=3)
+    with metrics_of(busy) as url, pytest.raises(InvalidSetting, match="let nobody else call it"):
+        checked([busy], url)
