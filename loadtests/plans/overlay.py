@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from loadtests import outside
 from loadtests.plans.autoscaling import HOLD_S
 from loadtests.plans.plan import Option, Plan
 from service.errors import InvalidSetting
@@ -163,4 +164,4 @@ def _autoscaler(name: str, least: int, most: int, target: float) -> dict[str, An
 def _said(made: Plan, option: Option) -> str:
     """What it is for, on one line."""
     said = f"{option.profile.name} for {made.asked.demand.said}, {made.asked.slo.said}"
-    return " ".join(said.split())
+    return outside.plain(said)

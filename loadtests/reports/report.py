@@ -26,6 +26,8 @@ from loadtests.screen import WIDTH
 from service.errors import InvalidSetting
 
 _TITLE = "What a request costs"
+# A spreadsheet reads what begins with one of them.
+_FORMULAS = tuple("=+-@\t\r\n")
 _PLACES = ("name", "rate", "percent", "phase", "line")
 
 
@@ -151,14 +153,23 @@ def sheet(found: dict[str, Any]) -> str:
     lines.writerow(("table", "name", "at", "figure", "value"))
     for each in found["conditions"]:
         for name in each["of"] or ("",):
-            lines.writerow(("conditions", name, "", each["what"], each["said"]))
+            lines.writerow(("conditions", _inert(name), "", each["what"], _inert(each["said"])))
     for table, records in found["tables"].items():
         for record in records:
             place = _place(table, record)
             for key, value in record.items():
                 if key not in ("name", place):
-                    lines.writerow((table, record["name"], record.get(place), key, value))
+                    cells = (table, record["name"], record.get(place), key, value)
+                    lines.writerow(_inert(each) for each in cells)
     return text.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula, with the apostrophe that says it is not.
+
+    OWASP, CSV injection.
+    """
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULAS else value
 
 
 def _place(table: str, record: dict[str, Any]) -> str:

@@ -124,3 +124,10 @@ def test_kubectl_renders_it(tmp_path: Path, option: Option) -> None:
     assert container["resources"]["limits"] == {"cpu": "2", "memory": "1Gi"}
     assert {"name": "FARTHING_VARIANT", "value": "int8-static"} in container["env"]
     assert container["args"] == ["serve", "/models"]
+
+
+def test_a_name_with_control_characters_stays_in_its_comment(tmp_path: Path) -> None:
+    named = profile("n\x00\x07\x1b[31mred\n- evil: 1\u2028- more: 2")
+    documents = written(Option(named, 100.0, 5, None), tmp_path / "overlay")
+    assert documents == written(Option(profile(), 100.0, 5, None), tmp_path / "plain")
+    assert "n [31mred - evil: 1 - more: 2" in (tmp_path / "overlay/deployment.yaml").read_text()

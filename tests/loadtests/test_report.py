@@ -294,3 +294,20 @@ def test_the_table_fits_a_screen_whatever_the_names(written: Written) -> None:
     text = screen.getvalue()
     assert max(map(len, text.splitlines())) <= 100
     assert "refused: it loses <b>too</b> much & more" in text
+
+
+def test_a_figure_below_0_is_no_text_in_the_csv() -> None:
+    record = {"name": "net", "accuracy_change": -0.5}
+    text = report.sheet({"conditions": [], "tables": {"variants": [record]}})
+    assert text.splitlines()[1] == "variants,net,,accuracy_change,-0.5"
+
+
+@pytest.mark.parametrize("name", ['=HYPERLINK("http://e","c")', "+1", "-1+2", "@SUM(A1)"])
+def test_a_name_is_no_formula_in_the_csv(tmp_path: Path, name: str) -> None:
+    written = report.write([profile(name)], tmp_path)
+    rows = list(csv.DictReader(written.sheet.read_text(encoding="utf-8").splitlines()))
+    names = {row["name"] for row in rows} - {""}
+    assert names == {f"'{name}"}
+    assert {row["name"] for row in json.loads(written.data.read_text())["tables"]["variants"]} == {
+        name
+    }
