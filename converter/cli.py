@@ -223,7 +223,7 @@ def convert(
         top_k=top_k,
     )
     console = Console(stderr=as_json, width=tables.WIDTH)
-    contract = pipeline.run(recipe, lambda what: _shown(console, what))
+    contract = pipeline.run(recipe, _shown)
     if as_json:
         print(contract.to_json(), end="")
     else:
@@ -272,8 +272,12 @@ def _contract(path: Path) -> tuple[Manifest, Path]:
 
 
 @contextmanager
-def _shown(console: Console, what: str) -> Iterator[Callable[[str], None]]:
-    """A moving bar and the time elapsed while a step lasts; a line when it is done."""
+def _shown(what: str) -> Iterator[Callable[[str], None]]:
+    """A moving bar and the time elapsed while a step lasts; a line when it is done.
+
+    On standard error, so that standard output is the result alone.
+    """
+    console = Console(stderr=True, width=tables.WIDTH)
     columns = (TextColumn("  {task.description}", markup=False), BarColumn(20), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=None)

@@ -72,8 +72,8 @@ def demo(
     processes.end_with_make()
     console = Console(stderr=as_json, width=WIDTH)
     cores = story.Cores.divided(frozenset(os.sched_getaffinity(0)))
-    stage = story.Stage(directory, budget_s, cores, sys.stderr if as_json else sys.stdout)
-    found = story.run(stage, chosen, lambda what: shown(console, what), quick=quick)
+    stage = story.Stage(directory, budget_s, cores, sys.stderr)
+    found = story.run(stage, chosen, shown, quick=quick)
     written = report.write(
         found.profiles, directory, baseline=story.BASELINE, refused=found.refused,
         notes=found.notes, title="digits: from Keras to a priced server",

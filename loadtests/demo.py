@@ -132,7 +132,9 @@ def run(stage: Stage, price: Price, step: Step, *, quick: bool) -> Findings:
         (stage.directory / name).unlink(missing_ok=True)
     shutil.rmtree(stage.models, ignore_errors=True)
     trained = _train(stage, quick=quick)
-    contract = _convert(stage)
+    with step("keras to ONNX and its variants, each verified"):
+        contract, table = _convert(stage)
+    stage.screen.write(table)
     with step("keras in process: highest rate at the SLO, levels, overload"):
         base = _baseline(stage, price)
         if base.lacking:  # everything is told beside it
@@ -245,15 +247,16 @@ def _train(stage: Stage, *, quick: bool) -> dict[str, Any]:
     return trained
 
 
-def _convert(stage: Stage) -> Manifest:
+def _convert(stage: Stage) -> tuple[Manifest, str]:
+    """What was published, and what the converter prints of it."""
     command = [
         sys.executable, "-m", "farthing", "convert", str(stage.data / "model.keras"),
         "--name", NAME, "--out", str(stage.models),
         "--calibration", str(stage.data / "calibration.npz"),
         "--evaluate", str(stage.data / "heldout.npz"), "--variants", VARIANTS,
     ]  # fmt: skip
-    processes.finish(command, log=stage.log, screen=stage.screen)
-    return manifest.load(stage.models / NAME / "1")
+    table = processes.finish(command, log=stage.log).decode()
+    return manifest.load(stage.models / NAME / "1"), table
 
 
 def _baseline(stage: Stage, price: Price) -> Profile:

@@ -16,7 +16,7 @@ from loadtests.arrivals import SHAPES
 from loadtests.histogram import samples_for
 from loadtests.load import Plan, run
 from loadtests.observed import GOOD, Observed
-from loadtests.screen import WIDTH, shown
+from loadtests.screen import WIDTH, all_or_nothing, shown
 from service.errors import InvalidSetting
 
 _PERCENTS = (50, 90, 95, 99, 99.9)
@@ -167,9 +167,9 @@ def load(
         caller.check(model, version=model_version, rows_file=rows_file, rows=rows)
     console = Console(stderr=as_json, width=WIDTH)
     with (
+        all_or_nothing(),
         tempfile.TemporaryDirectory(prefix="farthing-load-") as directory,
         shown(
-            console,
             f"loading {model} at {target}: {said(plan)}",
             warmup + seconds,
             drawn_per_s=2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -26,13 +27,24 @@ class _TimeBar(ProgressColumn):
 
 
 @contextmanager
+def all_or_nothing() -> Iterator[None]:
+    """Say of what writes its results at its end, if it is interrupted, that there are none."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("farthing: interrupted; nothing was written", file=sys.stderr)
+        raise
+
+
+@contextmanager
 def shown(
-    console: Console, what: str, seconds: float | None = None, *, drawn_per_s: float = 10
+    what: str, seconds: float | None = None, *, drawn_per_s: float = 10
 ) -> Iterator[Callable[[str], None]]:
     """A bar with the time elapsed while a step lasts; a line when it is done.
 
+    On standard error, so that standard output is the result alone.
+
     Args:
-        console: where.
         what: is being done.
         seconds: that it will take, where that is known.
         drawn_per_s: how often; drawing takes CPU from what is being measured.
@@ -40,6 +52,7 @@ def shown(
     Yields:
         What takes another text while the step goes on.
     """
+    console = Console(stderr=True, width=WIDTH)
     columns = (TextColumn("  {task.description}"), _TimeBar(), TimeElapsedColumn())
     with Progress(*columns, console=console, refresh_per_second=drawn_per_s) as progress:
         task = progress.add_task(what, total=seconds)

@@ -18,7 +18,7 @@ from loadtests.measure import Effort
 from loadtests.observed import SHARED_LEAST_S
 from loadtests.prices import Price
 from loadtests.rig import Work
-from loadtests.screen import WIDTH, shown
+from loadtests.screen import WIDTH, all_or_nothing, shown
 from loadtests.slo import Slo, seconds_of
 from service.errors import InvalidSetting
 
@@ -206,12 +206,8 @@ def slo(
              "count as failed")  # fmt: skip
     effort = Effort(budget_s, seed, levels=not quick)
     what = f"searching for {wanted.said}"
-    try:
-        with shown(console, what, budget_s, drawn_per_s=_DRAWN_PER_S) as told:
-            found = measure.profile_of(work, said, wanted, effort, name=name, told=told)
-    except KeyboardInterrupt:
-        print("farthing: interrupted; nothing was written", file=sys.stderr)
-        raise
+    with all_or_nothing(), shown(what, budget_s, drawn_per_s=_DRAWN_PER_S) as told:
+        found = measure.profile_of(work, said, wanted, effort, name=name, told=told)
     if save_profile is not None:
         profile.write(found, save_profile)
     if as_json:

@@ -9,7 +9,9 @@ asyncio channel in it hangs from then on. Run by ``loadtests.load``, or by hand:
 from __future__ import annotations
 
 import atexit
+import os
 import random
+import signal
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -38,6 +40,8 @@ _PRIORITY = ExitStack()
 _THREADS = 10_100
 # How long a user without a share of its own waits before it looks again whether it is to stop.
 _IDLE_S = 1.0
+# A worker after an interrupt, unless its master ended it by then.
+_LEAVES_S = 3.0
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -74,6 +78,9 @@ def _begin(environment: Any, **_: Any) -> None:
         _PRIORITY.enter_context(priority.first())
         atexit.register(_PRIORITY.close)
 
+    if worker and not head and environment.parsed_options.processes:
+        gevent.signal_handler(signal.SIGINT, _leave)
+
     def reset(**_: Any) -> None:
         for each in (worker, head):
             if each:
@@ -82,6 +89,12 @@ def _begin(environment: Any, **_: Any) -> None:
     environment.events.test_start.add_listener(reset)
     if head:
         environment.events.quitting.add_listener(head.cut)
+
+
+def _leave() -> None:
+    """End, but not before the master could: Ctrl-C goes to all, and it hears what workers saw."""
+    gevent.sleep(_LEAVES_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class InferenceUser(User):

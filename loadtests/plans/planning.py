@@ -20,7 +20,7 @@ from loadtests.plans.demand import Demand
 from loadtests.plans.plan import Asked, Plan, check, plan, repriced
 from loadtests.plans.planjson import to_dict
 from loadtests.profile import Profile
-from loadtests.screen import WIDTH, shown
+from loadtests.screen import WIDTH, all_or_nothing, shown
 from loadtests.slo import Slo, seconds_of
 from service.errors import InvalidSetting
 
@@ -132,7 +132,7 @@ def make(
         overlay.deployed(base)
     asked = Asked(asked_for, wanted, headroom, lag_s, seed)
     console = Console(stderr=as_json, width=WIDTH)
-    with shown(console, f"planning for {asked_for.said}") as told:
+    with all_or_nothing(), shown(f"planning for {asked_for.said}") as told:
         made = plan(read, asked, listed=listed, told=told)
     if as_json:
         print(json.dumps(to_dict(made) | {"verdict": plantables.verdict(made)}, indent=2))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtests.screen import WIDTH, shown
+from loadtests.screen import WIDTH, all_or_nothing, shown
 from loadtests.tuning import measuring, search
 from loadtests.tuning.ending import Asked, Ending, figures, last_words, notes, store, summary
 from loadtests.tuning.measuring import Rig
@@ -91,11 +90,8 @@ def tune(
     asked = Asked(model, number, hardware.cpus(), target_ms, budget_s, dry_run)
     console = Console(stderr=as_json, width=WIDTH)
     rig = Rig(place, number, place.options())
-    try:
-        ending = _searched(rig, asked, console, allow_spin=allow_spin)
-    except KeyboardInterrupt:
-        print("farthing: interrupted; nothing was written", file=sys.stderr)
-        raise
+    with all_or_nothing():
+        ending = _searched(rig, asked, allow_spin=allow_spin)
     written, old = store(directory, ending.outcome, ending.entry, dry_run=dry_run)
     ending = replace(ending, written=written, old=old)
     if as_json:
@@ -108,11 +104,11 @@ def tune(
         raise typer.Exit(1)
 
 
-def _searched(rig: Rig, asked: Asked, console: Console, *, allow_spin: bool) -> Ending:
+def _searched(rig: Rig, asked: Asked, *, allow_spin: bool) -> Ending:
     """Search, with a bar that shows it."""
     what = f"tuning {asked.model}/{asked.version}"
     target_s = asked.target_ms / 1000 if asked.target_ms else None
-    with log.silent(), shown(console, f"tuning {_title(asked)}", asked.budget_s) as told:
+    with log.silent(), shown(f"tuning {_title(asked)}", asked.budget_s) as told:
         begun = rig.clocks.now()
         defaults, variants = rig.defaults()
         steps = search.search(

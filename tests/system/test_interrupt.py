@@ -93,13 +93,22 @@ def test_an_interrupted_conversion_leaves_the_repository_untouched(
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_an_interrupted_load_leaves_no_generator(digits: Digits, tmp_path: Path) -> None:
-    with serving(digits.repository) as server:
-        options = ("--target", server.grpc, "--model", "digits", "--seconds", "60")
-        with session("load", *options, cwd=tmp_path) as process:
-            wait_for(process.pid, "locust")
-            os.kill(process.pid, signal.SIGINT)
+@pytest.mark.parametrize(
+    ("processes", "to_all"), [("1", False), ("2", True)], ids=["parent alone", "group of workers"]
+)
+def test_an_interrupted_load_leaves_no_generator(
+    double_repository: Path, tmp_path: Path, processes: str, to_all: bool
+) -> None:
+    with serving(double_repository) as server:
+        options = ("--target", server.grpc, "--model", "double", "--seconds", "60", "--users", "2")
+        with session("load", *options, "--processes", processes, cwd=tmp_path) as process:
+            wait_for(process.pid, "loadtests.swarm")
+            time.sleep(4.0)  # into the run: nobody else sees when all of them send
+            begun = time.monotonic()
+            (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
             ends_without_a_trace(process, tmp_path)
+            assert time.monotonic() - begun < 8
+        assert "interrupted; nothing was written" in (tmp_path / "output.txt").read_text()
         assert server.end()[0] == 0
 
 
@@ -149,7 +158,7 @@ def test_make_interrupted_alone_ends_the_demo_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "during",
     ["converter.zoo.digits", "converter.exporters", "loadtests.baseline", "farthing serve",
-     "locust"],
+     "loadtests.swarm"],
 )  # fmt: skip
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, during: str) -> None:
     with session("demo", "--quick", "--directory", "demo", cwd=tmp_path) as process:
