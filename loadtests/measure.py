@@ -91,9 +91,8 @@ def profile_of(
         config = rig.config()
         if begun.statistics:
             told("one caller, batches of all sizes")
-            rig.sizes(
-                config.max_batch_size if config else _ROWS_UNTOLD, _SIZES_SHARE * effort.budget_s
-            )
+            most_rows = config.max_batch_size if config else _ROWS_UNTOLD
+            rig.sizes(most_rows, _SIZES_SHARE * effort.budget_s)
         share = _SEARCH_SHARE if effort.levels else 1.0
         found, searched = searched_on(rig, alone, Clock(clock.now() + share * clock.left_s), told)
         before, before_s = rig.taken(), clock.now()
@@ -128,6 +127,7 @@ def profile_of(
         phases=phases,
         bill=ended.metrics.bill(since),
         paid_core_s=ended.metrics.paid(since),
+        unbilled=ended.metrics.anew(since),
         span_s=span_s,
     )
 

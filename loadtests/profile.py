@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from service.errors import InvalidSetting
 SCHEMA = "farthing.profile/1"
 # CPUs and seconds that are divided by.
 _LEAST = 1e-6
-_AS_THEY_ARE = ("generator_bound", "phases", "bill", "paid_core_s", "span_s")
+_AS_THEY_ARE = ("generator_bound", "phases", "bill", "paid_core_s", "span_s", "unbilled")
 # Of the conditions, what follows from the others.
 _WORKED_OUT = ("usd_per_hour", "machines", "fleet_usd_per_hour")
 
@@ -142,6 +141,7 @@ class Profile:
             rest after each; without levels while all else was measured.
         paid_core_s: cores x seconds of that time, of all servers; None where they do not tell it.
         span_s: seconds of that time; None where nobody looked.
+        unbilled: why a server that keeps a ledger has no bill, in words.
     """
 
     name: str
@@ -159,6 +159,7 @@ class Profile:
     paid_core_s: float | None = None
     span_s: float | None = None
     generator_bound: bool = False
+    unbilled: str = ""
 
     @property
     def lacking(self) -> list[str]:
@@ -240,9 +241,7 @@ class Profile:
         runs = outside.listed(raw.get("searched"), "the profile's searched")
         searched = [[run, outside.mapping(run, "a run").get("failure")] for run in runs]
         made = cls(**outside.record(cls, raw | {"searched": searched}, "the profile"))
-        contradiction = next(_contradictions(made), None)
-        if contradiction:
-            raise ValueError(contradiction)
+        _check(made)
         return made
 
 
@@ -283,16 +282,17 @@ def _level(level: Level) -> dict[str, Any]:
     return {"rate": level.rate, "seen": level.seen.to_dict()}
 
 
-def _contradictions(profile: Profile) -> Iterator[str]:
-    """What each by itself may be, and both together cannot."""
+def _check(profile: Profile) -> None:
+    """Refuse what each by itself may be, and both together cannot."""
     conditions = profile.conditions
     if conditions.price and conditions.cpus < _LEAST:
-        yield f"the conditions' cpus are {conditions.cpus:g}, and have a price"
+        raise ValueError(f"the conditions' cpus are {conditions.cpus:g}, and have a price")
     if conditions.local > conditions.replicas:
-        yield f"{conditions.local} of {conditions.replicas} replicas are local"
+        raise ValueError(f"{conditions.local} of {conditions.replicas} replicas are local")
     levels = (*(level for level, _ in profile.searched), *profile.levels)
     for seen in (*(level.seen for level in levels), *filter(None, [profile.alone])):
         if not seen.answers == len(seen.latency) <= seen.offered:
-            yield f"of {seen.offered} calls {seen.answers} and {len(seen.latency)} were answered"
+            answered = f"{seen.answers} and {len(seen.latency)}"
+            raise ValueError(f"of {seen.offered} calls {answered} were answered")
         if seen.answers and seen.seconds < _LEAST:
-            yield f"{seen.answers} calls were answered in {seen.seconds:g} s"
+            raise ValueError(f"{seen.answers} calls were answered in {seen.seconds:g} s")

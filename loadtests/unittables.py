@@ -26,6 +26,8 @@ def show(console: Console, found: Profile) -> None:
     console.print(_searched(found, f"{title}: {found.slo.said}"))
     if found.levels:
         console.print(_levels(found))
+    if found.unbilled:
+        console.print(escape(f"no bill of the server's CPU: {found.unbilled}"), highlight=False)
 
 
 def verdict(found: Profile) -> str:

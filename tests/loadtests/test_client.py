@@ -10,9 +10,13 @@ from contextlib import contextmanager
 import grpc
 import pytest
 
-from loadtests import client
+from loadtests import client, measure
 from loadtests.client import TargetFailed
+from loadtests.identity import Said
+from loadtests.measure import Effort
 from loadtests.questions import Questions
+from loadtests.rig import Work
+from loadtests.slo import Slo
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
@@ -73,3 +77,15 @@ def test_the_first_answer_is_waited_for_no_longer_than_there_is_time() -> None:
         with pytest.raises(TargetFailed, match="did not answer a call to 'slow' in the time"):
             caller.check("slow", most_s=0.2)
         assert time.perf_counter() - begun < 10
+
+
+def test_a_search_waits_for_the_first_answer_within_its_budget_and_says_so() -> None:
+    said = list[str]()
+    with serving() as target:
+        begun = time.perf_counter()
+        with pytest.raises(TargetFailed, match="did not answer a call to 'slow' in the time"):
+            measure.profile_of(
+                Work((target,), "slow"), Said(), Slo(99, 0.1, 0.999), Effort(0.5), told=said.append
+            )
+        assert time.perf_counter() - begun < 10
+    assert said == [f"waiting for the first answer of {target}"]

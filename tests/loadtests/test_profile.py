@@ -98,7 +98,10 @@ def test_late_answers_cost_and_do_not_count() -> None:
 
 
 def test_the_file_keeps_all_of_it(tmp_path: Path) -> None:
-    made = profile(ended="at 72/s it was late", phases={"run": 0.01}, paid_core_s=12.5, span_s=6.3)
+    made = profile(
+        ended="at 72/s it was late", phases={"run": 0.01}, paid_core_s=12.5, span_s=6.3,
+        unbilled="it was restarted",
+    )  # fmt: skip
     files.write(made, tmp_path / "p.json")
     assert files.read(tmp_path / "p.json") == made
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]

@@ -124,3 +124,9 @@ def test_what_only_the_generator_bounded_is_said_to_be_a_bound() -> None:
     exact = unittables.verdict(dataclasses.replace(made, generator_bound=False))
     assert ">=" not in exact.splitlines()[0] and "at most $" not in exact
     assert Profile.from_dict(made.to_dict()).generator_bound
+
+
+def test_it_is_said_why_there_is_no_bill() -> None:
+    why = "a server was restarted while it was measured"
+    assert f"no bill of the server's CPU: {why}" in printed(profile(bill=None, unbilled=why))
+    assert "no bill" not in printed(profile(bill=None))
