@@ -89,6 +89,8 @@ def _begin(environment: Any, **_: Any) -> None:
     environment.events.test_start.add_listener(reset)
     if head:
         environment.events.quitting.add_listener(head.cut)
+        if environment.parsed_options.headless:
+            environment.events.quit.add_listener(head.say)
 
 
 def _leave() -> None:

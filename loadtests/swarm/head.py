@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,16 @@ class Head:
     def figures(self) -> dict[str, Any]:
         """Of the run that is under way, or of the last one."""
         if self._worker and self._begun and not self._ending:
-            self._tally.told("local", self._worker.part.seen.counted(), last=False)
+            self._tally.told("local", self._worker.part.counted(time.perf_counter()), last=False)
         return self._tally.to_dict(ended=self._ended.is_set())
 
     def cut(self, **_: Any) -> None:
         """End the run though its time is not up; nothing if it is."""
         self._end(cut=True)
+
+    def say(self, **_: Any) -> None:
+        """Print the figures of the run that ended, which Locust's own table rounds."""
+        print(page.text(self.figures()), flush=True)
 
     def _end(self, *, cut: bool) -> None:
         """Wait for what all workers have still to send and to hear, and write the results."""

@@ -1,4 +1,4 @@
-"""Pages beside Locust's own, with figures that are not rounded: /farthing and /farthing.json."""
+"""Figures that are not rounded: /farthing and /farthing.json beside Locust's pages; and as text."""
 
 from __future__ import annotations
 
@@ -32,21 +32,41 @@ def add(app: Any, figures: Callable[[], dict[str, Any]]) -> None:
 
 def page(figures: dict[str, Any]) -> str:
     """The page of one run."""
+    return _PAGE.format(
+        title=escape(_title(figures)),
+        verdict=escape(_verdict(figures)),
+        rows="".join(f"<tr><td>{escape(k)}<td>{escape(v)}" for k, v in _rows(figures).items()),
+    )
+
+
+def text(figures: dict[str, Any]) -> str:
+    """The same for a terminal."""
+    rows = _rows(figures)
+    wide = max(map(len, rows))
+    lines = [f"  {what:{wide}}  {value:>20}" for what, value in rows.items()]
+    return "\n".join([f"farthing, exact: {_title(figures)}", _verdict(figures), *lines])
+
+
+def _title(figures: dict[str, Any]) -> str:
+    kind = "closed loop"
+    if figures["arrivals"]:
+        rate = "" if figures["arrivals"] == "replay" else f", {figures['rate']:g}/s"
+        kind = f"open loop, {figures['arrivals']}{rate}, seed {figures['seed']}"
+    counts = ((figures["users"], "user", "users"), (figures["processes"], "process", "processes"))
+    return ", ".join([kind, *(f"{n} {one if n == 1 else many}" for n, one, many in counts)])
+
+
+def _rows(figures: dict[str, Any]) -> dict[str, str]:
     seen = figures["observed"]
-    kind = f"open loop, {figures['arrivals']}" if figures["arrivals"] else "closed loop"
     void = "void" if seen["void"] else ""
-    rows = {
-        "calls offered": seen["offered"],
-        **{f"ended: {code}": number for code, number in sorted(seen["endings"].items())},
+    return {
+        "seconds": f"{seen['seconds']:.1f}",
+        "calls offered": str(seen["offered"]),
+        **{f"ended: {code}": str(number) for code, number in sorted(seen["endings"].items())},
         "good answers per second": void or f"{seen['good_per_s']:.1f}",
         **{f"latency {p}": void or _ms(value) for p, value in seen["latency_ms"].items()},
         **{f"sent late, {p}": _ms(value) for p, value in seen["lag_ms"].items()},
     }
-    return _PAGE.format(
-        title=escape(f"{kind}, {figures['users']} users, {figures['processes']} processes"),
-        verdict=escape(_verdict(figures)),
-        rows="".join(f"<tr><td>{escape(k)}<td>{escape(str(v))}" for k, v in rows.items()),
-    )
 
 
 def _verdict(figures: dict[str, Any]) -> str:

@@ -6,6 +6,8 @@ A call that was counted stays so: if the run is over before its answer, it went 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 from loadtests.observed import UNANSWERED, Observed
 from loadtests.swarm.order import Order
@@ -52,9 +54,16 @@ class Part:
         """Calls that count and have not ended."""
         return self.seen.offered - self.seen.endings.total()
 
+    def counted(self, now: float) -> dict[str, Any]:
+        """What was counted so far, and in how many seconds; for the others."""
+        return replace(self.seen, seconds=self._elapsed_s(now)).counted()
+
+    def _elapsed_s(self, now: float) -> float:
+        return min(self.seen.seconds, max(0.0, now - self.begins))
+
     def cut(self, now: float) -> None:
         """Let nothing that is due from now on count."""
-        self.seen.seconds = min(self.seen.seconds, max(0.0, now - self.begins))
+        self.seen.seconds = self._elapsed_s(now)
 
     def seal(self) -> None:
         """Count nothing any more: what has no answer now has none."""

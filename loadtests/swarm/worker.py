@@ -171,4 +171,4 @@ class Worker:
 
     def _report(self, data: dict[str, Any], **_: Any) -> None:
         if self.part.seen.offered and not self.part.sealed:
-            data["farthing"] = self.part.seen.counted()
+            data["farthing"] = self.part.counted(time.perf_counter())

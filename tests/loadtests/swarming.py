@@ -16,6 +16,7 @@ from typing import Any
 
 from loadtests import priority
 from loadtests.observed import Observed
+from loadtests.swarm import page
 
 HEADLESS = ("--headless", "--only-summary")
 
@@ -32,7 +33,7 @@ def swarm(*options: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -47,9 +48,10 @@ def swarm(*options: str) -> Iterator[subprocess.Popen[str]]:
 
 def results_of(process: subprocess.Popen[str], results: Path) -> dict[str, Any]:
     """What it wrote when it has ended by itself."""
-    _, said = process.communicate(timeout=60)
+    told, said = process.communicate(timeout=60)
     assert results.exists(), said
     found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
+    assert told.rstrip().endswith(page.text(found)), told
     return found
 
 

@@ -198,3 +198,35 @@ def test_the_page_says_void_and_escapes_what_others_wrote() -> None:
     assert "VOID: 199 calls were never sent" in page.page(found.to_dict(ended=True))
     found.failure = "<b>no</b>"
     assert "Failed: &lt;b&gt;no&lt;/b&gt;" in page.page(found.to_dict(ended=True))
+
+
+def test_figures_of_a_run_that_is_under_way_are_of_the_seconds_so_far() -> None:
+    found, part = tally("a"), Part(OPEN)
+    found.deal()
+    part.begins = 100.0
+    assert part.counted(now=99.0)["seconds"] == 0.0
+    for number in range(50):
+        assert part.counts(100.0 + number / 50)
+        part.sent(0.0)
+        part.ended(0.01, "")
+    found.told("a", part.counted(now=101.0), last=False)
+    told = found.to_dict(ended=False)["observed"]
+    assert (told["seconds"], told["good_per_s"]) == (1.0, 50.0)
+    assert part.counted(now=200.0)["seconds"] == part.seen.seconds == 4.0
+
+
+def test_the_title_tells_what_would_send_the_same_again() -> None:
+    found = tally("a", "b")
+    for shown in (page.page(found.to_dict(ended=False)), page.text(found.to_dict(ended=False))):
+        assert "open loop, poisson, 50/s, seed 3, 2 users, 2 processes" in shown
+    replay = tally("a", order=Order("replay", rate=10, seconds=4))
+    assert "open loop, replay, seed 1, 1 user, 1 process" in page.text(replay.to_dict(ended=False))
+
+
+def test_the_text_of_a_void_run_says_why_and_shows_no_figure_of_the_server() -> None:
+    found = tally("a")
+    found.deal()
+    said = page.text(found.to_dict(ended=True))
+    assert "VOID: 200 calls were never sent" in said
+    row = next(line for line in said.splitlines() if "good answers per second" in line)
+    assert row.endswith(" void")
