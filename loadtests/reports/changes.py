@@ -10,6 +10,7 @@ from typing import Any
 from loadtests.observed import Observed
 from loadtests.profile import Level, Profile
 from loadtests.reports import resolution
+from loadtests.reports.columns import AT_LEAST, AT_MOST
 from loadtests.reports.resampling import Interval, Resampler
 
 BETTER, WORSE, WITHIN, UNKNOWN = "better", "worse", "within noise", "cannot tell"
@@ -21,6 +22,7 @@ ALLOWED = "in bounds"
 GOODPUT_MAY, ANSWERED_MAY = 1 / 3, 0.05
 # Of accuracy, on the same held-out rows; what more costs is a question of taste, so an option.
 POINTS = 0.5
+_BOUND = "the generator failed before the server did, so there are bounds only"
 
 Pair = tuple[Profile, Profile]
 Seen = tuple[Observed | None, Observed | None]
@@ -40,6 +42,7 @@ class Change:
         why: it cannot be told; empty where it can.
         may: how much it may change; of figures whose noise is not known. None for all others.
         in_points: whether the change is a difference, not a share of what was before.
+        bounds: how before and after are written that are bounds only.
     """
 
     name: str
@@ -51,11 +54,12 @@ class Change:
     why: str = ""
     may: float | None = None
     in_points: bool = False
+    bounds: tuple[str, str] = ("", "")
 
     @property
     def change(self) -> float | None:
-        """As a share of what was before, or in points."""
-        if self.before is None or self.after is None:
+        """As a share of what was before, or in points; of bounds none is known."""
+        if self.before is None or self.after is None or any(self.bounds):
             return None
         if self.in_points:
             return round(self.after - self.before, 6)
@@ -96,6 +100,7 @@ class Change:
             "name": self.name, "figure": self.figure, "before": self.before, "after": self.after,
             "change": self.change, "in_points": self.in_points, "low": low, "high": high,
             "may": self.may, "verdict": self.verdict, "why": self.why,
+            "bounds": [each.strip() for each in self.bounds],
         }  # fmt: skip
 
 
@@ -115,6 +120,7 @@ class _Searched:
     more_is_better: bool
     value: Callable[[Profile], float | None]
     interval: Callable[[Profile, Profile, float], Interval | None]
+    bound: str
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,8 @@ def _bounded(name: str, pair: Pair, what: _Bounded) -> Change:
     seen = what.seen(pair)
     values = _values(seen, what.value)
     why = _why(seen, values)
+    if what.seen is _overloaded and any(each.generator_bound for each in pair):
+        why = _BOUND
     return Change(name, what.figure, *values, more_is_better=True, why=why, may=what.may)
 
 
@@ -188,7 +196,11 @@ def _searched(name: str, pair: Pair, what: _Searched, tail: float) -> Change:
     before, after = (what.value(each) for each in pair)
     interval = what.interval(*pair, tail)
     why = "" if interval else "no search, or no caller alone, tells how exact it is"
-    return Change(name, what.figure, before, after, what.more_is_better, interval, why)
+    bounds = [what.bound if each.generator_bound else "" for each in pair]
+    return Change(
+        name, what.figure, before, after, what.more_is_better, interval,
+        _BOUND if any(bounds) else why, bounds=(bounds[0], bounds[1]),
+    )  # fmt: skip
 
 
 def _accuracy(name: str, pair: Pair, points: float) -> Change:
@@ -229,9 +241,10 @@ _BOUNDED = (
     _Bounded("answered at the SLO", _at_slo, lambda seen: seen.success, ANSWERED_MAY),
 )
 _SEARCHED = (
-    _Searched("calls/s at the SLO", True, lambda profile: profile.rate, resolution.rate_change),
+    _Searched("calls/s at the SLO", True, lambda profile: profile.rate, resolution.rate_change,
+              AT_LEAST),
     _Searched("$ per million", False, lambda profile: profile.usd_per_million,
-              resolution.usd_change),
+              resolution.usd_change, AT_MOST),
 )  # fmt: skip
 # How many figures of a pair share the error that may be made; both that were searched are one.
 JUDGED = len(_DRAWN) + 1

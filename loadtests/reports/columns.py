@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 UNKNOWN, VOID = "-", "void"
+AT_LEAST, AT_MOST = ">= ", "<= "
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,14 @@ class Column:
         heading: of the column, with the unit.
         said: how a value is written.
         voidable: whether it may not be said where the record is void.
+        bound: how it is written that a value is a bound only, where the generator made it one.
     """
 
     key: str
     heading: str
     said: Callable[[Any], str] = str
     voidable: bool = False
+    bound: str = ""
 
     @property
     def is_text(self) -> bool:
@@ -37,7 +40,7 @@ def cell(record: Mapping[str, Any], column: Column) -> str:
     value = record.get(column.key)
     if value is None or value == "":
         return VOID if column.voidable and record.get("void") else UNKNOWN
-    return column.said(value)
+    return f"{column.bound if record.get('generator_bound') else ''}{column.said(value)}"
 
 
 def three_digits(value: float) -> str:
@@ -88,11 +91,11 @@ WHY = Column("void", "why void")
 TABLES: dict[str, tuple[Column, ...]] = {
     "variants": (
         NAME,
-        Column("usd_per_million", "$ per million", dollars, voidable=True),
+        Column("usd_per_million", "$ per million", dollars, voidable=True, bound=AT_MOST),
         Column("usd_ratio", "$ over baseline", times, voidable=True),
         Column("accuracy", "accuracy", share),
         Column("accuracy_change", "change, points", points),
-        Column("rate", "calls/s at SLO", three_digits, voidable=True),
+        Column("rate", "calls/s at SLO", three_digits, voidable=True, bound=AT_LEAST),
         Column("alone_p50_ms", "p50 ms, 1 caller", three_digits, voidable=True),
         Column("p99_ms", "p99 ms at SLO", three_digits, voidable=True),
         Column("note", ""),

@@ -150,7 +150,10 @@ def _cells(each: Change) -> tuple[str, ...]:
     if figure.startswith("answered"):
         values = ["-" if v is None else f"{100 * v:.2f} %" for v in (each.before, each.after)]
     else:
-        values = [UNKNOWN if v is None else three_digits(v) for v in (each.before, each.after)]
+        values = [
+            UNKNOWN if value is None else f"{bound}{three_digits(value)}"
+            for value, bound in zip((each.before, each.after), each.bounds, strict=True)
+        ]
     interval = each.interval
     return (
         figure,

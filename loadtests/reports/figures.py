@@ -82,8 +82,8 @@ class Study:
 
     @property
     def chosen(self) -> Profile | None:
-        """The cheapest of those that may be priced; None if none may."""
-        priced = [each for each in self.profiles if each.usd_per_million is not None]
+        """The cheapest of those that may be priced; None if none may, or nothing but bounds."""
+        priced = [each for each in self.profiles if _exact_usd(each) is not None]
         return min(priced, key=lambda each: each.usd_per_million or 0.0, default=None)
 
 
@@ -92,8 +92,9 @@ def figures(study: Study) -> dict[str, Any]:
 
     A table is a list of flat records; ``columns.TABLES`` says what their figures are. What is not
     known is None; a record with a reason under ``void`` has None wherever that reason forbids to
-    speak. ``quick`` names those without runs after their search. Times are ms, sizes bytes, shares
-    0 to 1.
+    speak. ``quick`` names those without runs after their search; ``generator_bound`` marks a rate
+    that is at least, and dollars that are at most, what stands there. Times are ms, sizes bytes,
+    shares 0 to 1.
     """
     front = _front(study.profiles)
     said = [*wording.conditions(study.profiles), *study.notes]
@@ -101,7 +102,7 @@ def figures(study: Study) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "title": study.title,
-        "verdict": wording.verdict(study.chosen, study.base),
+        "verdict": wording.verdict(study.profiles, study.chosen, study.base),
         "chosen": study.chosen.name if study.chosen else None,
         "baseline": study.baseline,
         "quick": [each.name for each in study.profiles if not each.levels],
@@ -122,12 +123,17 @@ def figures(study: Study) -> dict[str, Any]:
     }
 
 
+def _exact_usd(profile: Profile | None) -> float | None:
+    """Its dollars, where they are the server's and no bound that the generator made."""
+    return None if profile is None or profile.generator_bound else profile.usd_per_million
+
+
 def _front(profiles: Sequence[Profile]) -> set[str]:
     """Names of those that no other one beats in accuracy or dollars without losing in the other."""
     known = [
-        (each.usd_per_million, -each.subject.accuracy, each.name)
+        (usd, -each.subject.accuracy, each.name)
         for each in profiles
-        if each.usd_per_million is not None and each.subject.accuracy is not None
+        if (usd := _exact_usd(each)) is not None and each.subject.accuracy is not None
     ]
     return {
         name
@@ -141,11 +147,11 @@ def _variant(profile: Profile, study: Study, *, front: set[str]) -> dict[str, An
     # What a late generator saw says nothing of the server, so not even the rate is told.
     late = profile.at_slo is not None and bool(profile.at_slo.seen.void)
     at = None if late else profile.at_slo
-    dollars = profile.usd_per_million
-    base = study.base.usd_per_million if study.base else None
+    dollars, base = _exact_usd(profile), _exact_usd(study.base)
     chosen = study.chosen is not None and study.chosen.name == profile.name
-    roles = (("baseline", profile.name == study.baseline), ("cheapest", chosen))
-    said = ", ".join(role for role, holds in roles if holds)
+    bound = wording.bound(profile)
+    roles = (("baseline", profile.name == study.baseline and not bound), ("cheapest", chosen))
+    said = [f"void: {void}" if void else ", ".join(role for role, holds in roles if holds), bound]
     return {
         "name": profile.name,
         **asdict(profile.subject),
@@ -156,12 +162,13 @@ def _variant(profile: Profile, study: Study, *, front: set[str]) -> dict[str, An
         "alone_p50_ms": alone.percentile_ms(50) if alone and not alone.void else None,
         "alone_p99_ms": alone.percentile_ms(99) if alone and not alone.void else None,
         "usd_per_hour": profile.conditions.usd_per_hour,
-        "usd_per_million": dollars,
+        "usd_per_million": profile.usd_per_million,
         "usd_ratio": dollars / base if dollars is not None and base else None,
+        "generator_bound": profile.generator_bound,
         "on_front": profile.name in front,
         "void": void,
         "refused": "",
-        "note": f"void: {void}" if void else said,
+        "note": "; ".join(filter(None, said)),
     }
 
 

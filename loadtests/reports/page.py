@@ -97,8 +97,9 @@ def _mark(record: dict[str, Any], figures: dict[str, Any]) -> str:
 
 
 def _note(record: dict[str, Any]) -> str:
-    """Why a row is void or refused; below it, since a phone would not show it beside."""
-    return str(record["note"]) if record["void"] or record["refused"] else ""
+    """Why a row is void, refused or a bound; below it: a phone would not show it beside."""
+    told = record["void"] or record["refused"] or record.get("generator_bound")
+    return str(record["note"]) if told else ""
 
 
 def _cell(record: dict[str, Any], column: Column) -> Cell:

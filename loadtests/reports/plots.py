@@ -131,7 +131,12 @@ def _logarithmic(axis: Any, values: Sequence[float]) -> None:
 def _accuracy(records: list[dict[str, Any]], looks: dict[str, Look]) -> Any:
     plot = _plot("$ per million good answers", "held-out accuracy, %")
     plot.update_xaxes(rangemode="tozero", tickprefix="$", nticks=6)
-    known = [each for name in looks for each in _of(records, name, "usd_per_million", "accuracy")]
+    known = [
+        each
+        for name in looks
+        for each in _of(records, name, "usd_per_million", "accuracy")
+        if not each["generator_bound"]
+    ]
     front = sorted(
         (each for each in known if each["on_front"]), key=lambda each: each["usd_per_million"]
     )

@@ -192,7 +192,7 @@ def show(console: Console, found: dict[str, Any]) -> None:
         table.add_row(*(escape(cell(record, column)) for column in columns), style=style)
     console.print(table)
     for record in found["tables"]["variants"]:
-        if record["void"] or record["refused"]:
+        if record["void"] or record["refused"] or record.get("generator_bound"):
             console.print(escape(f"* {record['name']}: {record['note']}"), highlight=False)
     for each in found["conditions"]:
         if not each["of"]:

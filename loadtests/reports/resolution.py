@@ -25,7 +25,8 @@ def rate_change(
 ) -> Interval | None:
     """Where the change of the highest rate lies; None where nothing tells how exact it is.
 
-    Where nothing failed above a rate, it has no upper end.
+    Where nothing failed above a rate, it has no upper end; where only the generator did, nothing
+    is told.
 
     Args:
         before: one profile.
@@ -61,6 +62,8 @@ def apart(one: Profile, other: Profile) -> bool:
 def _noise(profile: Profile) -> tuple[float, float] | None:
     """Of the rate's logarithm, downwards and upwards; None where nothing tells it."""
     usual_s = profile.alone.latency.at(50) if profile.alone else None
+    if profile.generator_bound:
+        return None
     if not profile.rate or not profile.searched or usual_s is None:
         return None
     failed = [

@@ -43,10 +43,11 @@ def _accuracy(figures: Figures) -> str:
     front = [each["name"] for each in figures["tables"]["variants"] if each.get("on_front")]
     if not front:
         return "Nothing here may be priced, so there is nothing to draw; the table says why."
-    left_out = len(figures["tables"]["variants"]) - sum(
-        each.get("usd_per_million") is not None for each in figures["tables"]["variants"]
+    left_out = any(
+        each.get("usd_per_million") is None or each["generator_bound"]
+        for each in figures["tables"]["variants"]
     )
-    rest = " What was refused or is void is not drawn." if left_out else ""
+    rest = " What was refused, is void or a bound is not drawn." if left_out else ""
     said = "Left is cheaper, up is more accurate. "
     if len(front) == 1:
         return f"{said}Nothing is cheaper than {front[0]}, and nothing more accurate.{rest}"

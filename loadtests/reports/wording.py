@@ -56,8 +56,30 @@ def other_work(one: Profile, other: Profile) -> str:
     return ""
 
 
-def verdict(chosen: Profile | None, base: Profile | None) -> str:
-    """One sentence: which variant, how much cheaper than the baseline, at which SLO."""
+def bound(profile: Profile) -> str:
+    """Why its rate is at least, and its dollars at most, what is told; empty where they are so."""
+    if not profile.generator_bound or profile.rate is None:
+        return ""
+    why = f" ({profile.ended})" if profile.ended else ""
+    return f"bounds only: the generator failed before the server did{why}, so nothing is made of it"
+
+
+def verdict(profiles: Sequence[Profile], chosen: Profile | None, base: Profile | None) -> str:
+    """One sentence: which variant, how much cheaper than the baseline, at which SLO.
+
+    Of bounds that the generator made none is passed; those they are of are named behind it.
+    """
+    bounds = [each.name for each in profiles if bound(each) and not each.lacking]
+    if not bounds:
+        return _judged(chosen, base)
+    untold = f"what {listed(bounds)} can do is not known, since the generator failed first"
+    if chosen is None:
+        return f"There is no verdict: {untold}; measure with a stronger one."
+    said = _judged(chosen, None if base and base.name in bounds else base).rstrip(".")
+    return f"{said}; {untold}."
+
+
+def _judged(chosen: Profile | None, base: Profile | None) -> str:
     if chosen is None or chosen.usd_per_million is None:
         return "Nothing here may be priced: each profile is void for the reason in its row."
     cost = f"{dollars(chosen.usd_per_million)} per million good answers"

@@ -132,6 +132,17 @@ def profile(
     )
 
 
+def bounded(name: str = "strong", *, seed: int = 60, calls: int = 1000) -> Profile:
+    """One that only the generator kept from more: the search above its rate was void."""
+    one = profile(name, seed=seed, calls=calls)
+    late = run(Queue(), 1.04 * (one.rate or 0.0), calls=calls, late=calls)
+    searched = tuple(
+        (replace(level, seen=late), f"void: {late.void}") if why else (level, why)
+        for level, why in one.searched
+    )
+    return replace(one, searched=searched, generator_bound=True, ended="void at 206/s")
+
+
 def family(calls: int = 1500) -> list[Profile]:
     """A baseline, three variants and a stranger whose ledger is empty."""
     stranger = profile(

@@ -161,3 +161,18 @@ def test_where_accuracy_is_not_told_its_change_over_the_trained_model_is(before:
     untold = replace(worse, subject=replace(worse.subject, accuracy=None))
     change = judged(before, untold)["accuracy change, points"]
     assert (change.before, change.after, change.verdict) == (0.0, -3.0, WORSE)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_what_only_the_generator_bounded_cannot_be_compared(before: Profile, side: int) -> None:
+    pair = [before, before]
+    pair[side] = replace(at(before, 0.4), generator_bound=True)
+    found = compare([pair[0]], [pair[1]])
+    told = {each.figure: each for each in found.changes}
+    for figure, bound in (("calls/s at the SLO", ">= "), ("$ per million", "<= ")):
+        change = told[figure]
+        assert (change.verdict, change.change, change.bounds[side]) == (UNKNOWN, None, bound)
+        assert change.why.startswith("the generator failed before the server did")
+    assert told["good answers/s, overload"].verdict == UNKNOWN
+    assert found.regressions(0.0) == []
+    assert not resolution.apart(*pair)

@@ -260,3 +260,16 @@ def test_the_verb_ends_with_2_for_what_is_void(
     void = file(tmp_path, "a.json", replace(before, rate=None))
     assert farthing.main(["compare", void, file(tmp_path, "b.json", before)]) == 2
     assert "is void, since it lacks a rate" in capsys.readouterr().err
+
+
+def test_the_verb_prints_bounds_as_such(
+    tmp_path: Path, before: Profile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bounded = invented.bounded("fp32")
+    files = file(tmp_path, "a.json", before), file(tmp_path, "b.json", bounded)
+    assert farthing.main(["compare", *files]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 100
+    row = next(line for line in printed.splitlines() if "calls/s at the SLO " in line)
+    assert ">= 198" in row
+    assert row.rstrip().endswith("cannot tell")

@@ -253,3 +253,33 @@ def test_other_work_is_refused() -> None:
         Study([one, rows])
     with pytest.raises(InvalidSetting, match="different SLOs"):
         Study([one, slower])
+
+
+def test_what_only_the_generator_bounded_is_neither_cheapest_nor_compared() -> None:
+    """Though its dollars are the lowest."""
+    fast = replace(profile("fast", FAST, calls=500), generator_bound=True, ended="void at 800/s")
+    found = figures(Study([profile("keras", Queue(9.0), calls=500), fast], "keras"))
+    record = of(found, "variants", "fast")[0]
+    assert record["usd_per_million"] == fast.usd_per_million
+    assert (record["generator_bound"], record["usd_ratio"], record["on_front"]) == (
+        True, None, False,
+    )  # fmt: skip
+    assert record["note"] == (
+        "bounds only: the generator failed before the server did (void at 800/s), so nothing is "
+        "made of it"
+    )
+    assert found["chosen"] == "keras"
+    assert found["verdict"].endswith(
+        "; what fast can do is not known, since the generator failed first."
+    )
+
+
+def test_a_baseline_that_only_the_generator_bounded_is_none() -> None:
+    found = figures(Study([invented.bounded("keras"), profile("fp32", calls=500)], "keras"))
+    assert of(found, "variants", "keras")[0]["note"].startswith("bounds only")
+    assert of(found, "variants", "fp32")[0]["usd_ratio"] is None
+    assert found["verdict"].startswith("fp32 is the cheapest: $")
+    assert "baseline" not in found["verdict"]
+    alone = figures(Study([invented.bounded("keras")], "keras"))
+    assert alone["chosen"] is None
+    assert alone["verdict"].startswith("There is no verdict: what keras can do is not known")

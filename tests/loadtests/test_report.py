@@ -311,3 +311,27 @@ def test_a_name_is_no_formula_in_the_csv(tmp_path: Path, name: str) -> None:
     assert {row["name"] for row in json.loads(written.data.read_text())["tables"]["variants"]} == {
         name
     }
+
+
+def test_bounds_are_told_as_such_in_the_row_on_the_page_and_in_the_csv(tmp_path: Path) -> None:
+    one = invented.bounded("strong", calls=500)
+    written = report.write([profile("keras", calls=500), one], tmp_path, baseline="keras")
+    least, most = (
+        f">= {three_digits(one.rate or 0)}",
+        f"<= ${three_digits(one.usd_per_million or 0)}",
+    )
+    screen = io.StringIO()
+    report.show(Console(width=100, file=screen), written.figures)
+    page = Page(written.page.read_text(encoding="utf-8"))
+    texts = [text for row in page.cells for _, text in row]
+    for told in (" ".join(screen.getvalue().split()), texts):
+        assert least in told
+        assert most in told
+    assert "* strong: bounds only: the generator failed" in " ".join(screen.getvalue().split())
+    assert any(text.startswith("bounds only: the generator failed") for text in texts)
+    rows = list(csv.DictReader(written.sheet.read_text(encoding="utf-8").splitlines()))
+    assert {
+        row["name"]: row["value"] for row in rows if row["figure"] == "generator_bound"
+    } == {"keras": "False", "strong": "True"}  # fmt: skip
+    drawn = json.loads(page.scripts["plots"])["accuracy"]["data"]
+    assert [trace["name"] for trace in drawn] == ["keras"]
