@@ -6,6 +6,7 @@ import datetime
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 
 from loadtests import identity, rates
@@ -64,6 +65,7 @@ def profile_of(
     *,
     name: str = "",
     told: Told = lambda _: None,
+    warned: Callable[[list[str]], None] = lambda _: None,
 ) -> Profile:
     """Measure a running server: the highest rate at which an SLO holds, and all around it.
 
@@ -74,6 +76,7 @@ def profile_of(
         effort: how much is done.
         name: how tables call it; the variant's name if empty, else the model's.
         told: is given what is being done, in words, as often as it changes.
+        warned: is given, before the search, what a price will lack whatever is measured.
 
     Raises:
         TargetFailed: a target does not answer, or does not serve such requests.
@@ -89,6 +92,11 @@ def profile_of(
         alone = rig.alone(min(_MOST_ALONE_S, _ALONE_SHARE * effort.budget_s))
         begun, begun_s = rig.taken(), clock.now()
         config = rig.config()
+        who = partial(
+            identity.subject, rig.server(), config, said, model=work.model, version=work.version
+        )
+        given = replace(conditions(work, said, slo, effort), instances=_instances(config))
+        warned(Profile(name, who(), given, slo, rate=1.0).lacking)
         if begun.statistics:
             told("one caller, batches of all sizes")
             most_rows = config.max_batch_size if config else _ROWS_UNTOLD
@@ -108,14 +116,11 @@ def profile_of(
         found = raised(found, levels, slo)
         ended, since = rig.taken(), (before if levels else begun).metrics
         span_s = clock.now() - (before_s if levels else begun_s)
-        subject = identity.subject(
-            rig.server(), config, said, model=work.model, version=work.version,
-            memory_bytes=ended.metrics.memory_bytes or None,
-        )  # fmt: skip
+        subject = who(memory_bytes=ended.metrics.memory_bytes or None)
     return Profile(
         name=name or subject.variant or work.model,
         subject=subject,
-        conditions=replace(conditions(work, said, slo, effort), instances=_instances(config)),
+        conditions=given,
         slo=slo,
         rate=found.rate,
         generator_bound=found.generator_bound,

@@ -66,7 +66,7 @@ class Price:
         return (
             f"{part} of {self.id} at ${self.usd_per_hour:g}/h "
             f"({self.region}, {self.purchase}; {self.date}, {self.source}), so "
-            f"${self.share_per_hour(cpus):.5g}/h, busy all the time"
+            f"${self.share_per_hour(cpus):.5g}/h"
         )
 
     def is_old(self, today: datetime.date) -> bool:

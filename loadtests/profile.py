@@ -103,7 +103,7 @@ class Conditions:
         """What is paid for, in words; empty without a price."""
         if self.price is None:
             return ""
-        said = self.price.said(self.cpus)
+        said = f"{self.price.said(self.cpus)}, at that rate without a pause"
         return said if self.machines == 1 else f"{self.machines} machines, each {said}"
 
 

@@ -207,7 +207,7 @@ def slo(
     effort = Effort(budget_s, seed, levels=not quick)
     what = f"searching for {wanted.said}"
     with all_or_nothing(), shown(what, budget_s, drawn_per_s=_DRAWN_PER_S) as told:
-        found = measure.profile_of(work, said, wanted, effort, name=name, told=told)
+        found = measure.profile_of(work, said, wanted, effort, name=name, told=told, warned=_warn)
     if save_profile is not None:
         profile.write(found, save_profile)
     if as_json:
@@ -219,6 +219,11 @@ def slo(
         _say(console, f"The profile: {save_profile}")
     if found.rate is None:
         raise typer.Exit(1)
+
+
+def _warn(lacking: list[str]) -> None:
+    if lacking:
+        print(f"warning: no dollars without {unittables.mended(lacking)}", file=sys.stderr)
 
 
 def _say(console: Console, text: str) -> None:

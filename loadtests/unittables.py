@@ -46,15 +46,17 @@ def verdict(found: Profile) -> str:
     if at is not None and (unshown := found.slo.only_seen(at.seen)):
         rate += f"\nThat run showed {found.slo.held_to} at 99 % confidence; {unshown}."
     if found.usd_per_million is None:
-        lacks = ", ".join(
-            f"{what} ({_MENDS[what]})" if what in _MENDS else what for what in found.lacking
-        )
-        return f"{rate}\nvoid: no dollars without {lacks}."
+        return f"{rate}\nvoid: no dollars without {mended(found.lacking)}."
     paid = found.conditions.price_said
     cost = f"{rate}\n{most}${found.usd_per_million:.4g} per million good answers: {paid}."
     return (
         f"{cost}\nOf {_model(found.subject)}.\nOn {found.conditions.hardware}; {_generator(found)}."
     )
+
+
+def mended(lacking: list[str]) -> str:
+    """What a price lacks, with the options that give it."""
+    return ", ".join(f"{what} ({_MENDS[what]})" if what in _MENDS else what for what in lacking)
 
 
 def _model(subject: Subject) -> str:

@@ -130,3 +130,8 @@ def test_it_is_said_why_there_is_no_bill() -> None:
     why = "a server was restarted while it was measured"
     assert f"no bill of the server's CPU: {why}" in printed(profile(bill=None, unbilled=why))
     assert "no bill" not in printed(profile(bill=None))
+
+
+def test_dollars_are_those_of_the_rate_without_a_pause_whatever_the_bill_shows_idle() -> None:
+    said = unittables.verdict(profile())
+    assert "/h, at that rate without a pause" in said and "busy" not in said

@@ -157,7 +157,23 @@ def test_an_slo_that_holds_at_no_rate_ends_with_1_and_says_why() -> None:
                         "--budget-s", "6")  # fmt: skip
     assert done.returncode == 1
     assert "was confirmed at no rate: one caller alone waits" in " ".join(done.stdout.split())
+    assert "searching" in done.stderr and "searching" not in done.stdout
     assert all(len(line) <= 100 for line in done.stdout.splitlines())
+
+
+def test_what_a_price_will_lack_is_warned_of_before_the_search() -> None:
+    given = ("--variant", "fp32", "--price", "aws-c7i.xlarge", "--hardware", "theirs")
+    with foreign() as target, subprocess.Popen(
+        [sys.executable, "-m", "farthing", "slo", "--target", target, "--model", "net",
+         "--p99", "1s", *given],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        said = next((line for line in process.stderr if line.startswith("warning")), "")
+        process.send_signal(signal.SIGINT)
+        table, _ = process.communicate(timeout=30)
+    assert table == "", "it was said before anything was found"
+    assert said.startswith("warning: no dollars without the model's digest (--model-file), the acc")
 
 
 @pytest.mark.parametrize(
