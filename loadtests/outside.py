@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-_MOST_CHARACTERS = 300
+_MOST_CHARACTERS, _MOST_DIGITS = 300, 400
 _MADE_OF_PROFILES = ("farthing.report/1", "farthing.comparison/1")
 _MOST_BYTES = 64 * 2**20
 # From it up, not every whole number is a float: no count of ours is as high.
@@ -58,7 +58,7 @@ def read_json(path: Path) -> Any:
     if len(content) > _MOST_BYTES:
         raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MiB")
     try:
-        return json.loads(content, parse_constant=_refuse_constant)
+        return json.loads(content, parse_constant=_refuse_constant, parse_int=_whole)
     except json.JSONDecodeError:
         raise ValueError("it is not JSON") from None
     except RecursionError:
@@ -78,6 +78,12 @@ def of_schema(wanted: str, raw: Any) -> dict[str, Any]:
         raise ValueError("it is JSON of something else, without a schema")
     hint = "; give the profiles it was made of" if given in _MADE_OF_PROFILES else ""
     raise ValueError(f"its schema is {_shown(given)}, not {wanted}{hint}")
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"it has a figure of {len(text)} digits")
+    return int(text)
 
 
 def _refuse_constant(name: str) -> Any:
@@ -212,8 +218,5 @@ def _figure(kind: type, raw: Any, name: str, where: str) -> Any:
 
 def _shown(raw: Any) -> str:
     """Of whatever it is, enough to find it."""
-    try:
-        text = plain(json.dumps(raw))
-    except ValueError:  # a whole number of thousands of digits
-        return "a very long number"
+    text = plain(json.dumps(raw))
     return text if len(text) <= 40 else text[:36] + " ..."

@@ -125,6 +125,12 @@ def test_what_no_program_can_hold_is_refused(tmp_path: Path, text: str) -> None:
         report.read_all(path)
 
 
+def test_a_figure_of_thousands_of_digits_is_said_as_one(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('{"schema": ' + "9" * 5000 + "}")
+    with pytest.raises(InvalidSetting, match="a figure of 5000 digits"):
+        files.read(tmp_path / "p.json")
+
+
 def test_a_figure_that_json_cannot_say_is_not_written(tmp_path: Path) -> None:
     wrong = files.Profile(WHOLE.name, WHOLE.subject, WHOLE.conditions, WHOLE.slo, float("inf"))
     with pytest.raises(InvalidSetting, match="no finite number"):
