@@ -60,6 +60,11 @@ def share(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
+def signed(value: float, digits: int) -> str:
+    """With its sign; what is rounded to nothing has that of nothing."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
 def points(value: float) -> str:
     """Of a percentage, with their sign."""
     return f"{value:+.2f}" if round(value, 2) else "0.00"

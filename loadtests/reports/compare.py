@@ -15,7 +15,7 @@ from rich.table import Table
 
 from loadtests.reports import comparison, report
 from loadtests.reports.changes import ANSWERED_MAY, BETTER, GOODPUT_MAY, POINTS, WORSE, Change
-from loadtests.reports.columns import UNKNOWN, three_digits
+from loadtests.reports.columns import UNKNOWN, signed, three_digits
 from loadtests.reports.comparison import Comparison
 from loadtests.reports.resampling import CONFIDENCE
 from loadtests.screen import WIDTH
@@ -27,7 +27,8 @@ _CAPTION = (
     f"changed in {100 * (1 - CONFIDENCE):.0f} % of all comparisons at most. What a machine does "
     "from one hour to the next is not in it: the threshold is for that. The noise of what has no "
     f"interval is not known; bounds are {100 * GOODPUT_MAY:.0f} % of the goodput under overload, "
-    f"{100 * ANSWERED_MAY:.0f} % of the answers, and those of --accuracy."
+    f"{100 * ANSWERED_MAY:.0f} % of the answers, and those of --accuracy. The p99 of one caller is told only, with no "
+    "say in the exit code: it is of one run of seconds, and a minute later it may be another."
 )
 _STYLES = {BETTER: "green", WORSE: "red"}
 
@@ -69,7 +70,8 @@ def compare(
     """Say what changed from A to B beyond noise; profiles are paired by name, else by variant.
 
     Exit code 1 if anything is worse by more than the threshold and beyond noise, or the accuracy
-    by more than its own, so that a pipeline can stop there; 2 if they are not of the same work, or
+    by more than its own, so that a pipeline can stop there (the p99 of one caller is told only, and
+    what cannot be told is counted in the last sentence); 2 if they are not of the same work, or
     void.
     """
     most, points = share(threshold), points_of(accuracy)
@@ -159,10 +161,10 @@ def _cells(each: Change) -> tuple[str, ...]:
         figure,
         *values,
         each.said.replace("points", "pt") or UNKNOWN,
-        f"{_end(interval.low)} to {_end(interval.high)} %" if interval else UNKNOWN,
+        " to ".join(_end(each) for each in interval.ends) + " %" if interval else UNKNOWN,
         each.verdict,
     )
 
 
-def _end(value: float) -> str:
-    return f"{100 * value:+.1f}" if math.isfinite(value) else "?"
+def _end(value: float | None) -> str:
+    return "?" if value is None else signed(100 * value, 1)

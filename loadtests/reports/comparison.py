@@ -8,7 +8,7 @@ from typing import Any
 
 from loadtests.profile import Profile
 from loadtests.reports import changes, wording
-from loadtests.reports.changes import BETTER, WORSE, Change, Pair
+from loadtests.reports.changes import BETTER, UNKNOWN, WORSE, Change, Pair
 from loadtests.reports.resampling import CONFIDENCE, Resampler
 from service.errors import InvalidSetting
 
@@ -35,13 +35,22 @@ class Comparison:
 
     def said(self, threshold: float) -> str:
         """The end of it in one sentence."""
-        worse = self.regressions(threshold)
+        worse, many = self.regressions(threshold), len(self.changes)
         if worse:
-            which = wording.listed([f"{each.name}: {each.figure} {each.said}" for each in worse])
-            return f"Worse than the thresholds allow, and beyond noise: {which}."
-        changed = sum(each.verdict in (BETTER, WORSE) for each in self.changes)
-        told = f"{changed} of {len(self.changes)} figures changed beyond noise or bounds"
-        return f"Nothing is worse than the thresholds allow, and beyond noise; {told}."
+            said = [f"Worse than the thresholds allow, and beyond noise: {_named(worse)}"]
+        else:
+            changed = sum(each.verdict in (BETTER, WORSE) for each in self.changes)
+            said = [
+                "Nothing that is judged is worse than the thresholds allow, and beyond noise",
+                f"{changed} of {many} figures changed beyond noise or bounds",
+            ]
+        told = [each for each in self.changes if each.is_told_only and each.is_beyond(threshold)]
+        if told:
+            said.append(f"worse, but only told, since one short run says little: {_named(told)}")
+        untold = sum(each.verdict == UNKNOWN for each in self.changes)
+        if untold:
+            said.append(f"{untold} of {many} figures could not be told")
+        return f"{'; '.join(said)}."
 
     def to_dict(self, threshold: float) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -55,6 +64,10 @@ class Comparison:
             "differences": list(self.differences),
             "unpaired": list(self.unpaired),
         }
+
+
+def _named(changes: Sequence[Change]) -> str:
+    return wording.listed([f"{each.name}: {each.figure} {each.said}" for each in changes])
 
 
 def compare(

@@ -42,6 +42,16 @@ class Interval:
         """Whether it is a change at all."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """Both, None where there is none: nothing loses more than all of itself."""
+        return self.low if self.low > -1 else None, self.high if self.high < math.inf else None
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether it may be no change, and one of any size."""
+        return not self.is_beyond_noise and None in self.ends
+
 
 class Resampler:
     """Draws for so many figures that are judged together.

@@ -18,6 +18,7 @@ from loadtests.plans.simulation import simulate
 from loadtests.profile import Level, Profile
 from loadtests.reports import resolution
 from loadtests.reports.changes import ALLOWED, BETTER, GOODPUT_MAY, UNKNOWN, WITHIN, WORSE, Change
+from loadtests.reports.columns import signed
 from loadtests.reports.comparison import compare
 from loadtests.slo import Slo
 from tests.loadtests import invented
@@ -113,9 +114,12 @@ def at(before: Profile, share: float) -> Profile:
 def test_where_nothing_failed_above_a_rate_it_may_be_any_higher_one(before: Profile) -> None:
     held = tuple((level, "") for level, _ in before.searched)
     change = judged(before, replace(at(before, 0.5), searched=held))["calls/s at the SLO"]
-    assert change.verdict == WITHIN
+    assert change.verdict == UNKNOWN
+    assert change.why == "nothing failed above a rate, so it may be any higher one"
     assert change.interval is not None
     assert change.interval.high == math.inf
+    ended = [change.to_dict()[key] is None for key in ("low", "high")]
+    assert ended == [False, True]
     assert judged(before, at(before, 0.5))["calls/s at the SLO"].verdict == WORSE
 
 
@@ -176,3 +180,40 @@ def test_what_only_the_generator_bounded_cannot_be_compared(before: Profile, sid
     assert told["good answers/s, overload"].verdict == UNKNOWN
     assert found.regressions(0.0) == []
     assert not resolution.apart(*pair)
+
+
+def test_dollars_of_a_rate_without_an_upper_bound_may_be_any_lower_ones(before: Profile) -> None:
+    held = tuple((level, "") for level, _ in before.searched)
+    found = compare([before], [replace(at(before, 0.5), searched=held)])
+    change = next(each for each in found.changes if each.figure == "$ per million")
+    assert change.verdict == UNKNOWN
+    assert (change.to_dict()["low"], change.to_dict()["high"]) == (None, pytest.approx(1.6, abs=1))
+    assert found.said(0.05).endswith("; 2 of 7 figures could not be told.")
+
+
+def test_of_an_unbounded_interval_what_lies_beyond_nothing_is_a_change(before: Profile) -> None:
+    held = tuple((level, "") for level, _ in before.searched)
+    change = judged(before, replace(at(before, 2), searched=held))["calls/s at the SLO"]
+    assert (change.verdict, change.why) == (BETTER, "")
+
+
+def test_the_p99_of_one_caller_is_told_and_stops_nothing(before: Profile) -> None:
+    """As a machine does that was busy for a moment: few calls are late, the others are not."""
+    alone = before.alone
+    assert alone is not None
+    spoilt = Observed(alone.seconds, offered=len(alone.latency))
+    for number in range(len(alone.latency)):
+        spoilt.answered(0.02 if number % 50 == 0 else alone.latency.at(50) or 0.0)
+    found = compare([before], [replace(before, alone=spoilt)])
+    told = {each.figure: each for each in found.changes}
+    assert told["p99 ms, one caller"].verdict == WORSE
+    assert told["p99 ms, one caller"].to_dict()["told_only"]
+    assert found.regressions(0.05) == []
+    assert "worse, but only told, since one short run says little: fp32: p99" in found.said(0.05)
+
+
+def test_what_is_rounded_to_nothing_is_not_written_as_less(before: Profile) -> None:
+    little = compare([before], [less_accurate(before, 0.004)])
+    assert next(e for e in little.changes if e.in_points).said == "+0.00 points"
+    assert signed(-0.04, 1) == "+0.0"
+    assert signed(-0.06, 1) == "-0.1"

@@ -273,3 +273,16 @@ def test_the_verb_prints_bounds_as_such(
     row = next(line for line in printed.splitlines() if "calls/s at the SLO " in line)
     assert ">= 198" in row
     assert row.rstrip().endswith("cannot tell")
+
+
+def test_an_end_that_is_not_known_is_a_question_mark_in_the_table(
+    tmp_path: Path, before: Profile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = replace(before, searched=tuple((level, "") for level, _ in before.searched))
+    farthing.main(["compare", file(tmp_path, "a.json", before), file(tmp_path, "b.json", held)])
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if "$ per million" in line)
+    assert " ? to +" in row
+    assert row.rstrip().endswith("cannot tell")
+    assert "-100.0" not in printed
+    assert "2 of 7 figures could not be told" in " ".join(printed.split())
