@@ -12,7 +12,7 @@ from importlib import metadata
 from loadtests import identity, rates
 from loadtests.identity import Said
 from loadtests.observed import Observed
-from loadtests.profile import Conditions, Level, Profile
+from loadtests.profile import Conditions, Level, Profile, Subject
 from loadtests.rates import Found, Judged, Search, Trial
 from loadtests.rig import Rig, Told, Work, connected
 from loadtests.slo import Slo
@@ -92,9 +92,7 @@ def profile_of(
         alone = rig.alone(min(_MOST_ALONE_S, _ALONE_SHARE * effort.budget_s))
         begun, begun_s = rig.taken(), clock.now()
         config = rig.config()
-        who = partial(
-            identity.subject, rig.server(), config, said, model=work.model, version=work.version
-        )
+        who = _subject(rig, config, said)
         given = replace(conditions(work, said, slo, effort), instances=_instances(config))
         warned(Profile(name, who(), given, slo, rate=1.0).lacking)
         if begun.statistics:
@@ -250,6 +248,12 @@ def _watched(trial: Trial, told: Told) -> Callable[[Observed], None]:
         told(f"{what}: {seen.offered} sent, {seen.good} in time")
 
     return watch
+
+
+def _subject(rig: Rig, config: pb.ModelConfig | None, said: Said) -> Callable[..., Subject]:
+    """Who is measured, but for the memory, which is told at the end."""
+    model, version = rig.work.model, rig.work.version
+    return partial(identity.subject, rig.server(), config, said, model=model, version=version)
 
 
 def _instances(config: pb.ModelConfig | None) -> int:
