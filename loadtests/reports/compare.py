@@ -27,8 +27,9 @@ _CAPTION = (
     f"changed in {100 * (1 - CONFIDENCE):.0f} % of all comparisons at most. What a machine does "
     "from one hour to the next is not in it: the threshold is for that. The noise of what has no "
     f"interval is not known; bounds are {100 * GOODPUT_MAY:.0f} % of the goodput under overload, "
-    f"{100 * ANSWERED_MAY:.0f} % of the answers, and those of --accuracy. The p99 of one caller is told only, with no "
-    "say in the exit code: it is of one run of seconds, and a minute later it may be another."
+    f"{100 * ANSWERED_MAY:.0f} % of the answers, and those of --accuracy. The p99 of one "
+    "caller is told only, with no say in the exit code: it is of one run of seconds, and a minute "
+    "later it may be another."
 )
 _STYLES = {BETTER: "green", WORSE: "red"}
 

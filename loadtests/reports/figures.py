@@ -66,7 +66,8 @@ class Study:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InvalidSetting(
-                f"two profiles are called '{twice[0]}'; change the \"name\" in one of the files"
+                f"two profiles are called '{twice[0]}'; give each its own with `farthing slo "
+                '--name NAME`, or change the "name" in one of the files'
             )
         if self.baseline is not None and self.baseline not in names:
             raise InvalidSetting(f"no profile is called '{self.baseline}'; {', '.join(names)} are")
@@ -196,6 +197,7 @@ def _latency(profile: Profile) -> list[dict[str, Any]]:
             "p50_ms": None if level.seen.void else level.seen.percentile_ms(50),
             "p99_ms": None if level.seen.void else level.seen.percentile_ms(99),
             "answers": level.seen.answers,
+            "breaks_slo": "" if level.seen.void else profile.slo.doubt(level.seen),
             "void": level.seen.void,
         }
         for level in _runs(profile)

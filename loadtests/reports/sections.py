@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,20 @@ def _latency(figures: Figures) -> str:
     held = _record(figures, figures["chosen"])
     if held and held["rate"]:
         said += f" {held['name']} holds the SLO up to {three_digits(held['rate'])} calls/s."
-    return said + _left_out(figures, "latency", "p50_ms")
+    return said + _broken(figures) + _left_out(figures, "latency", "p50_ms")
+
+
+def _broken(figures: Figures) -> str:
+    """The runs that broke the SLO at no more than the rate that is said to hold it."""
+    rates = {each["name"]: each.get("rate") or 0.0 for each in figures["tables"]["variants"]}
+    said = [
+        f"{each['name']} at {three_digits(each['rate'])}/s ({each['breaks_slo']})"
+        for each in figures["tables"]["latency"]
+        if each["breaks_slo"] and each["rate"] <= rates[each["name"]]
+    ]
+    if not said:
+        return ""
+    return f" Yet the SLO broke in runs at no more than the rate that held: {listed(said)}."
 
 
 def _distribution(figures: Figures) -> str:
@@ -83,7 +97,7 @@ def _goodput(figures: Figures) -> str:
     )
     names = {each["name"] for each in figures["tables"]["goodput"]}
     kept = {name: value for name in names if (value := _kept(figures, name)) is not None}
-    rest = _left_out(figures, "goodput", "good_per_s")
+    rest = _calm(figures) + _left_out(figures, "goodput", "good_per_s")
     if not kept:
         return said + rest
     # Of equals the first by name, so that the sentence is the same each time.
@@ -92,6 +106,21 @@ def _goodput(figures: Figures) -> str:
     said += f" At its highest load {told} still gives {100 * kept[told]:.0f} % of its peak"
     said += f", {worst} {100 * kept[worst]:.0f} %." if worst != told else "."
     return said + rest
+
+
+def _calm(figures: Figures) -> str:
+    """Whom no valid run shows under overload."""
+    rates = {each["name"]: each.get("rate") for each in figures["tables"]["variants"]}
+    runs = figures["tables"]["goodput"]
+    above = {
+        each["name"]
+        for each in runs
+        if each["good_per_s"] is not None and each["rate"] > (rates[each["name"]] or math.inf)
+    }
+    names = [name for name in dict.fromkeys(each["name"] for each in runs) if name not in above]
+    if not above:
+        return " There is no valid run above the rate, so overload was not seen."
+    return f" There is no valid run above the rate of {listed(names)}." if names else ""
 
 
 def _left_out(figures: Figures, table: str, key: str) -> str:
@@ -131,7 +160,8 @@ def _bill(figures: Figures) -> str:
         "Each core-second of the server while the rates above were run, overload too, and in the "
         "pauses between them: busy with answers, serving (its front end), idle, waste (late, "
         "cancelled, failed) and warm-up; idle is paid for, too; unseen are CPUs that are paid for "
-        "and in no server's ledger."
+        "and in no server's ledger. It covers all the levels, most of them below the SLO's rate, so "
+        "more of it is idle than of the $ per million, which are of that rate without a pause."
         f"{_quick(figures, 'bill', 'core_s')}"
     )
     largest = _largest(figures, "bill", "core_s")

@@ -70,6 +70,9 @@ def verdict(profiles: Sequence[Profile], chosen: Profile | None, base: Profile |
     Of bounds that the generator made none is passed; those they are of are named behind it.
     """
     bounds = [each.name for each in profiles if bound(each) and not each.lacking]
+    if len(profiles) == 1 and not bounds and chosen and chosen.usd_per_million is not None:
+        cost = f"{dollars(chosen.usd_per_million)} per million good answers"
+        return f"{chosen.name} costs {cost} at {_slo(chosen)}{_accuracy(chosen)}."
     if not bounds:
         return _judged(chosen, base)
     untold = f"what {listed(bounds)} can do is not known, since the generator failed first"

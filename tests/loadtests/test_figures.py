@@ -234,7 +234,7 @@ def test_where_the_baseline_is_cheapest_the_verdict_says_so() -> None:
     ("profiles", "baseline", "said"),
     [
         ([], None, "a profile at least"),
-        (["fp32", "fp32"], None, "two profiles are called 'fp32'"),
+        (["fp32", "fp32"], None, "two profiles are called 'fp32'; .* `farthing slo --name NAME`"),
         (["fp32", "int8"], "keras", "no profile is called 'keras'; fp32, int8 are"),
     ],
 )
@@ -283,3 +283,13 @@ def test_a_baseline_that_only_the_generator_bounded_is_none() -> None:
     alone = figures(Study([invented.bounded("keras")], "keras"))
     assert alone["chosen"] is None
     assert alone["verdict"].startswith("There is no verdict: what keras can do is not known")
+
+
+def test_a_single_profile_is_compared_with_nothing() -> None:
+    """Least of all with itself."""
+    found = figures(Study([profile("fp32", calls=500)], "fp32"))
+    assert found["chosen"] == "fp32"
+    assert found["verdict"] == (
+        "fp32 costs $0.562 per million good answers at an SLO of p99 within 100 ms and 99.9 % "
+        "answered, as accurate as the trained model."
+    )

@@ -55,7 +55,13 @@ def test_void_runs_are_counted_where_they_are_not_drawn() -> None:
 
 def test_without_overload_no_one_is_said_to_have_withstood_it() -> None:
     calm = replace(profile(calls=500), levels=())
-    assert "still gives" not in said(calm)["goodput"]
+    see = said(calm)["goodput"]
+    assert "still gives" not in see
+    assert see.endswith("There is no valid run above the rate, so overload was not seen.")
+    both = said(profile("b", calls=500), calm)["goodput"]
+    assert "b still gives" in both
+    assert both.endswith("There is no valid run above the rate of fp32.")
+    assert "no valid run" not in said(profile("b", calls=500))["goodput"]
 
 
 def test_where_all_is_void_the_sentences_still_stand() -> None:
@@ -73,3 +79,20 @@ def test_the_time_that_phases_and_bill_are_of_is_told() -> None:
     both = said(profile("a", calls=500), replace(profile("b", calls=500), levels=()))
     for theme in ("phases", "bill"):
         assert "b was measured without these runs: there it is the search." in both[theme]
+
+
+def test_a_run_that_broke_the_slo_below_the_rate_that_held_is_told() -> None:
+    good = profile(calls=500)
+    stalled = replace(good.levels[1], seen=invented.answered([0.05] * 480 + [0.148] * 20))
+    late = replace(good.levels[2], seen=invented.run(Queue(), 150, calls=500, late=500))
+    see = said(replace(good, levels=(good.levels[0], stalled, late, *good.levels[3:])))["latency"]
+    assert "fp32 holds the SLO up to 198 calls/s." in see
+    assert (
+        "Yet the SLO broke in runs at no more than the rate that held: fp32 at 98.9/s (20 of 500 "
+        "answers took over 100 ms)."
+    ) in see
+    assert "broke" not in said(good)["latency"]
+
+
+def test_the_bill_says_that_it_is_of_all_levels() -> None:
+    assert "It covers all the levels, most of them below the SLO's rate" in said(profile())["bill"]
