@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 
+from loadtests.plans import evidence
 from loadtests.plans.autoscaling import LAG_S
 from loadtests.plans.capacity import (
     Scaled,
@@ -59,7 +60,9 @@ class Option:
         mean_used: CPU utilisation over all of the time, 0 to 1.
         scaled: with autoscaling, by its target; empty for a steady rate, and for accelerators,
             which CPU utilisation says nothing of.
-        why: there is no number, though one replica holds at some rate.
+        why: there is no number, though one replica holds at some rate, or may.
+        measured: calls per second of one replica up to which the SLO was measured to hold; None
+            where that is not known.
     """
 
     profile: Profile
@@ -69,6 +72,17 @@ class Option:
     mean_used: float = 0.0
     scaled: tuple[Scaled, ...] = ()
     why: str = ""
+    measured: float | None = None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether that one replica carries so much was only simulated, not measured."""
+        return bool(self.rate and self.measured and self.rate > self.measured)
+
+    @property
+    def at_least(self) -> bool:
+        """Whether it may carry more, since the generator alone kept more from being measured."""
+        return self.profile.generator_bound and bool(self.rate) and self.rate == self.measured
 
     @property
     def usd_per_hour(self) -> float:
@@ -138,7 +152,7 @@ class Plan:
 
     def break_evens(self) -> list[tuple[Option, Option, float | None]]:
         """Each option with an accelerator, the best without, and from which rate it is cheaper."""
-        held = [option for option in self.options if option.rate]
+        held = [option for option in self.options if option.rate and not option.at_least]
         plain = [option for option in held if not option.accelerated]
         if not plain:
             return []
@@ -160,7 +174,8 @@ def check(profiles: Sequence[Profile], slo: Slo | None) -> Slo:
         What must hold: what was asked for, else what all of them were measured at.
 
     Raises:
-        InvalidSetting: one is void or cannot be simulated, or they are of different work.
+        InvalidSetting: one is void or cannot be simulated, they are of different work, or no run of
+            any of them shows what must hold.
     """
     for profile in profiles:
         measured(profile)
@@ -181,7 +196,13 @@ def check(profiles: Sequence[Profile], slo: Slo | None) -> Slo:
                 f"'{first.name}' was measured for {first.slo.said}, and '{other.name}' for "
                 f"{other.slo.said}; say with --p99 and --success which must hold"
             )
-    return slo or first.slo
+    wanted = slo or first.slo
+    if not any(evidence.shown(profile, wanted) for profile in profiles):
+        raise InvalidSetting(
+            f"no run of {' or '.join(repr(profile.name) for profile in profiles)} shows "
+            f"{wanted.said}; measure again, with that as the SLO of `farthing slo`"
+        )
+    return wanted
 
 
 def plan(
@@ -215,12 +236,16 @@ def _prefixed(told: Told, name: str, what: str) -> None:
 
 
 def _option(profile: Profile, asked: Asked, told: Told) -> Option:
-    work = Work(measured(profile), asked.slo, _most(profile, asked.slo), asked.seed, told)
+    shown = evidence.shown(profile, asked.slo)
+    if shown is None:
+        return Option(profile, None, None, None, why=f"no run shows {asked.slo.said}")
+    most = evidence.most(profile, asked.slo)
+    work = Work(measured(profile), asked.slo, most, asked.seed, told)
     rate = highest(work)
     if not rate:
-        return Option(profile, rate, None, None)
+        return Option(profile, rate, None, None, measured=shown)
     sized = replicas(work, asked.demand, rate, headroom=asked.headroom)
-    option = Option(profile, rate, sized.number, sized.done, why=sized.why)
+    option = Option(profile, rate, sized.number, sized.done, why=sized.why, measured=shown)
     if sized.done is None or sized.number is None:
         return option
     if asked.demand.steady:
@@ -231,16 +256,6 @@ def _option(profile: Profile, asked: Asked, told: Told) -> Option:
         return option
     followed = scaled(work, asked.demand, rate, lag_s=asked.lag_s, headroom=asked.headroom)
     return replace(option, scaled=tuple(followed))
-
-
-def _most(profile: Profile, slo: Slo) -> float:
-    """The rate that was measured to hold, if what is asked for is no laxer than that."""
-    laxer = (
-        slo.limit_s > profile.slo.limit_s
-        or slo.percent < profile.slo.percent
-        or slo.success < profile.slo.success
-    )
-    return inf if laxer or profile.rate is None else profile.rate
 
 
 def repriced(profile: Profile, own: Mapping[str, Price]) -> Profile:

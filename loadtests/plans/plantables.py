@@ -51,23 +51,33 @@ def _cells(option: Option, made: Plan) -> tuple[str, ...]:
     head = (
         escape(option.profile.name),
         escape(machine),
-        "-" if change is None else f"{change:+.2f}",
+        "-" if change is None else f"{change:+z.2f}",
     )
     if option.done is None:
         number = "?" if option.why else "none"
-        return (*head, f"{option.rate:.1f}" if option.rate else "none", number, *["-"] * 5)
+        return (*head, _carried(option) or number, number, *["-"] * 5)
     per_million = option.effective_usd_per_million(made.asked.demand)
+    most = "<= " if option.at_least else ""
     judged_ms = option.done.seen.percentile_ms(made.asked.slo.percent)
     return (
         *head,
-        f"{option.rate or 0:.1f}",
-        str(option.number),
-        money(option.usd_per_month),
-        "-" if per_million is None else money(per_million),
+        _carried(option),
+        f"{most}{option.number}",
+        f"{most}{money(option.usd_per_month)}",
+        "-" if per_million is None else f"{most}{money(per_million)}",
         f"{option.done.in_time:.2%}",
         "-" if judged_ms is None else f"{judged_ms:.1f}",
         "-" if option.accelerated else f"{option.done.used:.0%}",
     )
+
+
+def _carried(option: Option) -> str:
+    """What one holds, and how that is known where it was not just measured; empty if none."""
+    if not option.rate:
+        return ""
+    if option.simulated:
+        return f"{option.rate:.1f}\nsimulated,\nnot measured;\n{option.measured:.1f} measured"
+    return f">= {option.rate:.1f}" if option.at_least else f"{option.rate:.1f}"
 
 
 def _scaled(made: Plan) -> Table:
@@ -109,6 +119,12 @@ def notes(made: Plan, today: datetime.date) -> list[str]:
             found.append(f"The price of {price.id} is of {price.date}, more than a year old.")
         if option.why:
             found.append(f"{_named(option)}, for {made.asked.demand.said}: {option.why}.")
+        if option.at_least:
+            found.append(
+                f"{_named(option)}: the {option.rate:.4g}/s of one replica are only a lower bound, "
+                "since the generator could not send more on time; it takes no more replicas and "
+                "dollars than are said, and may take fewer."
+            )
         if not tells_serving(option.profile):
             found.append(
                 f"The profile '{option.profile.name}' does not tell what the front end takes of "
@@ -134,7 +150,7 @@ def conditions(made: Plan) -> list[str]:
         late = "too few sends to say how late" if lag_ms is None else f"{lag_ms:.2g} ms late"
         found.append(
             f"{option.profile.name}: {subject.variant}, sha256 {subject.sha256}, accuracy "
-            f"{subject.accuracy_change or 0:+g} points over the trained model; measured on "
+            f"{subject.accuracy_change or 0:+zg} points over the trained model; measured on "
             f"{where.date} on {where.hardware}, the generator's p99 {late}; "
             f"{price.said(where.cpus) if price else 'no price'}."
         )
@@ -157,18 +173,37 @@ def verdict(made: Plan) -> str:
         )
     said = (
         f"{_named(best)} serves {asked.demand.said} within the SLO ({asked.slo.said}) with {many} "
-        f"for ${money(best.least_usd_per_month)} a month"
+        f"for {'at most ' * best.at_least}${money(best.least_usd_per_month)} a month"
     )
     if follows:
         said += f", ${money(best.usd_per_month)} with {best.number} always there"
+    return f"{said}{_next(made, best)}.{_simulated(best)}"
+
+
+def _next(made: Plan, best: Option) -> str:
+    """How much the next costs, and no ratio to what is only known not to be exceeded."""
     others = [one for one in made.options if one is not best and one.number is not None]
     if not others:
-        return f"{said}."
+        return ""
+    usd = f"${money(others[0].least_usd_per_month)}"
+    if unknown := [one for one in others if one.at_least]:
+        return f"; whether {_named(unknown[0])} is cheaper can't be said"
+    if best.at_least:
+        return f"; the next, {_named(others[0])}, costs {usd}"
     ratio = others[0].least_usd_per_month / best.least_usd_per_month
     if ratio < _AS_MUCH:
-        return f"{said}; {_named(others[0])} costs as much."
-    next_best = f"the next, {_named(others[0])}, costs ${money(others[0].least_usd_per_month)}"
-    return f"{said}; {next_best}, {ratio:.2f} times as much."
+        return f"; {_named(others[0])} costs as much"
+    return f"; the next, {_named(others[0])}, costs {usd}, {ratio:.2f} times as much"
+
+
+def _simulated(option: Option) -> str:
+    """A sentence where what one replica carries was not measured, with what was."""
+    if not option.simulated:
+        return ""
+    return (
+        f" That one replica holds {option.rate:.4g}/s is simulated, not measured; measured are "
+        f"{option.measured:.4g}/s."
+    )
 
 
 def _named(option: Option) -> str:

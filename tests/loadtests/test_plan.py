@@ -15,11 +15,12 @@ from rich.console import Console
 import farthing
 from loadtests import profile as profiles
 from loadtests.arrivals import Curve
-from loadtests.plans import demand, plan, plantables
+from loadtests.histogram import Histogram
+from loadtests.plans import demand, evidence, plan, plantables
 from loadtests.plans.plan import Asked, Option, Plan
 from loadtests.plans.planjson import to_dict
 from loadtests.plans.simulation import Simulated
-from loadtests.profile import Profile
+from loadtests.profile import Level, Profile
 from loadtests.screen import WIDTH
 from loadtests.slo import Slo
 from service.bill import Bill
@@ -121,15 +122,18 @@ def test_figures_for_people_fit_the_screen(steady: Plan, day: Plan) -> None:
 
 def bursts(path: Path) -> demand.Demand:
     """Sixty calls at once, every 15 seconds."""
-    times = (15 * burst + 1e-5 * k for burst in range(120) for k in range(60))
+    times = (15 * burst + 1e-5 * k for burst in range(40) for k in range(60))
     path.write_text("time_s\n" + "".join(f"{due:.6f}\n" for due in times))
     return demand.traced(path)
 
 
 def test_bursts_that_are_shorter_than_anything_counted_are_planned_for(tmp_path: Path) -> None:
     load = bursts(tmp_path / "bursts.csv")
+    accelerated = profile(slo=SLO, price=price(accelerator="T4", accelerators=1))
     (bare,), (roomy,) = (
-        plan.plan([FP32], Asked(load, SLO, headroom=headroom)).options for headroom in (0.0, 0.2)
+        # An accelerator is not scaled, which would only take time here.
+        plan.plan([accelerated], Asked(load, SLO, headroom=headroom)).options
+        for headroom in (0.0, 0.2)
     )
     assert bare.done is not None
     assert roomy.done is not None
@@ -184,7 +188,8 @@ def test_a_profile_that_does_not_tell_the_front_ends_cpu_is_named(change: dict[s
 
 def test_too_few_calls_to_show_it_are_not_called_a_failure() -> None:
     few = demand.Demand("a call a minute", Curve(((0.0, 1 / 60), (60.0, 1 / 60))))
-    made = plan.plan([FP32], Asked(few, Slo(99.999, 0.1, 0.99)))
+    high = Slo(99.999, 0.1, 0.99)
+    made = plan.plan([profile(slo=high)], Asked(few, high))
     assert made.best is None
     assert plantables.verdict(made) == (
         "Whether p99.999 <= 100 ms, 0.99 answered holds for a call a minute can't be said."
@@ -195,7 +200,7 @@ def test_too_few_calls_to_show_it_are_not_called_a_failure() -> None:
 
 
 def test_a_flat_rate_is_not_cheaper_with_autoscaling() -> None:
-    flat = demand.Demand("flat", Curve(((0.0, 600.0), (7200.0, 600.0))))
+    flat = demand.Demand("flat", Curve(((0.0, 600.0), (60.0, 600.0))))
     (option,) = plan.plan([FP32], Asked(flat, SLO)).options
     assert option.number == 11
     assert option.scaled
@@ -209,11 +214,126 @@ def test_an_old_price_is_said() -> None:
     ]
 
 
-def test_another_slo_that_is_laxer_is_only_simulated() -> None:
-    lax = Slo(99, 1.0, 0.99)
-    (option,) = plan.plan([FP32], Asked(demand.steady(10.0), lax)).options
+def levels(*runs: tuple[float, float]) -> tuple[Level, ...]:
+    """Runs at so many calls per second that were all answered after so many seconds."""
+    return tuple(Level(rate, observed(latency_s)) for rate, latency_s in runs)
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "expected"), [(0.1, 70.0), (0.05, 40.0), (0.015, 20.0), (0.008, None)]
+)
+def test_a_stricter_slo_is_held_to_the_runs_that_show_it(
+    limit_s: float, expected: float | None
+) -> None:
+    searched = tuple((level, "") for level in levels((40.0, 0.03), (70.0, 0.08)))
+    one = profile(slo=SLO, searched=searched, levels=levels((20.0, 0.011), (140.0, 0.01)))
+    assert evidence.shown(one, Slo(99, limit_s, 0.99)) == expected
+
+
+def test_a_stricter_slo_needs_runs_that_are_long_enough_to_show_it() -> None:
+    short = profile(slo=SLO, searched=(), levels=(Level(70.0, observed(0.011, calls=458)),))
+    assert evidence.shown(short, Slo(99, 0.05, 0.99)) is None
+    assert evidence.shown(FP32, Slo(99.9, 0.1, 0.99)) is None
+
+
+def test_of_two_runs_at_one_rate_the_one_that_breaks_a_stricter_slo_counts() -> None:
+    torn = profile(slo=SLO, searched=(), levels=levels((20.0, 0.01), (70.0, 0.01), (70.0, 0.08)))
+    assert evidence.shown(torn, Slo(99, 0.05, 0.99)) == 20.0
+
+
+def test_sends_that_are_too_late_for_a_stricter_slo_show_nothing() -> None:
+    late = observed(0.011)
+    late.lag = Histogram([0.003] * 1000)
+    one = profile(slo=SLO, searched=(), levels=(Level(70.0, late),))
+    assert evidence.shown(one, Slo(99, 0.09, 0.99)) == 70.0
+    assert evidence.shown(one, Slo(99, 0.05, 0.99)) is None
+
+
+def test_a_plan_for_a_stricter_slo_gives_no_replica_more_than_was_measured_to_hold() -> None:
+    # What is simulated of it would hold 70/s with 80 ms less.
+    one = profile(slo=SLO, row_s=0.001, searched=(), levels=levels((30.0, 0.01), (70.0, 0.08)))
+    (option,) = plan.plan([one], Asked(demand.steady(10.0), Slo(99, 0.05, 0.99))).options
+    assert (option.rate, option.measured, option.simulated) == (30.0, 30.0, False)
+
+
+def test_a_profile_that_shows_a_stricter_slo_nowhere_does_not_win_or_lose() -> None:
+    strict = Slo(99, 0.009, 0.99)
+    assert plan.check([FP32, INT8], strict) == strict
+    made = plan.plan([FP32, INT8], Asked(demand.steady(1.0), strict))
+    fp32 = next(one for one in made.options if one.profile is FP32)
+    assert (fp32.rate, fp32.number) == (None, None)
+    assert (
+        "net fp32 on cloud-small, for 1/s: no run shows p99 <= 9 ms, 0.99 answered."
+        in plantables.notes(made, TODAY)
+    )
+
+
+def test_another_slo_that_is_laxer_is_only_simulated_and_that_is_said() -> None:
+    made = plan.plan([FP32], Asked(demand.steady(10.0), Slo(99, 1.0, 0.99)))
+    (option,) = made.options
     assert option.rate is not None
-    assert option.rate > (FP32.rate or 0)
+    assert option.rate > 70.0
+    assert all(said in printed(made) for said in ("simulated,", "not measured;", "70.0 measured"))
+    assert plantables.verdict(made).endswith(
+        f"That one replica holds {option.rate:.4g}/s is simulated, not measured; measured are 70/s."
+    )
+    (told,) = to_dict(made)["options"]
+    assert told["simulated_not_measured"] is True
+    assert told["measured_rate"] == 70.0
+
+
+def test_what_was_measured_for_the_slo_is_not_called_simulated(steady: Plan) -> None:
+    assert "not measured" not in printed(steady)
+    assert "not measured" not in plantables.verdict(steady)
+    assert not any(told["simulated_not_measured"] for told in to_dict(steady)["options"])
+
+
+def test_a_run_above_the_rate_that_holds_is_evidence_for_a_laxer_slo() -> None:
+    one = profile(slo=SLO, levels=levels((70.0, 0.011), (140.0, 0.15)))
+    assert evidence.shown(one, Slo(99, 0.2, 0.99)) == 140.0
+    assert evidence.shown(one, Slo(99, 0.12, 0.99)) == 70.0
+
+
+def bound(name: str = "net int8", rate: float = 120.0) -> Profile:
+    """One that only the generator kept from more."""
+    return profile(name, row_s=0.006, rate=rate, slo=SLO, generator_bound=True)
+
+
+def test_a_rate_that_the_generator_bounds_is_a_lower_one_and_has_no_ratio() -> None:
+    asked = Asked(demand.steady(400.0), SLO)
+    made = plan.plan([FP32, bound()], asked)
+    assert ">= 120.0" in printed(made)
+    assert "<= 4 " in printed(made)
+    assert plantables.verdict(made).endswith(
+        "with 4 replicas for at most $146 a month; the next, net fp32 on cloud-small, costs $256."
+    )
+    (note,) = plantables.notes(made, TODAY)
+    assert "the 120/s of one replica are only a lower bound" in note
+    bounds = {told["name"]: told["rate_is_lower_bound"] for told in to_dict(made)["options"]}
+    assert bounds == {"net int8": True, "net fp32": False}
+    made = plan.plan([FP32, bound("net slow", 30.0)], asked)
+    assert plantables.verdict(made).endswith(
+        "for $256 a month; whether net slow on cloud-small is cheaper can't be said."
+    )
+
+
+def test_a_run_above_a_rate_that_the_generator_bounds_is_evidence() -> None:
+    runs = levels((70.0, 0.011), (140.0, 0.02), (200.0, 0.3))
+    assert evidence.shown(profile(slo=SLO, levels=runs, generator_bound=True), SLO) == 140.0
+    assert evidence.shown(profile(slo=SLO, levels=runs), SLO) == 70.0
+
+
+def test_no_break_even_is_told_of_a_rate_that_is_only_a_lower_bound() -> None:
+    options = (Option(GPU, 900.0, 1, None), Option(bound(), 120.0, 1, None, measured=120.0))
+    assert Plan(Asked(demand.steady(1.0), SLO), options).break_evens() == []
+
+
+def test_an_accuracy_change_of_nothing_has_no_sign_of_its_own() -> None:
+    none = profile(subject=replace(FP32.subject, accuracy_change=-0.001))
+    done = Simulated(observed(0.0123), Bill(), 0.0)
+    said = printed(Plan(Asked(demand.steady(1.0), SLO), (Option(none, 70.0, 1, done),)))
+    assert "+0.00" in said
+    assert "-0.00" not in said
 
 
 def test_ones_own_price_replaces_the_one_in_the_profile() -> None:
@@ -268,9 +388,11 @@ def test_the_verb_prints_json_with_all_that_the_tables_say(
 
 
 def test_the_verb_says_no_where_the_slo_holds_with_none(
-    files: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = run(capsys, *files, "--rate", "100", "--p99", "2ms")
+    # Its runs take longer than its answers took.
+    profiles.write(profile(slo=SLO, runs={1: (100, 0.02)}), tmp_path / "odd.json")
+    code, out, _ = run(capsys, str(tmp_path / "odd.json"), "--rate", "100", "--p99", "15ms")
     assert code == 1
     assert "holds with none of these, however many replicas there are." in " ".join(out.split())
 
@@ -279,7 +401,7 @@ def test_a_trace_is_planned_for(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace = tmp_path / "trace.csv"
-    trace.write_text("time_s,requests_per_s\n0,20\n600,20\n600,300\n900,300\n900,20\n1800,20\n")
+    trace.write_text("time_s,requests_per_s\n0,20\n60,20\n60,300\n150,300\n150,20\n300,20\n")
     code, out, _ = run(capsys, files[1], "--trace", str(trace), "--headroom", "0", "--json")
     (option,) = json.loads(out)["options"]
     assert code == 0
@@ -294,6 +416,7 @@ def test_a_trace_is_planned_for(
         (["--rate", "1", "--day", "5"], "give one of --rate, --trace and --day"),
         (["--rate", "1", "--price", "moon"], "there is no price 'moon'"),
         (["--rate", "1", "--p99", "soon"], "no length of time"),
+        (["--rate", "1", "--p99", "2ms"], "no run of 'net fp32' or 'net int8' shows p99 <= 2 ms"),
         (["--rate", "1", "--write-patch", "out", "--base", "nowhere"], "no kustomize base"),
     ],
 )
