@@ -160,8 +160,8 @@ def _bill(figures: Figures) -> str:
         "Each core-second of the server while the rates above were run, overload too, and in the "
         "pauses between them: busy with answers, serving (its front end), idle, waste (late, "
         "cancelled, failed) and warm-up; idle is paid for, too; unseen are CPUs that are paid for "
-        "and in no server's ledger. It covers all the levels, most of them below the SLO's rate, so "
-        "more of it is idle than of the $ per million, which are of that rate without a pause."
+        "and in no server's ledger. It covers all the levels, most of them below the SLO's "
+        "rate, so more of it is idle than at that rate without a pause, as $ per million is."
         f"{_quick(figures, 'bill', 'core_s')}"
     )
     largest = _largest(figures, "bill", "core_s")
