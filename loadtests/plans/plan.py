@@ -10,6 +10,7 @@ from math import inf
 from loadtests.plans import evidence
 from loadtests.plans.autoscaling import LAG_S
 from loadtests.plans.capacity import (
+    TARGETS,
     Scaled,
     Told,
     Work,
@@ -39,6 +40,7 @@ class Asked:
         headroom: so much more than comes must hold too; 0.2 is a fifth.
         lag_s: of an autoscaler, from a higher rate to replicas that serve.
         seed: of all draws.
+        targets: of CPU utilisation, that an autoscaler is tried with.
     """
 
     demand: Demand
@@ -46,6 +48,7 @@ class Asked:
     headroom: float = 0.2
     lag_s: float = LAG_S
     seed: int = 1
+    targets: tuple[float, ...] = TARGETS
 
 
 @dataclass(frozen=True)
@@ -254,7 +257,9 @@ def _option(profile: Profile, asked: Asked, told: Told) -> Option:
     option = replace(option, mean_used=whole.used)
     if option.accelerated:
         return option
-    followed = scaled(work, asked.demand, rate, lag_s=asked.lag_s, headroom=asked.headroom)
+    followed = scaled(
+        work, asked.demand, rate, lag_s=asked.lag_s, headroom=asked.headroom, targets=asked.targets
+    )
     return replace(option, scaled=tuple(followed))
 
 

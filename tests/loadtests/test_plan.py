@@ -44,7 +44,7 @@ def steady() -> Plan:
 
 @pytest.fixture(scope="module")
 def day() -> Plan:
-    return plan.plan([INT8, GPU], Asked(demand.day(2000.0), SLO))
+    return plan.plan([INT8, GPU], Asked(demand.day(2000.0), SLO, targets=(0.5, 0.8)))
 
 
 def test_the_cheapest_comes_first_with_its_replicas_and_dollars(steady: Plan) -> None:
@@ -74,6 +74,7 @@ def test_a_machine_without_a_profile_is_named_and_never_wins(steady: Plan) -> No
 
 def test_over_a_day_autoscaling_saves_where_the_slo_holds(day: Plan) -> None:
     (int8,) = (option for option in day.options if not option.accelerated)
+    assert {one.target for one in int8.scaled} <= set(day.asked.targets)
     best = int8.best_scaled
     assert best is not None
     assert not best.failure
@@ -201,7 +202,7 @@ def test_too_few_calls_to_show_it_are_not_called_a_failure() -> None:
 
 def test_a_flat_rate_is_not_cheaper_with_autoscaling() -> None:
     flat = demand.Demand("flat", Curve(((0.0, 600.0), (60.0, 600.0))))
-    (option,) = plan.plan([FP32], Asked(flat, SLO)).options
+    (option,) = plan.plan([FP32], Asked(flat, SLO, targets=(0.5, 0.7, 0.9))).options
     assert option.number == 11
     assert option.scaled
     assert option.best_scaled is None
@@ -273,6 +274,7 @@ def test_another_slo_that_is_laxer_is_only_simulated_and_that_is_said() -> None:
     (option,) = made.options
     assert option.rate is not None
     assert option.rate > 70.0
+    assert max(map(len, printed(made).splitlines())) <= WIDTH
     assert all(said in printed(made) for said in ("simulated,", "not measured;", "70.0 measured"))
     assert plantables.verdict(made).endswith(
         f"That one replica holds {option.rate:.4g}/s is simulated, not measured; measured are 70/s."
@@ -401,7 +403,7 @@ def test_a_trace_is_planned_for(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace = tmp_path / "trace.csv"
-    trace.write_text("time_s,requests_per_s\n0,20\n60,20\n60,300\n150,300\n150,20\n300,20\n")
+    trace.write_text("time_s,requests_per_s\n0,20\n30,20\n30,300\n90,300\n90,20\n150,20\n")
     code, out, _ = run(capsys, files[1], "--trace", str(trace), "--headroom", "0", "--json")
     (option,) = json.loads(out)["options"]
     assert code == 0
