@@ -88,6 +88,11 @@ class Option:
         return self.profile.generator_bound and bool(self.rate) and self.rate == self.measured
 
     @property
+    def at_most(self) -> bool:
+        """Whether it may therefore take fewer replicas than are said; one is needed anyway."""
+        return self.at_least and (self.number or 0) > 1
+
+    @property
     def usd_per_hour(self) -> float:
         """Of one replica."""
         return self.profile.conditions.usd_per_hour or 0.0

@@ -57,7 +57,7 @@ def _cells(option: Option, made: Plan) -> tuple[str, ...]:
         number = "?" if option.why else "none"
         return (*head, _carried(option) or number, number, *["-"] * 5)
     per_million = option.effective_usd_per_million(made.asked.demand)
-    most = "<= " if option.at_least else ""
+    most = "<= " if option.at_most else ""
     judged_ms = option.done.seen.percentile_ms(made.asked.slo.percent)
     return (
         *head,
@@ -122,8 +122,8 @@ def notes(made: Plan, today: datetime.date) -> list[str]:
         if option.at_least:
             found.append(
                 f"{_named(option)}: the {option.rate:.4g}/s of one replica are only a lower bound, "
-                "since the generator could not send more on time; it takes no more replicas and "
-                "dollars than are said, and may take fewer."
+                "since the generator could not send more on time; with more it may take fewer "
+                "replicas and dollars than are said."
             )
         if not tells_serving(option.profile):
             found.append(
@@ -173,7 +173,7 @@ def verdict(made: Plan) -> str:
         )
     said = (
         f"{_named(best)} serves {asked.demand.said} within the SLO ({asked.slo.said}) with {many} "
-        f"for {'at most ' * best.at_least}${money(best.least_usd_per_month)} a month"
+        f"for {'at most ' * best.at_most}${money(best.least_usd_per_month)} a month"
     )
     if follows:
         said += f", ${money(best.usd_per_month)} with {best.number} always there"
@@ -186,9 +186,9 @@ def _next(made: Plan, best: Option) -> str:
     if not others:
         return ""
     usd = f"${money(others[0].least_usd_per_month)}"
-    if unknown := [one for one in others if one.at_least]:
+    if unknown := [one for one in others if one.at_most]:
         return f"; whether {_named(unknown[0])} is cheaper can't be said"
-    if best.at_least:
+    if best.at_most:
         return f"; the next, {_named(others[0])}, costs {usd}"
     ratio = others[0].least_usd_per_month / best.least_usd_per_month
     if ratio < _AS_MUCH:

@@ -319,6 +319,12 @@ def test_a_rate_that_the_generator_bounds_is_a_lower_one_and_has_no_ratio() -> N
     )
 
 
+def test_one_replica_is_needed_whatever_the_generator_bounds() -> None:
+    text = printed(plan.plan([bound()], Asked(demand.steady(10.0), SLO)))
+    assert ">= 120.0" in text
+    assert "<= 1 " not in text
+
+
 def test_a_run_above_a_rate_that_the_generator_bounds_is_evidence() -> None:
     runs = levels((70.0, 0.011), (140.0, 0.02), (200.0, 0.3))
     assert evidence.shown(profile(slo=SLO, levels=runs, generator_bound=True), SLO) == 140.0
