@@ -33,7 +33,7 @@ _VERBS = {
     ),
     "load": ("loadtests.loadverb", "load", "loadtest", "load a running server, and measure it"),
     "slo": (
-        "loadtests.unitcost",
+        "loadtests.pricing.unitcost",
         "slo",
         "loadtest",
         "find the highest rate at which an SLO holds, and what a million answers cost",
@@ -44,7 +44,7 @@ _VERBS = {
         "loadtest",
         "find how many replicas of which variant a rate takes, and what they cost a month",
     ),
-    "prices": ("loadtests.pricelist", "show", "loadtest", "what machines cost by the hour"),
+    "prices": ("loadtests.pricing.pricelist", "show", "loadtest", "what machines cost by the hour"),
     "report": (
         "loadtests.reports.report",
         "report",

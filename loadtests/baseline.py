@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from loadtests import arrivals, measure, openloop, rates
+from loadtests import arrivals, openloop
 from loadtests.observed import Observed
 from loadtests.openloop import Lost
+from loadtests.pricing import measure, rates
 from loadtests.profile import Conditions, Level, Profile, Subject
 from loadtests.slo import Slo
 from service import hardware

@@ -14,16 +14,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from loadtests import client, load, measure, processes
-from loadtests.identity import Said
-from loadtests.measure import Effort
+from loadtests import client, load, processes
 from loadtests.observed import Observed
 from loadtests.prices import Price
+from loadtests.pricing import measure
+from loadtests.pricing.identity import Said
+from loadtests.pricing.measure import Effort
+from loadtests.pricing.rig import Told, Work
 from loadtests.processes import Endpoint
 from loadtests.profile import Profile
 from loadtests.reports.figures import Refused
 from loadtests.reports.wording import Condition
-from loadtests.rig import Told, Work
 from loadtests.slo import Slo
 from service import choice, hardware, manifest
 from service.errors import FarthingError

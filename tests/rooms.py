@@ -207,7 +207,7 @@ ROOMS = {
     "grpc": {
         "service.server", "service.servicer", "service.streams", "service.control",
         "service.interceptor", "service.tls", "loadtests.users", "loadtests.client",
-        "loadtests.openloop", "loadtests.questions", "loadtests.swarm.worker",
+        "loadtests.openloop", "loadtests.pricing.questions", "loadtests.swarm.worker",
         "loadtests.bench.echo", "loadtests.bench.overload", "loadtests.bench.wire",
     },
     "grpc_health": {"service.health", "service.server"},
@@ -216,7 +216,7 @@ ROOMS = {
         "service.session", "converter.variants", "converter.quantize", "converter.diagnosis",
     },
     "prometheus_client": {
-        "loadtests.scrape", "service.metrics", "service.tritonmetrics", "service.server",
+        "loadtests.pricing.scrape", "service.metrics", "service.tritonmetrics", "service.server",
     },
     "locust": {"loadtests.users", "loadtests.swarm.__main__"},
     "gevent": {
@@ -241,14 +241,15 @@ ROOMS = {
     "onnxslim": {"converter.cleaning", "converter.pruning.*"},
     "typer": {
         "converter.cli", "loadtests.cli", "loadtests.reports.compare", "loadtests.loadverb",
-        "loadtests.plans.planning", "loadtests.pricelist", "loadtests.reports.report",
-        "loadtests.tuning.tune", "loadtests.unitcost",
+        "loadtests.plans.planning", "loadtests.pricing.pricelist", "loadtests.reports.report",
+        "loadtests.tuning.tune", "loadtests.pricing.unitcost",
     },
     "rich": {
         "converter.cli", "converter.tables", "loadtests.cli", "loadtests.reports.compare",
         "loadtests.loadverb", "loadtests.plans.planning", "loadtests.plans.plantables",
-        "loadtests.pricelist", "loadtests.reports.report", "loadtests.screen",
-        "loadtests.tuning.tune", "loadtests.unitcost", "loadtests.unittables", "converter.zoo.*",
+        "loadtests.pricing.pricelist", "loadtests.reports.report", "loadtests.screen",
+        "loadtests.tuning.tune", "loadtests.pricing.unitcost", "loadtests.pricing.unittables",
+        "converter.zoo.*",
     },
     "plotly": {"loadtests.reports.plots"},
     "jinja2": {"loadtests.reports.page"},

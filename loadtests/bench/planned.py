@@ -11,16 +11,17 @@ from pathlib import Path
 
 import psutil
 
-from loadtests import measure, processes, rig
+from loadtests import processes
 from loadtests.bench import nets, servers, steps
 from loadtests.bench.results import Figure
-from loadtests.identity import Said
 from loadtests.observed import Observed
 from loadtests.plans import demand
 from loadtests.plans.capacity import Work
 from loadtests.plans.replica import measured
 from loadtests.plans.simulation import Simulated
 from loadtests.prices import Price, usd_per_million
+from loadtests.pricing import measure, rig
+from loadtests.pricing.identity import Said
 from loadtests.processes import Endpoint
 from loadtests.profile import Profile
 from loadtests.slo import Slo

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
-from loadtests import arrivals, measure, rates
-from loadtests.measure import Clock
+from loadtests import arrivals
 from loadtests.observed import Observed
+from loadtests.pricing import measure, rates
+from loadtests.pricing.measure import Clock
+from loadtests.pricing.rates import Found, Trial
 from loadtests.profile import Level
-from loadtests.rates import Found, Trial
 from loadtests.slo import Slo
 from tests.fakes import ManualClock
 

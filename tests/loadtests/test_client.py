@@ -10,12 +10,13 @@ from contextlib import contextmanager
 import grpc
 import pytest
 
-from loadtests import client, measure
+from loadtests import client
 from loadtests.client import TargetFailed
-from loadtests.identity import Said
-from loadtests.measure import Effort
-from loadtests.questions import Questions
-from loadtests.rig import Work
+from loadtests.pricing import measure
+from loadtests.pricing.identity import Said
+from loadtests.pricing.measure import Effort
+from loadtests.pricing.questions import Questions
+from loadtests.pricing.rig import Work
 from loadtests.slo import Slo
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import (

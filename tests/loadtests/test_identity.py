@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import identity
-from loadtests.identity import Said
+from loadtests.pricing import identity
+from loadtests.pricing.identity import Said
 from service.errors import InvalidSetting
 from service.proto import inference_pb2 as pb
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests import measure, rates
 from loadtests.histogram import samples_for
+from loadtests.pricing import measure, rates
+from loadtests.pricing.rates import Found, Judged, Search, Trial
 from loadtests.profile import Level
-from loadtests.rates import Found, Judged, Search, Trial
 from loadtests.slo import Slo
 from tests.loadtests.profiles import SLO as SLO_OF_PROFILES
 from tests.loadtests.profiles import observed

@@ -12,13 +12,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from loadtests import measure
 from loadtests.client import TargetFailed
-from loadtests.identity import Said
-from loadtests.measure import Effort
 from loadtests.observed import Observed
-from loadtests.questions import Questions
-from loadtests.rig import Rig, Work
+from loadtests.pricing import measure
+from loadtests.pricing.identity import Said
+from loadtests.pricing.measure import Effort
+from loadtests.pricing.questions import Questions
+from loadtests.pricing.rig import Rig, Work
 from loadtests.slo import Slo, seconds_of
 from service import hardware
 from service.errors import InvalidSetting

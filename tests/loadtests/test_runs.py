@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests import runs
+from loadtests.pricing import runs
 from service.proto import inference_pb2 as pb
 
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import pytest
 from prometheus_client import CollectorRegistry
 
-from loadtests import scrape
-from loadtests.scrape import Scrape, parsed
+from loadtests.pricing import scrape
+from loadtests.pricing.scrape import Scrape, parsed
 from service.bill import BUSY, WASTE
 from service.errors import InvalidSetting
 from service.ledger import Ledger, Ticket

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loadtests import unittables
+from loadtests.pricing import unittables
 from loadtests.profile import Level, Profile
 from loadtests.screen import WIDTH
 from tests.loadtests.profiles import observed, profile

@@ -12,12 +12,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from loadtests import client, identity, measure, prices, profile, unittables
-from loadtests.identity import Said
-from loadtests.measure import Effort
+from loadtests import client, prices, profile
 from loadtests.observed import SHARED_LEAST_S
 from loadtests.prices import Price
-from loadtests.rig import Work
+from loadtests.pricing import identity, measure, unittables
+from loadtests.pricing.identity import Said
+from loadtests.pricing.measure import Effort
+from loadtests.pricing.rig import Work
 from loadtests.screen import WIDTH, all_or_nothing, shown
 from loadtests.slo import Slo, seconds_of
 from service.errors import InvalidSetting

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 
-from loadtests import identity, rates
-from loadtests.identity import Said
 from loadtests.observed import Observed
+from loadtests.pricing import identity, rates
+from loadtests.pricing.identity import Said
+from loadtests.pricing.rates import Found, Judged, Search, Trial
+from loadtests.pricing.rig import Rig, Told, Work, connected
 from loadtests.profile import Conditions, Level, Profile, Subject
-from loadtests.rates import Found, Judged, Search, Trial
-from loadtests.rig import Rig, Told, Work, connected
 from loadtests.slo import Slo
 from service import hardware
 from service.proto import inference_pb2 as pb

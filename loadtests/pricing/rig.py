@@ -8,12 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadtests import arrivals, client, openloop, priority, runs, scrape
+from loadtests import arrivals, client, openloop, priority
 from loadtests.histogram import samples_for
 from loadtests.observed import Observed
 from loadtests.openloop import Lost, Stream
-from loadtests.questions import Questions, asked
-from loadtests.scrape import Scrape
+from loadtests.pricing import runs, scrape
+from loadtests.pricing.questions import Questions, asked
+from loadtests.pricing.scrape import Scrape
 from loadtests.slo import Slo
 from service.errors import InvalidSetting
 from service.proto import inference_pb2 as pb
