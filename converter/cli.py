@@ -275,11 +275,12 @@ def _contract(path: Path) -> tuple[Manifest, Path]:
 def _shown(what: str) -> Iterator[Callable[[str], None]]:
     """A moving bar and the time elapsed while a step lasts; a line when it is done.
 
-    On standard error, so that standard output is the result alone.
+    On standard error, so that standard output is the result alone; and only where someone looks,
+    since programs find one sentence there if something is wrong.
     """
     console = Console(stderr=True, width=tables.WIDTH)
     columns = (TextColumn("  {task.description}", markup=False), BarColumn(20), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda text: progress.update(task, description=text[:60])
         progress.update(task, description=what, total=1, completed=1)
