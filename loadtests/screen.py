@@ -42,7 +42,8 @@ def shown(
 ) -> Iterator[Callable[[str], None]]:
     """A bar with the time elapsed while a step lasts; a line when it is done.
 
-    On standard error, so that standard output is the result alone.
+    On standard error, so that standard output is the result alone; and only where someone looks,
+    since programs find one sentence there if something is wrong.
 
     Args:
         what: is being done.
@@ -54,7 +55,9 @@ def shown(
     """
     console = Console(stderr=True, width=WIDTH)
     columns = (TextColumn("  {task.description}"), _TimeBar(), TimeElapsedColumn())
-    with Progress(*columns, console=console, refresh_per_second=drawn_per_s) as progress:
+    with Progress(
+        *columns, console=console, refresh_per_second=drawn_per_s, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task(what, total=seconds)
         yield lambda text: progress.update(task, description=text)
         progress.update(task, description=what, total=progress.tasks[0].elapsed or 1.0)
