@@ -69,6 +69,7 @@ class FrontEnd:
             proc: what the kernel says of this process.
         """
         self._tasks = str(proc / "task")
+        _ended.clear()  # nobody knows what they did before this
         self._told = _tells(proc)
         if not self._told:
             log.warning("the kernel does not tell what threads use: of the front end, only the "

@@ -10,7 +10,6 @@ import pytest
 from converter import cli
 from loadtests.screen import all_or_nothing, shown
 
-
 Bar = Callable[[str], AbstractContextManager[Callable[[str], None]]]
 
 

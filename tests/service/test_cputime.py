@@ -107,6 +107,15 @@ def test_what_a_thread_used_since_it_was_last_looked_at_counts_if_it_says_that_i
     assert front() - before < 2 * SPENT_S  # and only once
 
 
+def test_threads_that_ended_before_are_not_counted(tmp_path: Path) -> None:
+    cputime.ends()
+    task = tmp_path / "task" / "1"
+    task.mkdir(parents=True)
+    (task / "comm").write_bytes(b"own_name\n")
+    (task / "schedstat").write_text(f"{10**9} 0 0\n")
+    assert FrontEnd(tmp_path)() == pytest.approx(1.0)
+
+
 def test_a_look_that_fails_changes_nothing_and_the_next_one_counts_nothing_twice(
     tmp_path: Path,
 ) -> None:
