@@ -73,11 +73,13 @@ def test_the_commands_work_in_their_order(
             options = [there.get(word, word) for word in verb]
             options += MEASURING[verb[0]] if not set(MEASURING[verb[0]]) & set(verb) else []
             done = farthing(*options, timeout_s=120)
-            # A machine that is busy with other tests may measure nothing that holds, or is void.
-            allowed = (0, 1) if verb[0] in ("slo", "load", "report") else (0, 1, 2)
+            # A machine that is busy with other tests may measure nothing that holds, or is void, and
+            # a server that was just overloaded may not answer in time.
+            late = "did not answer a call to 'mine' in the time" in done.stderr
+            allowed = (0, 1) if verb[0] in ("slo", "load", "report") and not late else (0, 1, 2)
             assert done.returncode in allowed, done.stderr
             assert "Traceback" not in done.stderr
-            if verb[0] == "slo":
+            if verb[0] == "slo" and not late:
                 assert Path(verb[-1]).exists()
         (swarm,) = [command for command in commands() if command[0] == ".venv/bin/python"]
         done = subprocess.run(
