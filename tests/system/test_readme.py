@@ -73,8 +73,8 @@ def test_the_commands_work_in_their_order(
             options = [there.get(word, word) for word in verb]
             options += MEASURING[verb[0]] if not set(MEASURING[verb[0]]) & set(verb) else []
             done = farthing(*options, timeout_s=120)
-            # A machine that is busy with other tests may measure nothing that holds, or is void, and
-            # a server that was just overloaded may not answer in time.
+            # A machine that is busy with other tests may measure nothing that holds, or is void;
+            # and a server that was just overloaded may not answer in time.
             late = "did not answer a call to 'mine' in the time" in done.stderr
             allowed = (0, 1) if verb[0] in ("slo", "load", "report") and not late else (0, 1, 2)
             assert done.returncode in allowed, done.stderr
