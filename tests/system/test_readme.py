@@ -64,7 +64,7 @@ def test_the_commands_work_in_their_order(
         done = farthing(*verb, "--budget-s", "2")  # the last one counts
         assert done.returncode == 0, done.stderr
     # With ports of their own: the defaults may be taken where the tests run.
-    with serving(Path("models")) as server:
+    with serving(Path("models"), log=tmp_path / "serve.log") as server:
         there = {
             "127.0.0.1:8001": server.grpc,
             "http://127.0.0.1:8002/metrics": server.metrics,
@@ -73,13 +73,11 @@ def test_the_commands_work_in_their_order(
             options = [there.get(word, word) for word in verb]
             options += MEASURING[verb[0]] if not set(MEASURING[verb[0]]) & set(verb) else []
             done = farthing(*options, timeout_s=120)
-            # A machine that is busy with other tests may measure nothing that holds, or is void;
-            # and a server that was just overloaded may not answer in time.
-            late = "did not answer a call to 'mine' in the time" in done.stderr
-            allowed = (0, 1) if verb[0] in ("slo", "load") and not late else (0, 1, 2)
+            # A machine that is busy with other tests may measure nothing that holds, or is void.
+            allowed = (0, 1) if verb[0] in ("slo", "load") else (0, 1, 2)
             assert done.returncode in allowed, done.stderr
             assert "Traceback" not in done.stderr
-            if verb[0] == "slo" and not late:
+            if verb[0] == "slo":
                 assert Path(verb[-1]).exists()
         (swarm,) = [command for command in commands() if command[0] == ".venv/bin/python"]
         done = subprocess.run(
