@@ -74,7 +74,12 @@ class Metrics:
     """What Prometheus sees; labels are model, version and variant, never a caller's own text."""
 
     def __init__(
-        self, registry: CollectorRegistry, book: Book, *, models: Callable[[], Iterable[Model]]
+        self,
+        registry: CollectorRegistry,
+        book: Book,
+        *,
+        models: Callable[[], Iterable[Model]],
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:
         """Register all metrics.
 
@@ -83,9 +88,10 @@ class Metrics:
             book: what was counted.
             models: the live models. It is called from the metrics port's thread while models come
                 and go, so it must hand out a snapshot.
+            ready: whether the server takes calls: what health says of it; called likewise.
         """
         self.registry = registry
-        self._book, self._models = book, models
+        self._book, self._models, self._ready = book, models, ready
         self._stray: dict[Ending, int] = {}
         ProcessCollector(registry=registry)
         registry.register(self)
@@ -109,6 +115,11 @@ class Metrics:
         for model in self._models():
             models[model.labels].append(model)
             by_version[model.labels[:2]].append(model)
+        yield GaugeMetricFamily(
+            "farthing_ready",
+            "1 while the server takes calls, as its health says; 0 before that and once it leaves.",
+            value=float(self._ready()),
+        )
         yield from _counters(figures)
         yield from _costs(self._book.ledger.read(), self._book.ledger.price)
         yield from _histograms(figures)

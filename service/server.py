@@ -183,7 +183,8 @@ def _shared(
     settings: Settings, repository: Repository, *, ready: Callable[[], bool], version: str
 ) -> Shared:
     """What both ports answer with: what is registered on one is used by inferences on the other."""
-    metrics = Metrics(CollectorRegistry(), repository.book, models=lambda: list(repository))
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, repository.book, models=lambda: list(repository), ready=ready)
     regions = Regions(max_name=settings.max_name) if "shared-memory" in settings.allowed else None
     traces = Traces()
     inference = Inference(

@@ -44,11 +44,13 @@ class Server:
 
     clock: ManualClock = field(default_factory=ManualClock)
     target_ms: float = 0.0
+    ready: bool = True
     models: list[LiveModel] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.book = Book(self.clock, target_s=self.target_ms / 1000)
-        self.metrics = Metrics(CollectorRegistry(), self.book, models=lambda: self.models)
+        self.metrics = Metrics(CollectorRegistry(), self.book, models=lambda: self.models,
+                               ready=lambda: self.ready)  # fmt: skip
 
     def load(self, labels: Labels = LABELS) -> LiveModel:
         self.models.append(LiveModel(self.book.tally(labels), labels))

@@ -122,6 +122,13 @@ def test_gauges_are_asked_of_the_live_models_at_each_scrape(server: Server) -> N
     assert server.value("farthing_waiting_rows") == 0
 
 
+def test_readiness_is_asked_at_each_scrape(server: Server) -> None:
+    ready = server.metrics.registry.get_sample_value
+    assert ready("farthing_ready") == 1
+    server.ready = False
+    assert ready("farthing_ready") == 0
+
+
 def test_busy_ratio_is_the_share_of_all_instances(server: Server) -> None:
     server.load()
     server.clock.advance(20)

@@ -66,6 +66,12 @@ def http(served: Served, path: str) -> int:
         return error.code
 
 
+def scraped(served: Served, name: str) -> float:
+    with urllib.request.urlopen(served.metrics, timeout=20) as got:
+        lines = got.read().decode().splitlines()
+    return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+
 def ending(call: Callable[[], Any]) -> grpc.StatusCode:
     try:
         call()
@@ -85,11 +91,13 @@ def test_grace_tells_everyone_and_serves_on_until_it_is_skipped(
         news = [watch(channel, name) for name in ("", "double", "double")]
         assert [next(one).status for one in news] == [SERVING] * 3
         assert http(server, "/v2/health/ready") == 200
+        assert scraped(server, "farthing_ready") == 1
         assert stub.ServerReady(pb.ServerReadyRequest(), timeout=20).ready
 
         server.process.send_signal(signal.SIGTERM)
         assert [next(one).status for one in news] == [NOT_SERVING] * 3
         assert http(server, "/v2/health/ready") == 503
+        assert scraped(server, "farthing_ready") == 0
         assert http(server, "/v2/health/live") == 200
         assert not stub.ServerReady(pb.ServerReadyRequest(), timeout=20).ready
         assert stub.ServerLive(pb.ServerLiveRequest(), timeout=20).live
