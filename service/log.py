@@ -67,8 +67,11 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
     LOGGER.handlers = [handler]
-    for other in ("grpc", "asyncio"):  # what they have to say, in the same form
-        logging.getLogger(other).handlers = [handler]
+    others = logging.StreamHandler(sys.stderr)  # what they have to say, in the same form
+    others.setFormatter(_JsonLines())
+    others.addFilter(_worth_saying)
+    for other in ("grpc", "asyncio"):
+        logging.getLogger(other).handlers = [others]
         logging.getLogger(other).propagate = False
     LOGGER.filters = [_heard]
     LOGGER.propagate = False
@@ -158,6 +161,22 @@ def exception(message: str, **fields: Any) -> None:
     if left_out is not None:
         told = {"left_out": left_out} if left_out else {}
         LOGGER.exception(message, extra={"fields": {**fields, **told}})
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Whether a library's line is written: at most sixty a minute, as of our own exceptions.
+
+    gRPC logs an error with a traceback of its internals for each caller that leaves just before
+    its answer. Under overload these are most callers, and nothing is wrong with the server: a log
+    that nobody reads fast enough would hold up the event loop.
+    """
+    kind = record.exc_info[0] if record.exc_info else None
+    if kind is not None and kind.__name__ == "ExecuteBatchError":
+        return False
+    left_out = _exceptions.left_out()
+    if left_out:
+        record.fields = {"left_out": left_out}
+    return left_out is not None
 
 
 @dataclass(frozen=True)

@@ -248,3 +248,20 @@ def test_callers_cannot_fill_the_disk_with_failures(
     written = lines(capsys)
     assert len(written) == 4
     assert [line.get("left_out") for line in written] == [None, None, None, 97]
+
+
+def test_callers_who_leave_make_no_errors_of_grpcs_and_other_lines_of_it_are_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_exceptions", log.Sparing(2, ManualClock()))
+    log.configure("info")
+    library = logging.getLogger("grpc._cython.cygrpc")
+    left = type("ExecuteBatchError", (Exception,), {})
+    for error in (left("nobody is there"), ValueError("a fault"), left(), KeyError(), KeyError()):
+        try:
+            raise error
+        except Exception:
+            library.exception("raised in core")
+    told = lines(capsys)
+    assert ["ValueError" in line["exception"] for line in told] == [True, False]
+    assert not any("ExecuteBatchError" in line["exception"] for line in told)
