@@ -1,0 +1,118 @@
+"""What kustomize makes of k8s/: each overlay, and each component on the base."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+Document = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "k8s"
+BASE = K8S / "base"
+OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
+COMPONENTS = sorted(path.parent.name for path in K8S.glob("components/*/kustomization.yaml"))
+_OLDEST = (1, 27)
+_NEEDED = "kubectl 1.27 or later is needed on PATH to render k8s/"
+
+
+class CannotRender(Exception):
+    """One sentence that says what to mend."""
+
+
+@cache
+def kubectl() -> str:
+    """Where it is.
+
+    Raises:
+        CannotRender: it is missing, or too old.
+    """
+    found = shutil.which("kubectl")
+    if not found:
+        raise CannotRender(f"{_NEEDED}, and there is none")
+    asked = [found, "version", "--client", "-o", "json"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+    try:
+        client = json.loads(done.stdout)["clientVersion"]
+        version = int(client["major"]), int(client["minor"].rstrip("+"))
+    except (ValueError, LookupError, TypeError):
+        raise CannotRender(f"{_NEEDED}; {found} does not tell its version") from None
+    if version < _OLDEST:
+        raise CannotRender(f"{_NEEDED}; {found} is {'.'.join(map(str, version))}")
+    return found
+
+
+def render(directory: Path) -> list[Document]:
+    """The documents of a kustomization.
+
+    Raises:
+        CannotRender: kubectl is missing, or refuses it.
+    """
+    done = subprocess.run(
+        [kubectl(), "kustomize", str(directory)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    # What is deprecated is rendered all the same, with a warning.
+    if done.returncode or done.stderr:
+        raise CannotRender(f"kubectl kustomize {directory}: {done.stderr.strip()}")
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+@cache
+def _overlay(name: str) -> str:
+    return yaml.safe_dump_all(render(K8S / "overlays" / name))
+
+
+def overlay(name: str) -> list[Document]:
+    """The documents of an overlay; the caller's own, to change as it likes."""
+    return list(yaml.safe_load_all(_overlay(name)))
+
+
+@cache
+def _together(components: tuple[str, ...]) -> str:
+    with TemporaryDirectory() as scratch:
+        # A copy, since kustomize takes relative paths only, and resolves links in them.
+        shutil.copytree(K8S, Path(scratch) / "k8s")
+        user = Path(scratch) / "k8s" / "overlays" / "user"
+        user.mkdir()
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": ["../../base"],
+            "components": [f"../../components/{name}" for name in components],
+        }
+        (user / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        return yaml.safe_dump_all(render(user))
+
+
+def on_base(components: Sequence[str]) -> list[Document]:
+    """The documents of the base with these components, in an overlay as a user writes it."""
+    return list(yaml.safe_load_all(_together(tuple(components))))
+
+
+def unrendered(directory: Path) -> list[Document]:
+    """The documents of a kustomization's own files and generators, without kubectl.
+
+    Without what kustomize does to them: generated names have no hashes, images no tags.
+    """
+    kustomization = yaml.safe_load((directory / "kustomization.yaml").read_text(encoding="utf-8"))
+    documents = [
+        document
+        for name in kustomization.get("resources", ())
+        for document in yaml.safe_load_all((directory / name).read_text(encoding="utf-8"))
+    ]
+    for generated in kustomization.get("configMapGenerator", ()):
+        data = dict(literal.split("=", 1) for literal in generated["literals"])
+        metadata = {"name": generated["name"]}
+        documents.append(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+        )
+    return documents

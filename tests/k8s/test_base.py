@@ -1,0 +1,55 @@
+"""The base as it lies there, without kubectl: fast, so CI runs it."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from tests.k8s import agreement, serving, validation
+from tests.k8s.manifest import Manifest
+from tests.k8s.rendering import BASE, COMPONENTS, K8S, OVERLAYS, Document, unrendered
+from tests.k8s.restricted import breaches
+
+KINDS = [
+    "ConfigMap", "Deployment", "NetworkPolicy", "NetworkPolicy", "NetworkPolicy",
+    "PodDisruptionBudget", "Service", "Service", "ServiceAccount",
+]  # fmt: skip
+
+
+def test_the_base_has_what_a_server_for_money_needs() -> None:
+    assert sorted(one["kind"] for one in unrendered(BASE)) == KINDS
+
+
+@pytest.mark.parametrize("document", unrendered(BASE), ids=lambda one: one["metadata"]["name"])
+def test_an_api_server_would_take_it(document: Document) -> None:
+    assert validation.complaints(document) == []
+
+
+@pytest.mark.parametrize(
+    "check",
+    [check for check in (*agreement.CHECKS, *serving.CHECKS) if check is not agreement.images],
+    ids=lambda check: check.__name__,
+)
+def test_it_agrees_with_itself_and_with_the_server(check: serving.Check) -> None:
+    assert list(check(Manifest(unrendered(BASE)))) == []
+
+
+def test_its_pods_hold_to_the_restricted_standard() -> None:
+    (pod,) = Manifest(unrendered(BASE)).pods
+    assert list(breaches(pod.spec)) == []
+
+
+def test_each_kustomization_names_files_that_are_there() -> None:
+    found = sorted(K8S.rglob("kustomization.yaml"))
+    assert len(found) == 1 + len(OVERLAYS) + len(COMPONENTS)
+    for path in found:
+        kustomization = yaml.safe_load(path.read_text(encoding="utf-8"))
+        named = kustomization.get("resources", []) + kustomization.get("components", [])
+        named += [patch["path"] for patch in kustomization.get("patches", ()) if "path" in patch]
+        assert not [name for name in named if not (path.parent / name).exists()], path
+
+
+def test_each_file_is_named_by_a_kustomization() -> None:
+    for path in [*K8S.glob("base/*.yaml"), *K8S.glob("components/*/*"), *K8S.glob("overlays/*/*")]:
+        if path.name != "kustomization.yaml":
+            assert path.name in (path.parent / "kustomization.yaml").read_text(), path
