@@ -113,6 +113,14 @@ class Batcher:
         """Instances that are busy now."""
         return self._limits.instances - self._instances.idle
 
+    @property
+    def wait_s(self) -> float:
+        """Seconds until a newcomer of one row would be answered, as far as runs are known."""
+        instances = self._instances
+        return self._queue.wait(
+            now=self._clock(), idle=instances.idle, busy_until=instances.busy_until
+        )
+
     async def submit(
         self,
         feeds: Arrays,

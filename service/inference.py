@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from service import answers, log, parameters, statistics, tensors
 from service.batching import Answer
-from service.errors import Overloaded, ServingError
+from service.errors import DeadlineExceeded, Overloaded, ServingError
 from service.log import Access
 from service.metrics import Metrics
 from service.model import Model
@@ -20,6 +20,10 @@ from service.repository import Repository
 from service.tracing import Traces
 
 OnCost = Callable[[float], None]
+
+# A caller's own clock may end a call that much before ours: gRPC rounds timeouts up on the wire,
+# and a call that came slowly began late by our clock.
+_ALL, _SOONER_S = 0.9, 0.005
 
 
 def _free(core_s: float) -> None:
@@ -95,8 +99,9 @@ class Inference:
             deadline = None if remaining_s is None else started + remaining_s
             response, phases, core_s = await self._run(request, model, started, deadline, asked)
         except BaseException as error:
-            status, reason = statistics.ending(error)
-            record.failed(status, reason, self._clock() - started)
+            whole_s = self._clock() - started
+            status, reason = statistics.ending(_why(error, whole_s, remaining_s))
+            record.failed(status, reason, whole_s)
             if self._access.wanted():
                 self._access.write(status, **_named(model), reason=reason)
             raise
@@ -177,6 +182,13 @@ def _sooner(one_s: float | None, other_s: float | None) -> float | None:
     if one_s is None or other_s is None:
         return other_s if one_s is None else one_s
     return min(one_s, other_s)
+
+
+def _why(error: BaseException, whole_s: float, given_s: float | None) -> BaseException:
+    """What ended a call: callers whose time is up leave too, and that is not their fault."""
+    if isinstance(error, Exception) or given_s is None:
+        return error
+    return DeadlineExceeded() if whole_s >= _ALL * given_s - _SOONER_S else error
 
 
 def _too_many(most: int) -> Overloaded:

@@ -44,7 +44,8 @@ class Latency:
         self._often: Counter[int] = Counter()
         self._doubt, self._since = False, 0
         self._sizes: list[int] = []
-        self._levels: list[float] = []
+        # Replaced as a whole, since other threads ask too.
+        self._curve: tuple[list[int], list[float]] = [], []
 
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from one run.
@@ -102,7 +103,7 @@ class Latency:
                 levels[at] = min(levels[at], trusted)
             else:
                 most, trusted = often, levels[at]
-        self._levels = list(accumulate(levels, max))
+        self._curve = self._sizes.copy(), list(accumulate(levels, max))
 
     def __call__(self, rows: int) -> float:
         """Seconds that a run of so many rows is expected to take, at most.
@@ -110,13 +111,14 @@ class Latency:
         Between two sizes that have been seen it is on the line between them, above the largest
         in proportion to the rows, below the smallest as long as that.
         """
-        if not self._sizes:
+        sizes, levels = self._curve
+        if not sizes:
             return 0.0
-        at = bisect_left(self._sizes, rows)
-        if at < len(self._sizes) and self._sizes[at] == rows:
-            return self._margin * self._levels[at]
+        at = bisect_left(sizes, rows)
+        if at < len(sizes) and sizes[at] == rows:
+            return self._margin * levels[at]
         near = slice(max(0, at - 1), at + 1)
-        seen = list(zip(self._sizes[near], self._levels[near], strict=True))
+        seen = list(zip(sizes[near], levels[near], strict=True))
         return self._margin * _on_the_line(seen, rows)
 
 

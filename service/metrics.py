@@ -42,6 +42,9 @@ _PHASES = {
 }
 # Reasons for which the server refused nothing: the caller left, or the model was tried.
 _NOT_REFUSED = ("cancelled", "inference_failed", "internal")
+# What is no fault of the server, so that goodput leaves it out: the caller left before his time was
+# up, or asked for what nobody can answer.
+_CALLERS_FAULT = ("cancelled", "invalid_input", "unsupported")
 # live models with the same labels: there are two while one replaces the other
 Same = list["Model"]
 _COUNTERS: dict[str, tuple[str, Callable[[Figures], float]]] = {
@@ -67,6 +70,11 @@ _GAUGES: dict[str, tuple[str, Callable[[Same], float]]] = {
         lambda same: same[-1].tally.busy_ratio(sum(m.instances for m in same)),
     ),
     "farthing_model_load_seconds": ("What loading took.", lambda same: same[-1].load_s),
+    "farthing_predicted_wait_seconds": (
+        "Until a call of one row would be answered that came now, behind all that waits, by the "
+        "scheduler's estimates.",
+        lambda same: same[-1].batcher.wait_s,
+    ),
 }  # fmt: skip
 
 
@@ -147,20 +155,35 @@ def _counters(figures: Mapping[Labels, Figures]) -> Iterator[Metric]:
         "parameter timeout's or the latency target's. Those without wait behind those with one.",
         labels=(*_MODEL, "deadline"),
     )
+    judged = CounterMetricFamily(
+        "farthing_goodput_requests",
+        "Inferences by whether they were good: answered in time. Those that ended by the caller's "
+        f"own fault count as neither: {', '.join(_CALLERS_FAULT)}.",
+        labels=(*_MODEL, "good"),
+    )
     simple = [
         CounterMetricFamily(name, text, labels=_MODEL) for name, (text, _) in _COUNTERS.items()
     ]
     for labels, of in figures.items():
         requests.add_metric((*labels, "OK", ""), of.success.count)
+        # From zero on: a rate does not see how a series begins.
+        refusals = dict.fromkeys(tritonmetrics.REJECTED, 0)
+        bad = of.late
         for (status, reason), total in of.failures.items():
             requests.add_metric((*labels, status, reason), total.count)
             if reason not in _NOT_REFUSED:
-                refused.add_metric((*labels, reason), total.count)
+                refusals[reason] = refusals.get(reason, 0) + total.count
+            if reason not in _CALLERS_FAULT:
+                bad += total.count
+        for reason, count in refusals.items():
+            refused.add_metric((*labels, reason), count)
+        judged.add_metric((*labels, "true"), of.success.count - of.late)
+        judged.add_metric((*labels, "false"), bad)
         calls.add_metric((*labels, "given"), of.with_deadline)
         calls.add_metric((*labels, "none"), of.without_deadline)
         for counter, (_, value) in zip(simple, _COUNTERS.values(), strict=True):
             counter.add_metric(labels, value(of))
-    yield from (requests, refused, calls, *simple)
+    yield from (requests, refused, judged, calls, *simple)
 
 
 def _costs(bill: Bill, price: Price | None) -> Iterator[Metric]:
@@ -239,8 +262,15 @@ def _gauges(models: Mapping[Labels, Same]) -> Iterator[Metric]:
         "What convert or tune measured of it.",
         labels=(*_MODEL, "figure"),
     )
+    target = GaugeMetricFamily(
+        "farthing_latency_target_seconds",
+        "After which an answer is worthless, of models that have such a target.",
+        labels=_MODEL,
+    )
     for labels, same in models.items():
+        if same[-1].target_s is not None:
+            target.add_metric(labels, same[-1].target_s)
         chosen.add_metric((*labels, same[-1].chosen.how), 1)
         for figure, number in {**same[-1].variant.figures, **same[-1].chosen.figures}.items():
             measured.add_metric((*labels, figure), number)
-    yield from (chosen, measured)
+    yield from (chosen, measured, target)

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 # Model and version: Triton knows no variants.
 Version = tuple[str, str]
 _LABELS = ("model", "version")
-# Triton's reasons of nv_inference_request_failure; what is not here is OTHER.
-_REJECTED = (
+# Refused for load, time, or a drain: Triton's reason REJECTED of nv_inference_request_failure.
+REJECTED = (
     "calls", "deadline_exceeded", "draining", "overloaded", "queue_bytes", "queue_requests",
     "queue_rows", "queue_time",
 )  # fmt: skip
+# What is not here is OTHER.
 _REASONS = {
-    "cancelled": "CANCELED", "inference_failed": "BACKEND", **dict.fromkeys(_REJECTED, "REJECTED"),
+    "cancelled": "CANCELED", "inference_failed": "BACKEND", **dict.fromkeys(REJECTED, "REJECTED"),
 }  # fmt: skip
 # Names and units are Triton's, and so is the missing _total.
 _COUNTERS: dict[str, tuple[str, Callable[[Figures], float]]] = {

@@ -29,9 +29,10 @@ class LiveModel:
     labels: Labels = LABELS
     instances: int = 2
     load_s: float = 1.5
+    target_s: float | None = None
     batcher: Any = field(
         default_factory=lambda: SimpleNamespace(
-            waiting_rows=7, waiting_bytes=700, waiting_requests=3, running=1
+            waiting_rows=7, waiting_bytes=700, waiting_requests=3, running=1, wait_s=0.125
         )
     )
     chosen: Any = field(default_factory=lambda: SimpleNamespace(how="timed", figures={}))

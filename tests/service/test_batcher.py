@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from service.latency import MARGIN
 from tests.fakes import Arrays
 from tests.service.stage import DOOR, Caller, Stage, feeds, is_answer, queue, submit, until
 
@@ -20,6 +21,19 @@ async def test_lone_request_runs_at_once_and_alone(stage: Stage) -> None:
     assert is_answer(answer, 1, 2)
     assert (answer.queued_s, answer.batch_rows, stage.run.batches) == (0, 2, [2])
     assert (batcher.waiting_rows, batcher.running) == (0, 0)
+
+
+async def test_newcomers_wait_is_known_while_others_run_and_wait(stage: Stage) -> None:
+    batcher = stage.batcher(known_s=1.0 / MARGIN)
+    assert batcher.wait_s == pytest.approx(1.0), "its own run"
+    head = await stage.occupy(batcher)
+    assert batcher.wait_s == pytest.approx(2.0), "the one that runs, and its own"
+    stage.clock.advance(0.75)
+    assert batcher.wait_s == pytest.approx(1.25)
+    callers = await queue(batcher, *[(1,)] * 8)
+    assert batcher.wait_s > 8.0, "eight rows are a run before its own"
+    stage.door.release()
+    await asyncio.gather(head, *callers)
 
 
 async def test_no_instance_idles_while_a_row_waits(stage: Stage) -> None:

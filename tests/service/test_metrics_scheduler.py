@@ -26,6 +26,43 @@ def test_share_of_calls_without_a_deadline_can_be_read(server: Server) -> None:
     assert server.value(CALLS, deadline="none") == 1
 
 
+def test_good_and_bad_are_all_but_what_callers_did_to_themselves(server: Server) -> None:
+    record, name = server.book.tally(LABELS), "farthing_goodput_requests_total"
+    assert server.value(name, good="true") == server.value(name, good="false") == 0
+    for late in (False, False, False, True):
+        record.succeeded(ONE, late=late)
+    for status, reason in (
+        ("CANCELLED", "cancelled"), ("INVALID_ARGUMENT", "invalid_input"),
+        ("UNIMPLEMENTED", "unsupported"),
+    ):  # fmt: skip
+        record.failed(status, reason, 0.1)
+    assert (server.value(name, good="true"), server.value(name, good="false")) == (3, 1)
+    for status, reason in (
+        ("RESOURCE_EXHAUSTED", "queue_time"), ("DEADLINE_EXCEEDED", "deadline_exceeded"),
+        ("UNAVAILABLE", "draining"), ("INTERNAL", "internal"), ("INTERNAL", "inference_failed"),
+    ):  # fmt: skip
+        record.failed(status, reason, 0.1)
+    assert (server.value(name, good="true"), server.value(name, good="false")) == (3, 6)
+
+
+def test_refusals_for_load_are_shown_before_the_first(server: Server) -> None:
+    server.book.tally(LABELS)
+    for reason in ("calls", "queue_rows", "queue_time", "deadline_exceeded", "draining"):
+        assert server.value("farthing_refused_total", reason=reason) == 0, reason
+    server.book.tally(LABELS).failed("RESOURCE_EXHAUSTED", "queue_rows", 0.1)
+    assert server.value("farthing_refused_total", reason="queue_rows") == 1
+
+
+def test_predicted_wait_is_asked_of_the_model_and_the_target_shown_where_there_is_one(
+    server: Server,
+) -> None:
+    model = server.load()
+    assert server.value("farthing_predicted_wait_seconds") == 0.125
+    assert server.value("farthing_latency_target_seconds") is None
+    model.target_s = 0.25
+    assert server.value("farthing_latency_target_seconds") == 0.25
+
+
 def test_call_is_counted_however_it_ends(server: Server) -> None:
     record = server.book.tally(LABELS)
     record.called(True)

@@ -54,6 +54,22 @@ def test_empty_queue_has_no_run() -> None:
     assert waiting().take(0.0) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("rows", "idle", "busy_until", "seconds"),
+    [
+        (0, 1, (), 0.125), (0, 1, (17.0,), 0.125), (0, 0, (13.0,), 3.125), (0, 0, (9.0,), 0.125),
+        (4, 0, (13.0,), 3.625), (7, 0, (13.0,), 4.0), (8, 0, (13.0,), 4.125),
+        (20, 0, (13.0, 11.0), 2.625),
+    ],
+)  # fmt: skip
+def test_newcomers_wait_is_what_lies_before_him_and_his_own_run(
+    rows: int, idle: int, busy_until: tuple[float, ...], seconds: float
+) -> None:
+    queue = waiting(*[entry() for _ in range(rows)])
+    wait_s = queue.wait(now=10.0, idle=idle, busy_until=busy_until)
+    assert wait_s == pytest.approx(seconds)
+
+
 def test_higher_priority_runs_first_and_equals_in_their_order() -> None:
     low, first, second = entry(priority=3), entry(priority=1), entry(priority=1)
     assert waiting(low, first, second, max_rows=2).take(0.0) == ([first, second], [])

@@ -13,6 +13,7 @@ import pytest
 
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests import models
+from tests.system.callers import figures, until
 from tests.system.servers import Served, serving
 from tests.system.strangers import answers, good, metric, numbers, slow, wait_until_running
 
@@ -68,6 +69,29 @@ def test_servers_target_ends_a_call_that_set_no_deadline(repository: Path) -> No
         assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert calls(served, "slow", "given") == 1.0
         answers(channel)
+
+
+def ended(served: Served, reason: str) -> float:
+    return figures(served, model="slow", reason=reason).get("farthing_requests_total", 0.0)
+
+
+def test_callers_whose_time_is_up_have_not_cancelled_and_those_who_leave_early_have(
+    repository: Path,
+) -> None:
+    with serving(repository) as served, grpc.insecure_channel(served.grpc) as channel:
+        infer = GRPCInferenceServiceStub(channel).ModelInfer
+        # Their own clocks end the calls, and the server's: either may be the first.
+        callers = [infer.future(numbers("slow", LONG), timeout=0.3) for _ in range(12)]
+        for caller in callers:
+            assert caller.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        until(lambda: ended(served, "deadline_exceeded") == 12)
+        assert ended(served, "cancelled") == 0
+        early = infer.future(numbers("slow", LONG), timeout=60)
+        until(lambda: figures(served, model="slow")["farthing_waiting_rows"] > 0)
+        early.cancel()
+        until(lambda: ended(served, "cancelled") == 1)
+        judged = figures(served, model="slow", good="false")
+        assert judged["farthing_goodput_requests_total"] == 12
 
 
 def test_more_calls_than_the_cap_are_refused_with_a_hint_and_other_rpcs_are_not(
