@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
 
@@ -18,6 +19,8 @@ from service import arguments, cputime, hardware, layout, log, repository, serve
 from service.bill import Price
 from service.ledger import Ledger
 from service.statistics import Book
+
+_INTERRUPTED = 130
 
 
 def serve(argv: Sequence[str]) -> int:
@@ -33,8 +36,19 @@ def serve(argv: Sequence[str]) -> int:
     log.configure(chosen.log_level)
     layout.places(chosen.repository)  # what is wrong at first sight is said at once
     server.check(chosen)
-    models = repository.load(chosen, book=_book(chosen))
-    return asyncio.run(_run(chosen, models))
+    return asyncio.run(_run(chosen, _loaded(chosen)))
+
+
+def _loaded(chosen: settings.Settings) -> repository.Repository:
+    """Load on a thread of its own, since a signal would wait until ONNX Runtime comes back."""
+    with ThreadPoolExecutor(1, thread_name_prefix="loading") as pool:
+        loading = pool.submit(repository.load, chosen, book=_book(chosen))
+        try:
+            return loading.result()
+        except KeyboardInterrupt:
+            log.info("interrupted while loading models")
+            logging.shutdown()
+            os._exit(_INTERRUPTED)  # nothing else ends a thread that is in ONNX Runtime
 
 
 def _book(chosen: settings.Settings) -> Book:

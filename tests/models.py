@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,22 @@ def not_batched(path: Path) -> Path:
         [_value("x", TensorProto.FLOAT, ["n"])],
         [_value("y", TensorProto.FLOAT, [])],
         [],
+    )
+
+
+def long_to_load(path: Path, *, size: int = 2000, products: int = 200) -> Path:
+    """A chain of products of constants, which ONNX Runtime folds when it loads it: many seconds."""
+    weight = np.full((size, size), 1 / size, np.float32)
+    chain = ["weight", *(f"product_{at}" for at in range(products))]
+    folded = [
+        helper.make_node("MatMul", [before, "weight"], [after]) for before, after in pairwise(chain)
+    ]
+    return _write(
+        path,
+        [*folded, helper.make_node("MatMul", ["x", chain[-1]], ["y"])],
+        [_value("x", TensorProto.FLOAT, ["batch", size])],
+        [_value("y", TensorProto.FLOAT, ["batch", size])],
+        [numpy_helper.from_array(weight, "weight")],
     )
 
 
