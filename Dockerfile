@@ -1,26 +1,104 @@
-# The serving image: the server, ONNX Runtime, and nothing that only conversion or load tests need.
-#   docker build -t farthing . && docker run -p 8001:8001 -p 8002:8002 -v ./models:/models:ro farthing
-FROM python:3.11-slim-bookworm AS build
+# Images of farthing, by target: cpu (the default) and gpu serve, convert publishes models, loadtest measures.
+#   make image TARGET=cpu        or: docker build --target cpu -t farthing:cpu .
+#   docker run --read-only -p 8001:8001 -p 8002:8002 -v ./models:/models:ro farthing:cpu
+ARG BASE=python:3.11-slim-bookworm
+
+# Apart from what installs it: a change of pyproject.toml that asks for nothing new installs nothing anew.
+FROM ${BASE} AS requirements
 WORKDIR /src
-COPY constraints.txt pyproject.toml README.md LICENSE farthing.py ./
+COPY .ci/requirements.py pyproject.toml ./
+RUN python requirements.py cpu tracing > cpu.txt \
+    && python requirements.py gpu tracing > gpu.txt \
+    && python requirements.py cpu keras sklearn > convert.txt \
+    && python requirements.py loadtest > loadtest.txt
+
+FROM ${BASE} AS empty
+# A mirror of PyPI, if you have one: --build-arg PIP_INDEX_URL=...
+ARG PIP_INDEX_URL
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+COPY .ci/install.sh constraints.txt ./
+RUN python -m venv --without-pip /opt/farthing
+
+FROM empty AS cpu-packages
+COPY --from=requirements /src/cpu.txt ./
+RUN sh install.sh cpu.txt \
+    && find /opt/farthing -type d -name tests -prune -exec rm -r {} +
+
+FROM empty AS gpu-packages
+COPY --from=requirements /src/gpu.txt ./
+RUN sh install.sh gpu.txt \
+    && find /opt/farthing -type d -name tests -prune -exec rm -r {} +
+
+FROM empty AS convert-packages
+COPY --from=requirements /src/convert.txt ./
+RUN sh install.sh convert.txt
+
+FROM empty AS loadtest-packages
+COPY --from=requirements /src/loadtest.txt ./
+RUN sh install.sh loadtest.txt
+
+# Our code, to be laid over the packages of any target.
+FROM empty AS code
+COPY pyproject.toml README.md LICENSE farthing.py ./
 COPY service ./service
 COPY converter ./converter
 COPY loadtests ./loadtests
-RUN python -m venv /opt/farthing \
-    && /opt/farthing/bin/pip install --no-cache-dir -c constraints.txt ".[cpu]" \
-    && /opt/farthing/bin/pip uninstall --yes pip setuptools
+# pip reads the one or the other for what builds a package, by its version.
+RUN PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+        pip --python /opt/farthing/bin/python install --quiet --no-cache-dir --no-compile --no-deps --prefix /code . \
+    && python -m compileall -q --invalidation-mode unchecked-hash -s /code -p /opt/farthing /code
 
-FROM python:3.11-slim-bookworm
+FROM ${BASE} AS runtime
+# Whoever gets in finds nothing to install more with.
+RUN python -c "import importlib.util as u, os, shutil; [shutil.rmtree(os.path.dirname(found.origin)) \
+        for found in map(u.find_spec, ('pip', 'ensurepip', 'setuptools', 'wheel')) if found]" \
+    && rm -f /usr/local/bin/pip* /usr/bin/pip*
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG SOURCE=""
 LABEL org.opencontainers.image.title="farthing" \
-      org.opencontainers.image.description="Verified ONNX variants over gRPC, in Triton's wire format" \
-      org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=build /opt/farthing /opt/farthing
-# The server sets this itself; here it holds for whatever else runs in the image.
+      org.opencontainers.image.description="Verified ONNX variants over gRPC, in Triton's wire format, with what they cost" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
+# farthing turns telemetry off itself; here it is off for whatever else runs in the image.
 ENV ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 10001:10001
-EXPOSE 8001 8002
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/opt/farthing/bin/farthing"]
+
+# Its users mount what is read and written at /work.
+FROM runtime AS convert
+ENV HOME=/tmp
+WORKDIR /work
+COPY --from=convert-packages /opt/farthing /opt/farthing
+COPY --from=code /code /opt/farthing
+CMD ["convert", "--help"]
+
+FROM runtime AS loadtest
+ENV HOME=/tmp
+WORKDIR /work
+COPY --from=loadtest-packages /opt/farthing /opt/farthing
+COPY --from=code /code /opt/farthing
+CMD ["load", "--help"]
+
+FROM runtime AS gpu
+# What NVIDIA's container runtime asks of an image that is not NVIDIA's.
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=gpu-packages /opt/farthing /opt/farthing
+COPY --from=code /code /opt/farthing
+EXPOSE 8001 8002
+CMD ["serve", "/models"]
+
+# Last, so that `docker build .` makes it.
+FROM runtime AS cpu
+COPY --from=cpu-packages /opt/farthing /opt/farthing
+COPY --from=code /code /opt/farthing
+EXPOSE 8001 8002
 CMD ["serve", "/models"]
