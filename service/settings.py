@@ -202,6 +202,21 @@ class Settings:
         low=0,
         high=1,
     )
+    max_connection_age_s: float = _knob(
+        0.0,
+        "Seconds after which a client is asked, losing no call, to connect anew, 0 to 86400, a "
+        "tenth more or less; 0 is never. New replicas then get work, and --grace-s above it lets "
+        "all clients leave unrefused. Shorter spreads sooner, for a handshake each time.",
+        low=0,
+        high=86400,
+    )
+    max_connection_age_grace_s: float = _knob(
+        0.0,
+        "Seconds that calls may go on after that age before they are cut off with UNAVAILABLE, 0 "
+        "to 86400; 0 is as long as they want. Keep it above what streams may last.",
+        low=0,
+        high=86400,
+    )
     grace_s: float = _knob(
         5.0,
         "Seconds of normal service after SIGTERM, 0 to 3600, with health already NOT_SERVING, so "

@@ -20,17 +20,21 @@ SERVICE_IMPORTS = {
     "service.batching": LEAVES,
     "service.latency": set(),
     "service.scheduler": LEAVES | {"service.batching", "service.latency"},
+    "service.spans": {"service.batching", "service.figures", "service.phases"},
     "service.callers": LEAVES
-    | {"service.batching", "service.bill", "service.ledger", "service.scheduler"},
+    | {
+        "service.batching", "service.bill", "service.ledger", "service.scheduler", "service.spans",
+    },
     "service.instances": LEAVES
     | {
         "service.batching", "service.callers", "service.latency", "service.ledger",
-        "service.scheduler",
+        "service.scheduler", "service.spans",
     },
     "service.batcher": LEAVES
     | {
         "service.batching", "service.bill", "service.callers", "service.inplace",
         "service.instances", "service.latency", "service.ledger", "service.scheduler",
+        "service.spans",
     },
     "service.regions": LEAVES,
     "service.classification": LEAVES,
@@ -85,7 +89,7 @@ SERVICE_IMPORTS = {
         "service.tuned",
     },
     "service.inplace": {
-        "service.batching", "service.bill", "service.latency", "service.ledger",
+        "service.batching", "service.bill", "service.latency", "service.ledger", "service.spans",
     },
     "service.operators": {"service.encoded"},
     "service.opened": LEAVES
@@ -125,13 +129,15 @@ SERVICE_IMPORTS = {
     | {
         "service.answers", "service.batching", "service.metrics", "service.model",
         "service.parameters", "service.phases", "service.proto", "service.regions",
-        "service.repository", "service.statistics", "service.tensors", "service.tracing",
+        "service.repository", "service.spans", "service.statistics", "service.tensors",
+        "service.tracing",
     },
     "service.servicer": LEAVES
     | {
         "service.index", "service.inference", "service.metrics", "service.model",
         "service.modelpages", "service.proto", "service.regions", "service.repository",
-        "service.statistics", "service.streams", "service.tracing",
+        "service.spans", "service.statistics", "service.streams", "service.traced",
+        "service.tracing",
     },
     "service.control": LEAVES
     | {
@@ -144,13 +150,20 @@ SERVICE_IMPORTS = {
     "service.interceptor": LEAVES | {"service.encoded", "service.tokens"},
     "service.probes": LEAVES | {"service.cputime"},
     "service.health": LEAVES,
+    "service.otel": LEAVES
+    | {"service.batching", "service.figures", "service.phases", "service.spans"},
+    "service.traced": LEAVES | {"service.otel", "service.settings", "service.spans"},
+    "service.ports": LEAVES
+    | {
+        "service.control", "service.health", "service.interceptor", "service.proto",
+        "service.servicer", "service.settings", "service.tls", "service.tokens", "service.traced",
+    },
     "service.server": LEAVES
     | {
-        "service.control", "service.health", "service.inference", "service.interceptor",
-        "service.metrics",
-        "service.parameters", "service.probes", "service.proto", "service.regions",
-        "service.repository", "service.servicer", "service.settings", "service.statistics",
-        "service.streams", "service.tls", "service.tokens", "service.tracing",
+        "service.health", "service.inference", "service.metrics", "service.parameters",
+        "service.ports", "service.probes", "service.regions", "service.repository",
+        "service.servicer", "service.settings", "service.tls", "service.tokens",
+        "service.traced", "service.tracing",
     },
     "service.doctor": LEAVES
     | {"service.arguments", "service.choice", "service.hardware", "service.layout",
@@ -205,19 +218,20 @@ FRAMEWORKS = {"converter.exporters.*", "converter.zoo.*"}
 # package -> the only modules that may import it; a star stands for all modules of a package
 ROOMS = {
     "grpc": {
-        "service.server", "service.servicer", "service.streams", "service.control",
-        "service.interceptor", "service.tls", "loadtests.users", "loadtests.client",
-        "loadtests.openloop", "loadtests.pricing.questions", "loadtests.swarm.worker",
+        "service.ports", "service.servicer", "service.streams", "service.control",
+        "service.interceptor", "service.tls", "service.traced", "loadtests.users",
+        "loadtests.client", "loadtests.openloop", "loadtests.pricing.questions", "loadtests.swarm.worker",
         "loadtests.bench.echo", "loadtests.bench.overload", "loadtests.bench.wire",
     },
-    "grpc_health": {"service.health", "service.server"},
-    "grpc_reflection": {"service.server"},
+    "grpc_health": {"service.health", "service.ports"},
+    "grpc_reflection": {"service.ports"},
     "onnxruntime": {
         "service.session", "converter.variants", "converter.quantize", "converter.diagnosis",
     },
     "prometheus_client": {
         "loadtests.pricing.scrape", "service.metrics", "service.tritonmetrics", "service.server",
     },
+    "opentelemetry": {"service.otel"},
     "locust": {"loadtests.users", "loadtests.swarm.__main__"},
     "gevent": {
         "loadtests.users", "loadtests.swarm.__main__", "loadtests.swarm.head",
