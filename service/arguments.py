@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from service.errors import InvalidSetting
-from service.settings import Settings, check, flag
+from service.knobs import check, flag
+from service.settings import Settings
 
 _PREFIX = "FARTHING_"
 # Kubernetes puts these into every pod beside a Service whose name starts with "farthing".

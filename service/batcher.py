@@ -40,6 +40,7 @@ from service.instances import Instances, OnRun
 from service.latency import Latency
 from service.ledger import Account, Ledger
 from service.scheduler import Entry, Queue
+from service.spans import Span
 
 
 def _nothing(answer: Answer) -> None:
@@ -130,6 +131,7 @@ class Batcher:
         nbytes: int = 0,
         priority: int = 0,
         then: Then = _nothing,
+        span: Span | None = None,
     ) -> Answer:
         """Wait for this request's rows to be run; give up when its caller does.
 
@@ -141,6 +143,7 @@ class Batcher:
             priority: 1 is the first; 0, or one that the model has not, for its default.
             then: what is made of the answer before it is known whether its rows ran for nothing:
                 they did if this raises, or ends after the deadline.
+            span: told of the runs of these rows; None if nobody follows this request.
 
         Raises:
             InvalidInput: more rows than ever run and wait together.
@@ -152,10 +155,10 @@ class Batcher:
         """
         if self._instances.idle and not len(self._queue) and self._in_place.takes(rows):
             self._check_open(deadline)
-            return self._in_place.run(feeds, rows, deadline, then)
+            return self._in_place.run(feeds, rows, deadline, then, span)
         level = self._queue.level(priority)
         whole = Entry(feeds, rows, nbytes, level, self._clock(), deadline)
-        request, timers = self._admit(whole)
+        request, timers = self._admit(whole, span)
         try:
             answer = await request.settled
             then(answer)
@@ -190,13 +193,15 @@ class Batcher:
         self._draining = True
         return await self._instances.finish(timeout_s)
 
-    def _admit(self, whole: Entry) -> tuple[Request, list[asyncio.TimerHandle]]:
+    def _admit(self, whole: Entry, span: Span | None) -> tuple[Request, list[asyncio.TimerHandle]]:
         """Queue a request's parts; the timers, if any, end its waiting."""
         sure = self._check(whole)
         loop, limits = asyncio.get_running_loop(), self._limits
         timeout_s = limits.policy(whole.priority).timeout_s
         timers = []
-        request = Request(loop.create_future())
+        request = Request(loop.create_future(), span)
+        if span is not None:
+            self._instances.followed = True
         if whole.deadline is not None:
             left_s = whole.deadline - whole.arrived
             timers.append(loop.call_later(left_s, lambda: request.fail(too_late())))

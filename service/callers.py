@@ -11,6 +11,7 @@ from service.bill import WASTE
 from service.errors import DeadlineExceeded, InferenceFailed, InvalidInput, ServingError
 from service.ledger import Ledger, Ticket
 from service.scheduler import Entry, Queue
+from service.spans import Span
 
 
 @dataclass(eq=False)
@@ -41,11 +42,12 @@ class Request:
         settled: what its caller waits for.
         parts: in the order of their rows.
         nbytes: what it holds for as long as it is not over, where it runs in parts.
+        span: who follows it is told of its runs; None if nobody does.
     """
 
-    def __init__(self, settled: asyncio.Future[Answer]) -> None:
+    def __init__(self, settled: asyncio.Future[Answer], span: Span | None = None) -> None:
         """Start without parts."""
-        self.settled, self.nbytes = settled, 0
+        self.settled, self.nbytes, self.span = settled, 0, span
         self.parts: list[Part] = []
         self._answers: dict[Part, Answer] = {}
         self._shares: list[tuple[Ticket, int]] = []

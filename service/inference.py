@@ -17,6 +17,7 @@ from service.phases import Phases
 from service.proto import inference_pb2 as pb
 from service.regions import Regions
 from service.repository import Repository
+from service.spans import CURRENT, Span
 from service.tracing import Traces
 
 OnCost = Callable[[float], None]
@@ -84,12 +85,14 @@ class Inference:
     async def _answer(
         self, request: pb.ModelInferRequest, remaining_s: float | None, on_cost: OnCost
     ) -> pb.ModelInferResponse:
-        started = self._clock()
+        started, span = self._clock(), CURRENT.get()
         try:
             self._limits.check_name(request.id, "the request")
             model = self.model(request.model_name, request.model_version)
         except ServingError as error:
             self._metrics.stray(error)
+            if span is not None:
+                span.failed(*statistics.ending(error))
             raise
         record, remaining_s = model.tally, _sooner(remaining_s, model.target_s)
         self._calls += 1
@@ -97,11 +100,15 @@ class Inference:
             asked = parameters.parameters(request, limits=self._limits)
             remaining_s = _sooner(remaining_s, asked.timeout_s)
             deadline = None if remaining_s is None else started + remaining_s
-            response, phases, core_s = await self._run(request, model, started, deadline, asked)
+            response, phases, core_s = await self._run(
+                request, model, started, deadline, asked=asked, span=span
+            )
         except BaseException as error:
             whole_s = self._clock() - started
             status, reason = statistics.ending(_why(error, whole_s, remaining_s))
             record.failed(status, reason, whole_s)
+            if span is not None:
+                span.failed(status, reason, model.labels)
             if self._access.wanted():
                 self._access.write(status, **_named(model), reason=reason)
             raise
@@ -109,6 +116,8 @@ class Inference:
             self._calls -= 1
             record.called(remaining_s is not None)
         on_cost(core_s)
+        if span is not None:
+            span.answered(model.labels, phases, core_s)
         record.succeeded(phases, remaining_s is not None and phases.whole_s > remaining_s)
         if self._access.wanted():
             self._access.write("OK", **_named(model), **asdict(phases))
@@ -125,7 +134,9 @@ class Inference:
         model: Model,
         started: float,
         deadline: float | None,
+        *,
         asked: parameters.Parameters,
+        span: Span | None,
     ) -> tuple[pb.ModelInferResponse, Phases, float]:
         contract, limits, regions = model.manifest, self._limits, self._regions
         # Under overload most requests are refused, so that is done before they are decoded.
@@ -158,7 +169,7 @@ class Inference:
 
         answer = await model.batcher.submit(
             rows.feeds, rows.rows, deadline, nbytes=rows.nbytes, priority=asked.priority,
-            then=encode,
+            then=encode, span=span,
         )  # fmt: skip
         ended = self._clock()
         phases = _phases(answer, rows.rows, decoded - started, ended - answered, ended - started)

@@ -16,6 +16,7 @@ from service.batching import Answer, Arrays, Ran
 from service.bill import BUSY, WASTE
 from service.latency import Latency
 from service.ledger import Account, Ticket
+from service.spans import Joint, Span
 
 Runs = Callable[[Sequence[Arrays], Sequence[int]], Ran]
 Tell = Callable[[int, Ran, float, float], None]
@@ -64,8 +65,15 @@ class InPlace:
         """Whether a run of so many rows stays."""
         return rows <= self._most and self._latency(rows) < LONGEST_S
 
-    def run(self, feeds: Arrays, rows: int, deadline: float | None, then: Then) -> Answer:
-        """Run one caller's rows here and now; for ``then`` see ``Batcher.submit``.
+    def run(
+        self,
+        feeds: Arrays,
+        rows: int,
+        deadline: float | None,
+        then: Then,
+        span: Span | None = None,
+    ) -> Answer:
+        """Run one caller's rows here and now; for the arguments see ``Batcher.submit``.
 
         Raises:
             InferenceFailed: the model failed on them.
@@ -73,7 +81,7 @@ class InPlace:
         account, kind = self._account, WASTE
         ticket = account.ticket(rows)
         try:
-            answer = self._charged(ticket, feeds, rows)
+            answer = self._charged(ticket, feeds, rows, span)
             then(answer)
             if deadline is None or self._clock() <= deadline:
                 kind = BUSY
@@ -82,8 +90,8 @@ class InPlace:
         answer.core_s = core_s
         return answer
 
-    def _charged(self, ticket: Ticket, feeds: Arrays, rows: int) -> Answer:
-        account = self._account
+    def _charged(self, ticket: Ticket, feeds: Arrays, rows: int, span: Span | None) -> Answer:
+        account, ran = self._account, None
         started, cpu_s, expected_s = self._clock(), self._cpu(), self._latency(rows)
         account.ledger.begin(ticket, account.threads)
         try:
@@ -98,6 +106,8 @@ class InPlace:
             self._runs += 1
             if took_s >= LONGEST_S or self._runs % _SAMPLED == 0:
                 self._latency.observe(rows, took_s)
+            if span is not None:
+                span.ran(Joint(account.labels, 1, rows, took_s, ran), (span,))
         self._tell(rows, ran, expected_s, took_s)
         return Answer(ran.parts[0], 0.0, ran.assembly_s, ran.run_s, rows)
 

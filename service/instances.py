@@ -18,6 +18,7 @@ from service.errors import Draining, InferenceFailed
 from service.latency import Latency
 from service.ledger import Account, Ticket
 from service.scheduler import Queue
+from service.spans import Joint
 
 # rows; seconds of assembly, of the run, expected from taking the rows to answering, and taken
 OnRun = Callable[[int, float, float, float, float], None]
@@ -28,6 +29,7 @@ class Instances:
 
     Attributes:
         idle: instances without work.
+        followed: whether any request so far had a span, so that all are to be looked at.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Instances:
         self._model, self._queue, self._limits = run, queue, limits
         self._executor, self._clock = executor, clock
         self._latency, self._account, self._on_run = latency, account, on_run
-        self.idle = limits.instances
+        self.idle, self.followed = limits.instances, False
         self._busy_until: dict[int, float] = {}
         self._running: set[Part] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,6 +154,8 @@ class Instances:
         try:
             ran = await loop.run_in_executor(self._executor, self.charged, ticket, feeds, counts)
         except InferenceFailed as error:
+            if self.followed:
+                self._tell_spans(batch, total, started)
             if len(batch) > 1:
                 for part in batch:  # each runs again, and pays for that alone
                     part.request.write_off(self._account.ledger, ticket)
@@ -162,9 +166,20 @@ class Instances:
         ended = self._clock()
         self._latency.observe(total, ended - started)
         self.tell(total, ran, expected_s, ended - started)
+        if self.followed:
+            self._tell_spans(batch, total, started, ran)
         for part, outputs in zip(batch, ran.parts, strict=True):
             queued_s = started - part.arrived
             answer = Answer(outputs, queued_s, ran.assembly_s, ran.run_s, total)
             held = part.request.answer(part, answer, ended, self._limits.max_joined_bytes)
             part.request.hold(self._queue, held)
         return True
+
+    def _tell_spans(
+        self, batch: Sequence[Part], rows: int, started: float, ran: Ran | None = None
+    ) -> None:
+        """Tell the spans of a run's requests of it, if it has any; of one that failed, no times."""
+        spans = [part.request.span for part in batch if part.request.span is not None]
+        if spans:
+            took_s, labels = self._clock() - started, self._account.labels
+            spans[0].ran(Joint(labels, len(batch), rows, took_s, ran), spans)

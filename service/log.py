@@ -1,4 +1,4 @@
-"""Log lines as JSON objects on standard error, one a line, each with its request's id."""
+"""Log lines as JSON objects on standard error, one a line, each with its request's ids."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from typing import Any
 
 LOGGER = logging.getLogger("farthing")
 _REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+# Of the trace, and of the span in it that is ours; empty where there is none.
+_TRACE: ContextVar[tuple[str, str]] = ContextVar("trace", default=("", ""))
 # A client's own text: longer ones are cut, whoever let them in.
 _LONGEST_ID = 256
 _MINUTE_S = 60.0
@@ -50,6 +52,11 @@ class _JsonLines(logging.Formatter):
         }
         if identity := _REQUEST_ID.get():
             line["request_id"] = identity
+        trace_id, span_id = _TRACE.get()
+        if trace_id:
+            line["trace_id"] = trace_id
+        if span_id:
+            line["span_id"] = span_id
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -111,6 +118,11 @@ def request(identity: str) -> Iterator[None]:
     token = _REQUEST_ID.set(identity[:_LONGEST_ID])
     yield
     _REQUEST_ID.reset(token)
+
+
+def trace(trace_id: str, span_id: str = "") -> None:
+    """Put these ids, in hex, on all lines that the calling task writes from now on."""
+    _TRACE.set((trace_id, span_id))
 
 
 def info(message: str, **fields: Any) -> None:

@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from service import log, tls
+from service import log, tls, traced
 from service.control import Control
 from service.errors import InvalidSetting
 from service.health import SERVICE, Health
@@ -90,7 +90,7 @@ def bind(
     shown = (SERVICE, _HEALTH, reflection.SERVICE_NAME)
     reflected = reflection.aio.ReflectionServicer(shown, pool=_reflected())
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, interceptor)
-    server.add_generic_rpc_handlers([interceptor])
+    server.add_generic_rpc_handlers([traced.door(interceptor, shared.spans)])
     return Port(_bind_grpc(server, door, settings), server, interceptor, servicer)
 
 

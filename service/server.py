@@ -17,7 +17,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service import log, ports, probes, tls
+from service import log, ports, probes, tls, traced
 from service.health import Health
 from service.inference import Inference
 from service.log import Access
@@ -29,6 +29,7 @@ from service.regions import Regions
 from service.repository import Repository
 from service.servicer import Shared
 from service.settings import Settings
+from service.spans import Spans
 from service.tokens import Tokens
 from service.tracing import Traces
 
@@ -55,6 +56,7 @@ class Server:
     _probes: Probes
     _health: Health
     _repository: Repository
+    _spans: Spans | None
     _polling: asyncio.Task[None] | None
     _refreshing: asyncio.Task[None] | None
 
@@ -85,6 +87,8 @@ class Server:
         await asyncio.gather(*(port.server.stop(_GOODBYE_S) for port in self._ports))
         if self._refreshing:
             self._refreshing.cancel()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
         await asyncio.to_thread(self._probes.close)
         return finished
 
@@ -93,11 +97,12 @@ def check(settings: Settings) -> None:
     """Look at the files of tokens and TLS before models are loaded, which may take minutes.
 
     Raises:
-        InvalidSetting: they cannot be used.
+        InvalidSetting: they cannot be used, or what else was asked for is not installed.
     """
     if settings.tokens:
         Tokens.read(Path(settings.tokens))
     tls.credentials(settings)
+    traced.check(settings)
 
 
 async def start(settings: Settings, repository: Repository, *, version: str) -> Server:
@@ -126,6 +131,7 @@ async def start(settings: Settings, repository: Repository, *, version: str) -> 
         _probes=answering,
         _health=health,
         _repository=repository,
+        _spans=shared.spans,
         _polling=_every(settings.poll_s, repository.poll) if settings.poll_s else None,
         _refreshing=(
             _every(_TOKENS_S, lambda: asyncio.to_thread(tokens.refresh)) if tokens else None
@@ -151,7 +157,8 @@ def _shared(
         max_calls=settings.max_calls,
     )
     return Shared(repository, inference, metrics, version, regions, traces, ready=ready,
-                  cost_metadata=settings.cost_metadata)  # fmt: skip
+                  cost_metadata=settings.cost_metadata,
+                  spans=traced.start(settings, version))  # fmt: skip
 
 
 def _bind_probes(settings: Settings, shared: Shared) -> Probes:

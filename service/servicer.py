@@ -9,7 +9,7 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
-from service import statistics
+from service import statistics, traced
 from service.errors import (
     InvalidInput,
     ModelNotFound,
@@ -25,7 +25,8 @@ from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceServicer
 from service.regions import Regions
 from service.repository import Repository
-from service.streams import Streams, refusal
+from service.spans import Spans
+from service.streams import Answering, Streams, refusal
 from service.tracing import LogSettings, Traces
 
 Call = ServicerContext[Any, Any]
@@ -60,6 +61,7 @@ class Shared:
         log_settings: what is logged.
         ready: whether the server takes calls, for ServerReady.
         cost_metadata: whether callers are told what their answers cost.
+        spans: who follows inferences; None for nobody.
     """
 
     repository: Repository
@@ -71,6 +73,7 @@ class Shared:
     log_settings: LogSettings = field(default_factory=LogSettings)
     ready: Callable[[], bool] = lambda: True
     cost_metadata: bool = False
+    spans: Spans | None = None
 
 
 class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated, untyped
@@ -175,9 +178,13 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         async def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
             return await self._shared.inference(request, call.time_remaining())
 
+        answering: Answering = answer
+        if self._shared.spans is not None:
+            metadata = call.invocation_metadata() or ()
+            answering = traced.each(answer, self._shared.spans, metadata)
         strict = _strict(call)
         async with aclosing(
-            self._streams.serve(request_iterator, answer, strict=strict)
+            self._streams.serve(request_iterator, answering, strict=strict)
         ) as responses:
             async for response in responses:
                 try:

@@ -11,8 +11,9 @@ SERVICE_IMPORTS = {
     "service.log": set(),
     "service.hardware": set(),
     "service.proto": set(),
-    "service.settings": LEAVES,
-    "service.arguments": LEAVES | {"service.settings"},
+    "service.knobs": LEAVES,
+    "service.settings": LEAVES | {"service.knobs"},
+    "service.arguments": LEAVES | {"service.knobs", "service.settings"},
     "service.manifest": LEAVES,
     "service.golden": LEAVES | {"service.manifest"},
     "service.rows": LEAVES | {"service.manifest"},
@@ -124,7 +125,7 @@ SERVICE_IMPORTS = {
     },
     "service.modelpages": LEAVES
     | {"service.manifest", "service.model", "service.modelconfig", "service.proto"},
-    "service.streams": LEAVES | {"service.interceptor", "service.proto"},
+    "service.streams": LEAVES | {"service.interceptor", "service.proto", "service.refusals"},
     "service.inference": LEAVES
     | {
         "service.answers", "service.batching", "service.metrics", "service.model",
@@ -147,7 +148,8 @@ SERVICE_IMPORTS = {
     "service.tokens": LEAVES,
     "service.tls": LEAVES | {"service.settings"},
     "service.encoded": set(),
-    "service.interceptor": LEAVES | {"service.encoded", "service.tokens"},
+    "service.refusals": LEAVES,
+    "service.interceptor": LEAVES | {"service.encoded", "service.refusals", "service.tokens"},
     "service.probes": LEAVES | {"service.cputime"},
     "service.health": LEAVES,
     "service.otel": LEAVES
@@ -162,7 +164,7 @@ SERVICE_IMPORTS = {
     | {
         "service.health", "service.inference", "service.metrics", "service.parameters",
         "service.ports", "service.probes", "service.regions", "service.repository",
-        "service.servicer", "service.settings", "service.tls", "service.tokens",
+        "service.servicer", "service.settings", "service.spans", "service.tls", "service.tokens",
         "service.traced", "service.tracing",
     },
     "service.doctor": LEAVES
@@ -219,9 +221,10 @@ FRAMEWORKS = {"converter.exporters.*", "converter.zoo.*"}
 ROOMS = {
     "grpc": {
         "service.ports", "service.servicer", "service.streams", "service.control",
-        "service.interceptor", "service.tls", "service.traced", "loadtests.users",
-        "loadtests.client", "loadtests.openloop", "loadtests.pricing.questions", "loadtests.swarm.worker",
-        "loadtests.bench.echo", "loadtests.bench.overload", "loadtests.bench.wire",
+        "service.interceptor", "service.refusals", "service.tls", "service.traced", "loadtests.users",
+        "loadtests.client", "loadtests.openloop", "loadtests.pricing.questions",
+        "loadtests.swarm.worker", "loadtests.bench.echo", "loadtests.bench.overload",
+        "loadtests.bench.wire",
     },
     "grpc_health": {"service.health", "service.ports"},
     "grpc_reflection": {"service.ports"},

@@ -53,6 +53,8 @@ def another(name: str) -> tuple[str, Any]:
         return str(meta["high"]), type(default)(meta["high"])
     if name == "control":
         return "settings,repository", "settings,repository"
+    if name == "otlp_endpoint":
+        return "http://collector:4317", "http://collector:4317"
     text = meta["choices"][-1] if meta["choices"] else "elsewhere"
     return text, Path(text) if isinstance(default, Path) else text
 
@@ -233,3 +235,15 @@ def test_link_to_a_service_named_like_a_setting_is_no_setting() -> None:
 def test_text_that_cannot_be_printed_is_refused(text: str) -> None:
     with pytest.raises(InvalidSetting, match="--price-id has a character"):
         Settings(price_id=text)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["collector:4317", "http://collector", "ftp://c:1", "http://c:99999", "http://a:b@c:1",
+     "http://c:1/v1/traces", "http://:4317", "http://[c:1"],
+)  # fmt: skip
+def test_a_collector_is_a_host_and_a_port_of_a_scheme(address: str) -> None:
+    told = refusal(["--otlp-endpoint", address])
+    assert "it takes http://HOST:PORT or https://HOST:PORT" in told
+    for good in ("http://collector:4317", "https://[::1]:4317/", ""):
+        assert arguments.read(["--otlp-endpoint", good], {}).otlp_endpoint == good
