@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -176,19 +177,19 @@ def images(manifest: Manifest) -> Iterator[str]:
     """Images are built by our Dockerfile or known strangers', and pinned."""
     for pod in manifest.pods:
         for container in pod.containers:
-            image = container["image"]
-            name, _, tag = image.partition("@")[0].partition(":")
-            if "@sha256:" not in image and tag in ("", "latest"):
-                yield f"{pod.owner}: {image} is not pinned"
-            if name not in STRANGERS and name not in ours():
-                yield f"{pod.owner}: {name} is no target of the Dockerfile"
+            name, _, tag = container["image"].partition(":")
+            if tag in ("", "latest"):
+                yield f"{pod.owner}: {container['image']} is not pinned"
+            elif name not in STRANGERS and container["image"] not in ours():
+                yield f"{pod.owner}: {container['image']} is not what `make image` makes"
 
 
 def ours() -> set[str]:
-    """Images that the Dockerfile makes: farthing-TARGET, and farthing for the last of them."""
-    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    stages = re.findall(r"^FROM \S+ AS (\S+)", text, re.MULTILINE | re.IGNORECASE)
-    return {"farthing", *(f"farthing-{stage}" for stage in stages)}
+    """Images that are made of the Dockerfile's last stages: VERSION of the last, VERSION-TARGET."""
+    stages = re.findall(r"^FROM (\S+) AS (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    name = f"farthing:{project['version']}"
+    return {name, *(f"{name}-{stage}" for based, stage in stages if based == "runtime")}
 
 
 CHECKS: tuple[Callable[[Manifest], Iterator[str]], ...] = (

@@ -103,8 +103,11 @@ def _pods(documents: Sequence[Document]) -> Iterator[Pod]:
                 template = template[key]
             yield Pod(name, template.get("metadata", {}).get("labels", {}), template["spec"])
         elif one["kind"] == "ServingRuntime":
-            # KServe makes the rest of the pod's spec.
-            yield Pod(name, one["spec"].get("labels", {}), one["spec"])
+            # KServe puts the fields of whoever uses it over its own.
+            for user in documents:
+                predictor = user.get("spec", {}).get("predictor", {})
+                if predictor.get("model", {}).get("runtime") == one["metadata"]["name"]:
+                    yield Pod(name, one["spec"].get("labels", {}), predictor | one["spec"])
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:

@@ -1,8 +1,9 @@
 """The Pod Security Standard "restricted", for any pod spec.
 
 Source: kubernetes.io/docs/concepts/security/pod-security-standards, "Restricted", with all of
-"Baseline" that a spec can break. Stricter here: capabilities are dropped and never added, roots are
-read-only, users are numbers, and no token is mounted.
+"Baseline" that a spec can break; image volumes are since 1.33 (kubernetes/kubernetes#130394).
+Stricter here: capabilities are dropped and never added, roots are read-only, users are numbers, and
+no token is mounted.
 """
 
 from __future__ import annotations

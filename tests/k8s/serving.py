@@ -117,8 +117,6 @@ def ports(manifest: Manifest) -> Iterator[str]:
 def leaving(manifest: Manifest) -> Iterator[str]:
     """The kubelet waits longer than leaving takes."""
     for pod, container, settings in servers(manifest):
-        if pod.owner.startswith("ServingRuntime"):
-            continue  # KServe makes that part of the pod's spec
         slept = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         if not slept:
             yield f"{pod.owner} is refused calls that are sent before anybody heard of its end"
@@ -126,6 +124,9 @@ def leaving(manifest: Manifest) -> Iterator[str]:
         granted_s = pod.spec.get("terminationGracePeriodSeconds", 30)
         if granted_s <= takes_s:
             yield f"{pod.owner} is killed after {granted_s} s, and leaving takes {takes_s:g} s"
+        # A tenth more or less, as gRPC draws it.
+        if not 0 < 1.1 * settings.max_connection_age_s < settings.grace_s:
+            yield f"{pod.owner}: connections outlive the {settings.grace_s:g} s of grace"
 
 
 CHECKS: tuple[Check, ...] = (arguments, probes, ports, leaving)

@@ -19,6 +19,34 @@ NEWEST = kubernetes_validate.latest_version()
 _SCHEMAS = ROOT / "tests" / "k8s" / "schemas"
 
 
+def _pod(spec: dict[str, Any]) -> Document:
+    fields = ("containers", "volumes", "automountServiceAccountToken",
+              "terminationGracePeriodSeconds")  # fmt: skip
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "part"},
+        "spec": {"containers": []} | {field: spec[field] for field in fields if field in spec},
+    }
+
+
+def _deployment(spec: dict[str, Any]) -> Document:
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "part"},
+        "spec": {
+            "selector": {},
+            "strategy": spec["predictor"].get("deploymentStrategy", {}),
+            "template": {"spec": _pod(spec["predictor"])["spec"]},
+        },
+    }
+
+
+# Kinds of strangers -> documents of Kubernetes' own that hold parts of their specs.
+_PARTS = {"ServingRuntime": (_pod,), "InferenceService": (_deployment,)}
+
+
 @cache
 def own_schemas() -> dict[tuple[str, str], dict[str, Any]]:
     """(apiVersion, kind) of what Kubernetes itself does not know -> a schema of what we use."""
@@ -45,7 +73,10 @@ def complaints(document: Document, *, oldest: str = OLDEST) -> list[str]:
     schema = own_schemas().get((document["apiVersion"], document["kind"]))
     if schema is not None:
         errors = jsonschema.Draft202012Validator(schema).iter_errors(document)
-        return [f"{name}: {_path(error)}: {error.message}" for error in errors]
+        found = [f"{name}: {_path(error)}: {error.message}" for error in errors]
+        # What is Kubernetes' own in it.
+        parts = [make(document["spec"]) for make in _PARTS.get(document["kind"], ())]
+        return found + [wrong for part in parts for wrong in complaints(part, oldest=oldest)]
     found = []
     for version in (oldest, NEWEST):
         try:
