@@ -17,23 +17,13 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, EncodeError
 
-from service import encoded, log
-from service.errors import (
-    Draining,
-    InferenceFailed,
-    InvalidInput,
-    Overloaded,
-    ServingError,
-    Unauthenticated,
-    Unsupported,
-)
+from service import encoded, refusals
+from service.errors import Draining, InvalidInput, ServingError, Unauthenticated
+from service.refusals import translated
 from service.tokens import Tokens
 
 # A stream whose requests may fail one by one; on all others the first bad one ends the call.
 _IN_BAND = "/inference.GRPCInferenceService/ModelStreamInfer"
-# Bytes. Status texts travel as headers, three letters for a byte that is not ASCII, and beyond
-# 8 KiB in all the caller loses the status.
-_LONGEST = 1000
 # Tensors, their contents and parameters are fields; so are the files of a load.
 _MOST_FIELDS = 16384
 _HANDLERS: dict[tuple[bool, bool], Callable[..., Any]] = {
@@ -96,7 +86,7 @@ class Interceptor(grpc.GenericRpcHandler):
                 self._tokens.check(handler_call_details.invocation_metadata or ())
             except Unauthenticated as error:
                 self._refused(error)
-                return _refusing(error)
+                return refusals.refusing(error)
         method = handler_call_details.method
         if method not in self._wrapped:
             found = (each.service(handler_call_details) for each in self._handlers)
@@ -122,23 +112,24 @@ class Interceptor(grpc.GenericRpcHandler):
         readable = handler.request_streaming and method != _IN_BAND
 
         async def one(request: Any, call: Any) -> Any:
-            task = self._begin(request, call)
-            if task is None:
-                return b""
+            task = self._begin(request)
+            if isinstance(task, ServingError):
+                return await refusals.refuse(call, task)
             try:
                 # Serialized here, where it can still be refused.
                 return serialize(await answer(request, call))
             except BaseException as error:
                 if self._passes(error):
                     raise
-                return self._end(error, call, method)
+                why = self._why(error, method)
             finally:
                 self._open.discard(task)
+            return await refusals.refuse(call, why)
 
         async def many(request: Any, call: Any) -> Any:
-            task = self._begin(request, call)
-            if task is None:
-                return
+            task = self._begin(request)
+            if isinstance(task, ServingError):
+                return refusals.end(call, task)
             requests = _readable(request) if readable else request
             try:
                 if inspect.isasyncgenfunction(answer):
@@ -149,7 +140,7 @@ class Interceptor(grpc.GenericRpcHandler):
             except BaseException as error:
                 if self._passes(error):
                     raise
-                self._end(error, call, method)
+                refusals.end(call, self._why(error, method))
             finally:
                 self._open.discard(task)
 
@@ -159,15 +150,13 @@ class Interceptor(grpc.GenericRpcHandler):
             serialize if handler.response_streaming else None,
         )
 
-    def _begin(self, request: Any, call: Any) -> asyncio.Task[Any] | None:
-        """The task of a call that may go on; None where it has been refused."""
+    def _begin(self, request: Any) -> asyncio.Task[Any] | ServingError:
+        """The task of a call that may go on; else why it may not."""
         if isinstance(request, Unreadable):
             self._refused(request.error)
-            _refuse(call, request.error)
-            return None
+            return request.error
         if self._closed:
-            _refuse(call, _going())
-            return None
+            return Draining()
         task = asyncio.current_task()
         assert task is not None  # a coroutine runs in one
         self._open.add(task)
@@ -179,11 +168,12 @@ class Interceptor(grpc.GenericRpcHandler):
             return not self._closed
         return isinstance(error, _ENDED) or not isinstance(error, Exception)
 
-    def _end(self, error: BaseException, call: Any, method: str) -> bytes:
-        """Give a call that failed its status; called while the error is being handled."""
-        if isinstance(error, Exception):
-            return _refuse(call, translated(error, method))
-        return _refuse(call, _going())
+    def _why(self, error: BaseException, method: str) -> ServingError:
+        """What a call that failed is told; called while the error is being handled."""
+        if not isinstance(error, Exception):
+            return Draining()
+        # Kept with its traceback it would hold the frame that keeps it, and that the request.
+        return translated(error, method).with_traceback(None)
 
     def _parse(self, handler: Any) -> Callable[[bytes], Any]:
         # Generated parsers are methods of their message's class.
@@ -231,18 +221,6 @@ class Interceptor(grpc.GenericRpcHandler):
         return serialize
 
 
-def translated(error: Exception, method: str) -> ServingError:
-    """What the caller is told; called while the error is being handled."""
-    if isinstance(error, ServingError):
-        if error.__cause__ is not None or isinstance(error, InferenceFailed):
-            log.exception(str(error), method=method)
-        return error
-    if isinstance(error, NotImplementedError):  # what the generated base class raises
-        return Unsupported("this server does not implement that method")
-    log.exception("unexpected error", method=method)
-    return InferenceFailed("internal error; the server's log says more")
-
-
 async def _write_all(responses: AsyncGenerator[Any, None], call: Any) -> None:
     """Send what a method yields; what cannot be sent is raised at its ``yield``."""
     with suppress(StopAsyncIteration):
@@ -263,37 +241,3 @@ async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
             # A new one: raised itself, it would hold this frame, which holds it.
             raise InvalidInput(str(request.error))
         yield request
-
-
-def _refusing(error: ServingError) -> Any:
-    """A method that ends any call at once; as a stream it does not read the request first."""
-
-    async def refuse(requests: Any, call: Any) -> None:
-        _refuse(call, error)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _refuse(call: Any, error: ServingError) -> bytes:
-    """End the call with the error's status.
-
-    Not by ``call.abort``: the exception that it raises holds the request, in a cycle that only a
-    full garbage collection finds, and a few large refused requests fill the memory.
-    """
-    call.set_code(grpc.StatusCode[error.status])
-    call.set_details(told(error))
-    if isinstance(error, Overloaded):
-        call.set_trailing_metadata((("grpc-retry-pushback-ms", str(error.retry_after_ms)),))
-    return b""
-
-
-def told(error: ServingError) -> str:
-    """The error's sentence as callers get it: printable and not endless, whatever it quotes."""
-    text = str(error)[:_LONGEST]
-    if not text.isprintable():
-        text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return text.encode()[:_LONGEST].decode(errors="ignore")
-
-
-def _going() -> Draining:
-    return Draining()

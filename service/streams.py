@@ -15,8 +15,9 @@ from typing import Any
 
 from service.datatypes import BY_NAME
 from service.errors import Draining, ServingError
-from service.interceptor import Unreadable, told, translated
+from service.interceptor import Unreadable
 from service.proto import inference_pb2 as pb
+from service.refusals import told, translated
 
 Answering = Callable[[pb.ModelInferRequest], Awaitable[pb.ModelInferResponse]]
 

@@ -221,8 +221,8 @@ FRAMEWORKS = {"converter.exporters.*", "converter.zoo.*"}
 ROOMS = {
     "grpc": {
         "service.ports", "service.servicer", "service.streams", "service.control",
-        "service.interceptor", "service.refusals", "service.tls", "service.traced", "loadtests.users",
-        "loadtests.client", "loadtests.openloop", "loadtests.pricing.questions",
+        "service.interceptor", "service.refusals", "service.tls", "service.traced",
+        "loadtests.users", "loadtests.client", "loadtests.openloop", "loadtests.pricing.questions",
         "loadtests.swarm.worker", "loadtests.bench.echo", "loadtests.bench.overload",
         "loadtests.bench.wire",
     },

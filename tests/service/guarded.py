@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -29,6 +30,7 @@ class Service(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
+        self.errors = sys.maxsize  # how often it is raised
         self.called = 0
         self.seen: list[Any] = []
         self.entered, self.door = asyncio.Event(), asyncio.Event()
@@ -38,7 +40,7 @@ class Service(GRPCInferenceServiceServicer):  # type: ignore[misc]
         self.called += 1
         self.entered.set()
         await self.door.wait()
-        if self.error is not None:
+        if self.error is not None and self.called <= self.errors:
             raise self.error
         return pb.ModelInferResponse(raw_output_contents=[bytes(int(request.id or 0))])
 
@@ -64,7 +66,7 @@ class Service(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
 @asynccontextmanager
 async def running(
-    service: Service, interceptor: Interceptor
+    service: Service, interceptor: Interceptor, client: str = "{}"
 ) -> AsyncIterator[tuple[grpc.aio.Channel, grpc.aio.Server]]:
     server = grpc.aio.server()
     add_GRPCInferenceServiceServicer_to_server(service, interceptor)
@@ -78,7 +80,8 @@ async def running(
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        options = [("grpc.service_config", client)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
             yield channel, server
     finally:
         await server.stop(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import grpc
 import pytest
 
 from service import errors
-from service.errors import InvalidInput, Overloaded, ServingError
+from service.errors import Draining, InvalidInput, Overloaded, ServingError
 from service.interceptor import Interceptor
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
@@ -135,6 +136,21 @@ async def test_an_inference_stream_answers_what_it_cannot_read_and_goes_on(
     assert [bool(text) for text in said] == [False, True, False, True, True, False]
     assert "not a message" in said[1] and "takes 10000" in said[3] and "fewer" in said[4]
     assert await call.code() is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("error", [Overloaded("later", retry_after_ms=1), Draining()])
+async def test_a_refusal_is_retried_by_clients_whose_policy_says_so(
+    service: Service, error: ServingError
+) -> None:
+    policy = {
+        "maxAttempts": 2, "initialBackoff": "0.01s", "maxBackoff": "0.01s",
+        "backoffMultiplier": 1, "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+    }  # fmt: skip
+    config = json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": policy}]})
+    service.error, service.errors = error, 1
+    async with running(service, Interceptor(None, LIMIT), config) as (channel, _):
+        await GRPCInferenceServiceStub(channel).ModelInfer(request(), timeout=20)
+    assert service.called == 2
 
 
 async def test_a_refused_request_leaves_no_memory_behind() -> None:
