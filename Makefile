@@ -9,11 +9,11 @@ EVERYTHING := $(VENV)/.everything
 PROTO := service/proto/inference
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check fmt proto bench zoo-matrix clean install everything
+.PHONY: help demo test test-all check k8s-check fmt proto bench zoo-matrix clean install everything
 
 help: ## list the verbs
 	@echo "make VERB, where VERB is one of"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## the main job on real data: train, convert, verify, serve, load, price
 	@$(BIN)/farthing demo
@@ -29,6 +29,10 @@ check: $(INSTALLED) ## ruff and mypy strict, then the sizes of the modules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@git ls-files '*.py' | grep -v _pb2 | xargs wc -l | sort -rn | head -8
+
+k8s-check: $(INSTALLED) ## render k8s/ with kubectl 1.27 or later, validate it, hold it against the server
+	@$(BIN)/python -m tests.k8s
+	@$(BIN)/python -m pytest -q tests/k8s
 
 fmt: $(INSTALLED) ## format, and mend what ruff can mend
 	@$(BIN)/ruff check --fix-only .

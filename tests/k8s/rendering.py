@@ -107,6 +107,7 @@ def unrendered(directory: Path) -> list[Document]:
     documents = [
         document
         for name in kustomization.get("resources", ())
+        if (directory / name).is_file()
         for document in yaml.safe_load_all((directory / name).read_text(encoding="utf-8"))
     ]
     for generated in kustomization.get("configMapGenerator", ()):
