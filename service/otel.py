@@ -70,7 +70,7 @@ class _Request:
     def __init__(self, tracer: Tracer, span: trace.Span) -> None:
         self._tracer, self.span = tracer, span
         self.context = span.get_span_context()
-        self._status = "OK"
+        self._status = "CANCELLED"  # if nobody says otherwise, its caller left
 
     def ran(self, run: Joint, sharers: Sequence[Span]) -> None:
         requests = [one for one in dict.fromkeys(sharers) if isinstance(one, _Request)]

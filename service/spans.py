@@ -71,7 +71,7 @@ class Span(Protocol):
         """All is over.
 
         Args:
-            status: that the caller was told; None where ``failed`` knows better.
+            status: that the caller was told; None where ``failed`` knows, or else its caller left.
         """
 
 

@@ -14,6 +14,7 @@ import pytest
 from service.batching import Run
 from service.errors import ServingError
 from tests.fakes import Arrays
+from tests.service.followed import SAMPLED, Followed
 from tests.service.stage import Stage, feeds, until
 
 # A caller who is never settled waits for ever.
@@ -29,7 +30,12 @@ def uncollected() -> Iterator[None]:
 
 
 async def tensors_left(
-    stage: Stage, *values: float, late: bool = False, run: Run | None = None, **limits: int
+    stage: Stage,
+    *values: float,
+    late: bool = False,
+    run: Run | None = None,
+    followed: Followed | None = None,
+    **limits: int,
 ) -> bool:
     """Whether a request's tensors are still there after it has ended."""
     batcher = stage.batcher(run, **limits)
@@ -40,8 +46,9 @@ async def tensors_left(
         stage.run.hold()
 
     async def call() -> None:
+        span = followed.spans.begin(SAMPLED, "ModelInfer") if followed else None
         with suppress(ServingError):
-            await batcher.submit(given, len(values), deadline)
+            await batcher.submit(given, len(values), deadline, span=span)
 
     caller = asyncio.create_task(call())
     await caller
@@ -89,3 +96,15 @@ async def test_refused_request_leaves_nothing(stage: Stage) -> None:
 
 async def test_failure_in_place_leaves_nothing(stage: Stage) -> None:
     assert not await tensors_left(stage, -1, in_place_rows=1)
+
+
+@pytest.mark.parametrize("values", [(1,), (-1,), (1, -2, 3)], ids=["answered", "failed", "parts"])
+@pytest.mark.parametrize("in_place_rows", [0, 1])
+async def test_a_request_that_is_followed_leaves_nothing_but_its_spans(
+    stage: Stage, values: tuple[float, ...], in_place_rows: int
+) -> None:
+    followed = Followed()
+    assert not await tensors_left(
+        stage, *values, followed=followed, max_rows=2, in_place_rows=in_place_rows
+    )
+    assert followed.seen("batch")
