@@ -116,7 +116,7 @@ class Batcher:
 
     @property
     def wait_s(self) -> float:
-        """Seconds until a newcomer of one row would be answered, as far as runs are known."""
+        """Seconds until a newcomer of one row would be run, by what is expected of the runs."""
         instances = self._instances
         return self._queue.wait(
             now=self._clock(), idle=instances.idle, busy_until=instances.busy_until

@@ -71,7 +71,7 @@ _GAUGES: dict[str, tuple[str, Callable[[Same], float]]] = {
     ),
     "farthing_model_load_seconds": ("What loading took.", lambda same: same[-1].load_s),
     "farthing_predicted_wait_seconds": (
-        "Until a call of one row would be answered that came now, behind all that waits, by the "
+        "Until a call of one row would be run that came now, behind all that waits, by the "
         "scheduler's estimates.",
         lambda same: same[-1].batcher.wait_s,
     ),

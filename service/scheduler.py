@@ -173,25 +173,23 @@ class Queue(Generic[E]):
         return False
 
     def wait(self, *, now: float, idle: int, busy_until: Sequence[float]) -> float:
-        """Seconds until one row more, behind all that waits, would be answered; any thread may ask.
+        """Seconds until one row more, behind all that waits, would be run; any thread may ask.
 
         For the arguments see ``check``.
         """
-        return self._ends(self.rows, 1, now, (*busy_until, *[now] * idle)) - now
+        most = self._limits.max_rows
+        free = sorted([now] * idle + [max(end, now) for end in busy_until]) or [now]
+        turns, instance = divmod(self.rows // most, len(free))
+        return free[instance] + turns * self._latency(most) - now
 
     def _finish(self, entry: Entry, now: float, busy_until: Sequence[float]) -> float:
         """When a request that stands in its place in the queue is expected to be answered."""
-        place = bisect_left(self._waiting, self._order(entry), key=lambda one: one.order)
-        before = sum(one.rows for one in self._waiting[:place])
-        return self._ends(before, entry.rows, now, busy_until)
-
-    def _ends(self, before: int, rows: int, now: float, busy_until: Sequence[float]) -> float:
-        """When so many rows are expected to be answered that stand behind others."""
         most = self._limits.max_rows
-        runs, rest = divmod(before, most)
-        if rest and rest + rows > most:  # they begin a run of their own
+        place = bisect_left(self._waiting, self._order(entry), key=lambda one: one.order)
+        runs, rest = divmod(sum(one.rows for one in self._waiting[:place]), most)
+        if rest and rest + entry.rows > most:  # it begins a run of its own
             runs, rest = runs + 1, 0
-        more, last = divmod(rest + rows, most)
+        more, last = divmod(rest + entry.rows, most)
         if more and not last:
             more, last = more - 1, most
         free = sorted(max(end, now) for end in busy_until) or [now]

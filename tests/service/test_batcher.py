@@ -25,13 +25,13 @@ async def test_lone_request_runs_at_once_and_alone(stage: Stage) -> None:
 
 async def test_newcomers_wait_is_known_while_others_run_and_wait(stage: Stage) -> None:
     batcher = stage.batcher(known_s=1.0 / MARGIN)
-    assert batcher.wait_s == pytest.approx(1.0), "its own run"
+    assert batcher.wait_s == 0.0
     head = await stage.occupy(batcher)
-    assert batcher.wait_s == pytest.approx(2.0), "the one that runs, and its own"
+    assert batcher.wait_s == pytest.approx(1.0), "the one that runs"
     stage.clock.advance(0.75)
-    assert batcher.wait_s == pytest.approx(1.25)
+    assert batcher.wait_s == pytest.approx(0.25)
     callers = await queue(batcher, *[(1,)] * 8)
-    assert batcher.wait_s > 8.0, "eight rows are a run before its own"
+    assert batcher.wait_s == pytest.approx(8.25), "and a run of eight rows"
     stage.door.release()
     await asyncio.gather(head, *callers)
 

@@ -57,12 +57,12 @@ def test_empty_queue_has_no_run() -> None:
 @pytest.mark.parametrize(
     ("rows", "idle", "busy_until", "seconds"),
     [
-        (0, 1, (), 0.125), (0, 1, (17.0,), 0.125), (0, 0, (13.0,), 3.125), (0, 0, (9.0,), 0.125),
-        (4, 0, (13.0,), 3.625), (7, 0, (13.0,), 4.0), (8, 0, (13.0,), 4.125),
-        (20, 0, (13.0, 11.0), 2.625),
+        (0, 1, (), 0.0), (0, 1, (17.0,), 0.0), (0, 0, (13.0,), 3.0), (0, 0, (9.0,), 0.0),
+        (7, 0, (13.0,), 3.0), (8, 0, (13.0,), 4.0), (20, 0, (13.0, 11.0), 2.0),
+        (20, 1, (13.0,), 1.0),
     ],
 )  # fmt: skip
-def test_newcomers_wait_is_what_lies_before_him_and_his_own_run(
+def test_newcomers_wait_is_what_lies_before_him(
     rows: int, idle: int, busy_until: tuple[float, ...], seconds: float
 ) -> None:
     queue = waiting(*[entry() for _ in range(rows)])
