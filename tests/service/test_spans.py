@@ -8,18 +8,22 @@ import json
 import logging
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode
 
 from service import log, otel, traced
 from service.batcher import Batcher
+from service.cputime import FrontEnd
 from service.errors import InferenceFailed, InvalidSetting, ServingError
 from service.interceptor import Interceptor
 from service.proto import inference_pb2 as pb
@@ -32,6 +36,7 @@ from tests.service.followed import CALLER, SAMPLED, TRACE, UNSAMPLED, Followed, 
 from tests.service.stage import Stage, feeds, until
 
 pytestmark = pytest.mark.timeout(60)
+SPENT_S = 0.2
 
 
 @pytest.fixture
@@ -293,6 +298,34 @@ def test_a_collector_that_fails_is_told_of_once_and_when_it_is_back(lines: io.St
         "the collector takes spans again",
     ]
     assert told[1]["lost"] == 6 and inner.closed == 1
+
+
+class Spender(SpanExporter):
+    """Takes CPU to send."""
+
+    def __init__(self) -> None:
+        self.sent = threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        begun = time.thread_time()
+        while time.thread_time() - begun < SPENT_S:
+            pass
+        self.sent.set()
+        return SpanExportResult.SUCCESS
+
+
+def test_sending_is_done_beside_the_calls_and_is_the_front_ends_cpu() -> None:
+    exporter, front = Spender(), FrontEnd()
+    spans = otel.OpenTelemetry(exporter, Resource({}), share=1.0)
+    before, begun = front(), time.thread_time()
+    span = spans.begin((), "ModelInfer")
+    assert span is not None
+    span.end("OK")
+    assert exporter.sent.wait(20)
+    own_s = time.thread_time() - begun
+    assert own_s < SPENT_S / 2
+    assert front() - before >= SPENT_S
+    spans.close()
 
 
 def test_packages_that_are_missing_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
