@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import copy_context
 from pathlib import Path
 
 import grpc
@@ -40,7 +41,7 @@ SPENT_S = 0.2
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """What the log writes."""
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
@@ -318,7 +319,7 @@ def test_sending_is_done_beside_the_calls_and_is_the_front_ends_cpu() -> None:
     exporter, front = Spender(), FrontEnd()
     spans = otel.OpenTelemetry(exporter, Resource({}), share=1.0)
     before, begun = front(), time.thread_time()
-    span = spans.begin((), "ModelInfer")
+    span = copy_context().run(spans.begin, (), "ModelInfer")
     assert span is not None
     span.end("OK")
     assert exporter.sent.wait(20)
