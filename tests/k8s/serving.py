@@ -23,8 +23,8 @@ _READY_NAMES = ("", SERVICE)
 Check = Callable[[Manifest], Iterator[str]]
 _VERBS: dict[str, Callable[..., None]] = {"load": load, "slo": slo}
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
-# After the drain: telling late callers to go elsewhere, and closing.
-_GOODBYE_S = 2.0
+# After the drain: telling late callers to go elsewhere, closing, and sending the last spans.
+_GOODBYE_S = 5.0
 
 
 def servers(manifest: Manifest) -> Iterator[tuple[Pod, dict[str, Any], Settings]]:

@@ -48,6 +48,15 @@ def test_a_bucket_is_reached_and_its_name_found_and_no_more() -> None:
     assert not allowed(policies, SERVER, End.elsewhere("stranger"), 53, "UDP")
 
 
+def test_a_collector_of_spans_is_reached_and_its_name_found_and_no_more() -> None:
+    added = Manifest(unrendered(K8S / "components/tracing")).all("NetworkPolicy")
+    policies, collector = [*POLICIES, *added], End.elsewhere("observability")
+    assert allowed(policies, SERVER, collector, 4317)
+    assert allowed(policies, SERVER, DNS, 53, "UDP")
+    assert not allowed(policies, SERVER, collector, 443)
+    assert not allowed(policies, SERVER, End.elsewhere("stranger"), 4317)
+
+
 @pytest.mark.parametrize("name", ["loadtest-job", "loadtest-locust"])
 def test_generators_reach_the_server_and_their_master_and_nobody_else(name: str) -> None:
     overlay = Manifest(unrendered(K8S / "overlays" / name))
