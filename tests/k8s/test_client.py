@@ -1,0 +1,154 @@
+"""The service config that clients copy does in gRPC's own client what README promises of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from service.health import SERVICE
+from service.proto import inference_pb2 as pb
+from service.proto.inference_pb2_grpc import (
+    GRPCInferenceServiceServicer,
+    GRPCInferenceServiceStub,
+    add_GRPCInferenceServiceServicer_to_server,
+)
+from tests import models
+from tests.k8s.manifest import Manifest
+from tests.k8s.rendering import BASE, K8S, unrendered
+from tests.system.servers import serving
+
+TEXT = (K8S / "client" / "service-config.json").read_text(encoding="utf-8")
+CONFIG: dict[str, Any] = json.loads(TEXT)
+REQUEST = pb.ModelInferRequest(model_name="double", raw_input_contents=[bytes(16)])
+REQUEST.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+
+
+@contextmanager
+def calling(*ports: str, config: str = TEXT) -> Iterator[GRPCInferenceServiceStub]:
+    """A client as README has it, of these servers instead of those that DNS knows."""
+    with grpc.insecure_channel(
+        "ipv4:" + ",".join(ports), options=[("grpc.service_config", config)]
+    ) as channel:
+        yield GRPCInferenceServiceStub(channel)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    (tmp_path / "models" / "double" / "1").mkdir(parents=True)
+    models.double(tmp_path / "models" / "double" / "1" / "model.onnx")
+    return tmp_path / "models"
+
+
+def served(client: GRPCInferenceServiceStub) -> str:
+    """The server that answered."""
+    call = client.ModelInfer.with_call(REQUEST)[1]
+    return dict(call.trailing_metadata()).get("port", "")
+
+
+def test_its_calls_go_to_every_replica_and_leave_one_that_says_it_goes(repository: Path) -> None:
+    """Without one failure: while it is in its grace, health alone tells."""
+    with (
+        serving(repository) as stays,
+        serving(repository, "--grace-s", "60") as goes,
+        calling(stays.grpc, goes.grpc) as client,
+    ):
+        metadata = pb.ServerMetadataRequest()
+        client.ServerMetadata(metadata, wait_for_ready=True, timeout=20)
+        peers = Counter[str]()
+
+        def peer() -> str:
+            _, call = client.ModelInfer.with_call(REQUEST)
+            return str(call.peer())
+
+        while len(peers) < 2:
+            peers[peer()] += 1
+            assert peers.total() < 5000
+        goes.process.terminate()
+        rest = f"ipv4:{stays.grpc}"
+        after = Counter(peer() for _ in range(2000))
+        while peer() != rest or peer() != rest:
+            after[""] += 1
+            assert after.total() < 20_000
+        assert {peer() for _ in range(50)} == {rest}
+        goes.process.kill()
+        assert {peer() for _ in range(50)} == {rest}
+
+
+class Refusing(GRPCInferenceServiceServicer):
+    """Ends the first calls with a status."""
+
+    def __init__(self, code: grpc.StatusCode, times: int) -> None:
+        self.code, self.times, self.calls = code, times, 0
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        self.calls += 1
+        if self.calls <= self.times:
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", "5"),))
+            context.abort(self.code, "not now")
+        return pb.ModelInferResponse(model_name="double")
+
+
+@contextmanager
+def refusing(code: grpc.StatusCode, times: int) -> Iterator[tuple[Refusing, str]]:
+    servicer = Refusing(code, times)
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield servicer, f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize("name", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
+def test_what_is_refused_is_tried_again(name: str) -> None:
+    with refusing(grpc.StatusCode[name], 3) as (server, port), calling(port) as client:
+        assert client.ModelInfer(REQUEST, timeout=10).model_name == "double"
+        assert server.calls == 4
+
+
+@pytest.mark.parametrize("name", ["INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "INTERNAL"])
+def test_what_would_fail_again_is_not(name: str) -> None:
+    with refusing(grpc.StatusCode[name], 1) as (server, port), calling(port) as client:
+        with pytest.raises(grpc.RpcError) as caught:
+            client.ModelInfer(REQUEST, timeout=10)
+        assert caught.value.code() is grpc.StatusCode[name]
+        assert server.calls == 1
+
+
+def test_servers_that_refuse_everything_are_not_called_four_times_as_often() -> None:
+    with (
+        refusing(grpc.StatusCode.RESOURCE_EXHAUSTED, 10**9) as (server, port),
+        calling(port) as client,
+    ):
+        for _ in range(40):
+            with pytest.raises(grpc.RpcError):
+                client.ModelInfer(REQUEST, timeout=10)
+        assert 40 < server.calls < 60
+
+
+def test_a_config_that_grpc_does_not_understand_would_fail_here() -> None:
+    wrong = json.dumps(CONFIG | {"methodConfig": [{"name": [{}], "retryPolicy": {}}]})
+    with (
+        refusing(grpc.StatusCode.OK, 0) as (_, port),
+        calling(port, config=wrong) as client,
+        pytest.raises(grpc.RpcError),
+    ):
+        client.ModelInfer(REQUEST, timeout=10)
+
+
+def test_it_names_what_the_server_has_and_waits_no_longer_than_a_drain() -> None:
+    assert CONFIG["healthCheckConfig"]["serviceName"] == SERVICE
+    (method,) = CONFIG["methodConfig"]
+    assert method["name"] == [{"service": SERVICE, "method": "ModelInfer"}]
+    (settings,) = Manifest(unrendered(BASE)).all("ConfigMap")
+    assert float(method["timeout"].removesuffix("s")) < float(settings["data"]["FARTHING_DRAIN_S"])
