@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from service.bill import Price
+from service.errors import ModelNotFound
 from service.ledger import Ledger
 from service.metrics import Metrics
 from service.statistics import Book
@@ -127,7 +128,8 @@ def exported() -> frozenset[str]:
     model = LiveModel(book.tally(LABELS), target_s=1.0)
     model.tally.failed("RESOURCE_EXHAUSTED", "queue_rows", 0.1)
     registry = CollectorRegistry()
-    Metrics(registry, book, models=lambda: [model], ready=lambda: True)
+    metrics = Metrics(registry, book, models=lambda: [model])
+    metrics.stray(ModelNotFound(""))
     return frozenset(sample.name for family in registry.collect() for sample in family.samples)
 
 

@@ -111,8 +111,12 @@ def unrendered(directory: Path) -> list[Document]:
         for document in yaml.safe_load_all((directory / name).read_text(encoding="utf-8"))
     ]
     for generated in kustomization.get("configMapGenerator", ()):
-        data = dict(literal.split("=", 1) for literal in generated["literals"])
-        metadata = {"name": generated["name"]}
+        data = dict(literal.split("=", 1) for literal in generated.get("literals", ()))
+        for name in generated.get("files", ()):
+            data[name] = (directory / name).read_text(encoding="utf-8")
+        metadata: Document = {"name": generated["name"]}
+        if "labels" in generated.get("options", {}):
+            metadata["labels"] = generated["options"]["labels"]
         documents.append(
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
         )
