@@ -19,6 +19,9 @@ USERS = {
 # Not ours: what copies models from a bucket.
 STRANGERS = {"amazon/aws-cli"}
 _SCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
+# Options that take the address of a Service; that of a master has Locust's own port.
+_HOSTS = ("--target", "--host", "--master-host")
+_LOCUSTS = "5557"
 _WHOLE = re.compile(r"[1-9]\d*")
 
 
@@ -159,6 +162,20 @@ def scaling(manifest: Manifest) -> Iterator[str]:
         yield "two autoscalers have the same target"
 
 
+def callees(manifest: Manifest) -> Iterator[str]:
+    """Hosts in arguments are Services of this namespace, at ports that they have."""
+    for pod in manifest.pods:
+        for container in pod.containers:
+            for each in container.get("args", ()):
+                flag, _, value = each.partition("=")
+                if flag in _HOSTS:
+                    name, _, port = value.partition(":")
+                    service = manifest.found("Service", name)
+                    offered = [one["port"] for one in service["spec"]["ports"]] if service else []
+                    if int(port or _LOCUSTS) not in offered:
+                        yield f"{pod.owner}: nobody is at {value}"
+
+
 def resources(manifest: Manifest) -> Iterator[str]:
     """Whole CPUs, and as much asked for as may be used: else the kernel throttles."""
     for pod in manifest.pods:
@@ -193,5 +210,5 @@ def ours() -> set[str]:
 
 
 CHECKS: tuple[Callable[[Manifest], Iterator[str]], ...] = (
-    selectors, ports, references, scaling, resources, images,
+    selectors, ports, references, scaling, callees, resources, images,
 )  # fmt: skip
