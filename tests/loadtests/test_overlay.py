@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,10 @@ from loadtests.plans.plan import Asked, Option, Plan
 from loadtests.plans.simulation import Simulated
 from service.bill import Bill
 from service.errors import InvalidSetting
+from tests.k8s import agreement, serving
+from tests.k8s.manifest import Manifest
+from tests.k8s.rendering import render
+from tests.k8s.validation import complaints
 from tests.loadtests.profiles import SLO, price, profile
 
 BASE = Path(__file__).parents[2] / "k8s" / "base"
@@ -103,20 +106,17 @@ def test_what_is_no_base_is_refused(tmp_path: Path, text: str) -> None:
         overlay.deployed(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [FIXED, followed(FIXED)], ids=["fixed", "autoscaled"])
 def test_kubectl_renders_it(tmp_path: Path, option: Option) -> None:
-    kubectl = shutil.which("kubectl")
-    if not kubectl:
-        pytest.skip("kubectl 1.27 or later is not on PATH; `make test-all` needs it")
     shutil.copytree(BASE, tmp_path / "base")  # kustomize resolves links, and /tmp may be one
     made = Plan(Asked(demand.steady(300.0), SLO), (option,))
     overlay.write(made, option, tmp_path / "base", tmp_path / "overlay")
-    done = subprocess.run(
-        [kubectl, "kustomize", str(tmp_path / "overlay")],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rendered = {one["kind"]: one for one in yaml.safe_load_all(done.stdout)}
+    documents = render(tmp_path / "overlay")
+    assert [wrong for one in documents for wrong in complaints(one)] == []
+    checks = (*agreement.CHECKS, *serving.CHECKS)
+    assert [wrong for check in checks for wrong in check(Manifest(documents))] == []
+    rendered = {one["kind"]: one for one in documents}
     spec = rendered["Deployment"]["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     assert spec.get("replicas") == (None if option.scaled else 5)
