@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import stat
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import grpc
@@ -46,6 +50,20 @@ class Port:
     server: grpc.aio.Server
     interceptor: Interceptor
     servicer: Control
+
+    def stop_listening(self) -> None:
+        """Let nobody connect from now on; who is connected stays so, and is served as before.
+
+        gRPC has no word for that. Its own ``stop`` refuses at once what clients send before they
+        have heard of it, with CANCELLED.
+        """
+        for one in _sockets(self.number):
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def connected(self) -> bool:
+        """Whether there is a connection; where that cannot be known, there is."""
+        return sys.platform != "linux" or any(map(_has_peer, _sockets(self.number)))
 
 
 def doors(settings: Settings) -> list[Door]:
@@ -148,6 +166,28 @@ def _taken(host: str, port: int) -> OSError | None:
         own = error.__context__  # create_server's is of no kind, and says more than is to be told
         return own if isinstance(own, OSError) else error
     return None
+
+
+def _sockets(port: int) -> Iterator[socket.socket]:
+    """This process's sockets on its own port: copies, each open until the next is asked for."""
+    for name in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
+        try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            copy = socket.socket(fileno=os.dup(int(name)))
+        except OSError:  # it was there a moment ago
+            continue
+        with copy:
+            if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.getsockname()[1] == port:
+                yield copy
+
+
+def _has_peer(one: socket.socket) -> bool:
+    try:
+        one.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def cannot_listen(where: str, why: OSError, host_option: str, port_option: str) -> InvalidSetting:

@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,9 +34,15 @@ from service.spans import Spans
 from service.tokens import Tokens
 from service.tracing import Traces
 
-# How long calls that were on their way when draining ended are told to go elsewhere.
-_LAME_DUCK_S = 0.5
+# How long calls that were on their way when draining ended are told to go elsewhere. Clients that
+# retry find us gone when they do.
+_LAME_DUCK_S = 0.25
+_LAST_ANSWERS_S = 0.25
 _GOODBYE_S = 1.0
+# gRPC ends connections at their age and a tenth more at most (gRFC A9); a second is for the call.
+_OLDEST = 1.1
+_LAST_CALL_S = 1.0
+_LOOK_S = 0.1
 _TOKENS_S = 1.0
 
 
@@ -57,6 +64,7 @@ class Server:
     _health: Health
     _repository: Repository
     _spans: Spans | None
+    _leaving_s: float
     _polling: asyncio.Task[None] | None
     _refreshing: asyncio.Task[None] | None
 
@@ -74,23 +82,54 @@ class Server:
         self._health.leave()
         if self._polling:
             self._polling.cancel()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                await hurry.wait()
+        await self._serve_on(grace_s, hurry)
         finished = await self._repository.drain(timeout_s)
         for port in self._ports:
             await port.servicer.close_streams()
         await asyncio.sleep(_LAME_DUCK_S)
+        patience_s = _LAST_ANSWERS_S + _GOODBYE_S
+        stopping = [asyncio.create_task(port.server.stop(patience_s)) for port in self._ports]
+        await asyncio.sleep(_LAST_ANSWERS_S)
         # Answers are on their way by now; what is still open is a health Watch, which never ends.
         for port in self._ports:
             port.interceptor.close()
-        await asyncio.gather(*(port.server.stop(_GOODBYE_S) for port in self._ports))
+        await asyncio.gather(*stopping)
         if self._refreshing:
             self._refreshing.cancel()
         if self._spans is not None:
             await asyncio.to_thread(self._spans.close)
         await asyncio.to_thread(self._probes.close)
         return finished
+
+    async def _serve_on(self, grace_s: float, hurry: asyncio.Event) -> None:
+        """Normal service until the grace is over, or all connections have ended at their age.
+
+        For that nobody may connect in its last part: clients that are sent away would come back,
+        as long as they know no better.
+        """
+        leaving_s = self._leaving_s if self._leaving_s <= grace_s else 0.0
+        await _waited(hurry, grace_s - leaving_s)
+        if hurry.is_set() or not leaving_s:
+            return
+        until = time.monotonic() + leaving_s
+        for port in self._ports:
+            port.stop_listening()
+        while time.monotonic() < until and any(port.connected() for port in self._ports):
+            await _waited(hurry, _LOOK_S)
+            if hurry.is_set():
+                return
+
+
+def _leaving_s(settings: Settings) -> float:
+    """How long it takes until all connections have ended at their age; 0 where none does."""
+    age_s = settings.max_connection_age_s
+    return _OLDEST * age_s + _LAST_CALL_S if age_s else 0.0
+
+
+async def _waited(event: asyncio.Event, most_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(most_s):
+            await event.wait()
 
 
 def check(settings: Settings) -> None:
@@ -112,6 +151,12 @@ async def start(settings: Settings, repository: Repository, *, version: str) -> 
         InvalidSetting: a port is in use or may not be bound; tokens or TLS files cannot be used.
     """
     tokens = Tokens.read(Path(settings.tokens)) if settings.tokens else None
+    if 0 < settings.grace_s < _leaving_s(settings):
+        log.warning(
+            "--grace-s is shorter than connections last: when this server leaves, clients that "
+            "do not look at health are refused",
+            enough_s=_leaving_s(settings),
+        )
     health = Health()
     repository.on_change(health.set)
     shared = _shared(settings, repository, ready=lambda: health.ready, version=version)
@@ -132,6 +177,7 @@ async def start(settings: Settings, repository: Repository, *, version: str) -> 
         _health=health,
         _repository=repository,
         _spans=shared.spans,
+        _leaving_s=_leaving_s(settings),
         _polling=_every(settings.poll_s, repository.poll) if settings.poll_s else None,
         _refreshing=(
             _every(_TOKENS_S, lambda: asyncio.to_thread(tokens.refresh)) if tokens else None
