@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import random
 import re
 import shutil
-import subprocess
 import time
-import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +24,7 @@ from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests import models
 from tests.system.callers import figures
+from tests.system.prometheus import prometheus, value
 from tests.system.servers import Served, serving
 
 KINDS = ("busy", "waste", "warm_up", "serving", "idle")
@@ -228,46 +226,6 @@ async def test_client_is_told_no_price_that_is_unknown_and_nothing_unless_switch
         assert not [key for key in await trailing(served, 1) if key.startswith("farthing")]
         told = figures(served, price="c6i.xlarge 2026-09-24")
         assert told["farthing_price_usd_per_hour"] == 0.17
-
-
-@contextmanager
-def prometheus(served: Served, root: Path) -> Iterator[str]:
-    """Debian's, which scrapes the server twice a second; its address."""
-    target = urllib.parse.urlsplit(served.metrics).netloc
-    config = {
-        "global": {"scrape_interval": "500ms", "scrape_timeout": "400ms"},
-        "scrape_configs": [{"job_name": "farthing", "static_configs": [{"targets": [target]}]}],
-    }
-    (root / "prometheus.yml").write_text(json.dumps(config))  # YAML takes JSON
-    command = [
-        "prometheus", f"--config.file={root / 'prometheus.yml'}",
-        f"--storage.tsdb.path={root / 'data'}", "--web.listen-address=127.0.0.1:0",
-    ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            lines: list[str] = []
-            for line in process.stderr:
-                lines.append(line)
-                found = re.search(r'msg="Listening on" address=(\S+)', line)
-                if found:
-                    break
-            else:
-                raise AssertionError(f"Prometheus did not start: {''.join(lines)}")
-            yield f"http://{found[1]}"
-        finally:
-            process.terminate()
-            process.stderr.read()
-
-
-def value(address: str, query: str) -> float | None:
-    """What Prometheus answers to a query for one number; None as long as it has none."""
-    asked = f"{address}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-    try:
-        result = json.load(urllib.request.urlopen(asked, timeout=20))["data"]["result"]
-    except OSError:  # it listens before it answers
-        return None
-    return float(result[0]["value"][1]) if result else None
 
 
 SUM = (
