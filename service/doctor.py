@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Those whose versions decide whether the rest works; absent ones are fine, and say so.
 _PACKAGES = (
     "farthing", "grpcio", "protobuf", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx",
-    "tensorflow-cpu", "tensorflow", "keras", "tf2onnx", "locust",
+    "tensorflow-cpu", "tensorflow", "keras", "tf2onnx", "locust", "opentelemetry-sdk",
 )  # fmt: skip
 
 
