@@ -29,28 +29,28 @@ def check(settings: Settings) -> None:
         InvalidSetting: what sends them is not installed.
     """
     if settings.otlp_endpoint:
-        _otel()
+        _otlp()
 
 
 def start(settings: Settings, version: str) -> Spans | None:
     """Who follows this server's inferences; None for nobody."""
     if not settings.otlp_endpoint:
         return None
-    spans: Spans = _otel().start(
+    spans: Spans = _otlp().start(
         settings.otlp_endpoint, share=settings.trace_share, version=version
     )
     return spans
 
 
-def _otel() -> Any:
+def _otlp() -> Any:
     try:
-        from service import otel
+        from service import otlp
     except ImportError as error:
         raise InvalidSetting(
             "--otlp-endpoint needs packages that are not installed; "
             "`pip install 'farthing[tracing]'`, or leave it empty"
         ) from error
-    return otel
+    return otlp
 
 
 def door(inner: grpc.GenericRpcHandler, spans: Spans | None) -> grpc.GenericRpcHandler:

@@ -154,7 +154,8 @@ SERVICE_IMPORTS = {
     "service.health": LEAVES,
     "service.otel": LEAVES
     | {"service.batching", "service.figures", "service.phases", "service.spans"},
-    "service.traced": LEAVES | {"service.otel", "service.settings", "service.spans"},
+    "service.otlp": LEAVES | {"service.otel", "service.spans"},
+    "service.traced": LEAVES | {"service.otlp", "service.settings", "service.spans"},
     "service.ports": LEAVES
     | {
         "service.control", "service.health", "service.interceptor", "service.proto",
@@ -234,7 +235,7 @@ ROOMS = {
     "prometheus_client": {
         "loadtests.pricing.scrape", "service.metrics", "service.tritonmetrics", "service.server",
     },
-    "opentelemetry": {"service.otel"},
+    "opentelemetry": {"service.otel", "service.otlp"},
     "locust": {"loadtests.users", "loadtests.swarm.__main__"},
     "gevent": {
         "loadtests.users", "loadtests.swarm.__main__", "loadtests.swarm.head",

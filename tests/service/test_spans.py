@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from service import log, otel, traced
+from service import log, otel, otlp, traced
 from service.batcher import Batcher
 from service.cputime import FrontEnd
 from service.errors import InferenceFailed, InvalidSetting, ServingError
@@ -58,6 +58,14 @@ async def status(call: object) -> str:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call  # type: ignore[misc]
     return error.value.code().name
+
+
+def too_small() -> pb.ModelInferRequest:
+    """An image on which ``valid_convolution`` fails."""
+    request = pb.ModelInferRequest(model_name="conv")
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 1, 1, 1])
+    request.raw_input_contents.append(np.ones(1, np.float32).tobytes())
+    return request
 
 
 async def test_caller_that_is_traced_gets_its_child_and_one_that_is_not_gets_none(
@@ -116,10 +124,8 @@ async def test_refusals_say_which_and_why_and_blame_the_server_only_for_its_own(
     models.double(tmp_path / "double" / "1" / "model.onnx")
     models.valid_convolution(tmp_path / "conv" / "1" / "model.onnx")
     followed = Followed(share=1.0)
-    late, tiny, huge = row(), pb.ModelInferRequest(model_name="conv"), row(rows=100_000)
+    late, tiny, huge = row(), too_small(), row(rows=100_000)
     late.parameters["timeout"].int64_param = 1
-    tiny.inputs.add(name="x", datatype="FP32", shape=[1, 1, 1, 1])
-    tiny.raw_input_contents.append(np.ones(1, np.float32).tobytes())
     async with serving(tmp_path, followed, max_message_mib=1) as stub:
         seen = [await status(stub.ModelInfer(sent)) for sent in (row("secret"), late, tiny, huge)]
     assert seen == ["NOT_FOUND", "DEADLINE_EXCEEDED", "INTERNAL", "INVALID_ARGUMENT"]
@@ -254,6 +260,16 @@ async def test_a_run_whose_caller_left_is_linked_all_the_same(stage: Stage) -> N
     assert linked(followed.only("batch")) == [followed.only("ModelInfer").context.span_id]
 
 
+async def test_the_line_about_a_failure_carries_the_trace(
+    tmp_path: Path, lines: io.StringIO
+) -> None:
+    models.valid_convolution(tmp_path / "conv" / "1" / "model.onnx")
+    async with serving(tmp_path, Followed()) as stub:
+        await status(stub.ModelInfer(too_small(), metadata=SAMPLED))
+    (line,) = (one for one in map(json.loads, lines.getvalue().splitlines()) if "exception" in one)
+    assert line["trace_id"] == TRACE and line["span_id"]
+
+
 async def test_lines_of_a_request_carry_its_trace_also_where_only_the_caller_knows_it(
     double_repository: Path, lines: io.StringIO
 ) -> None:
@@ -286,7 +302,7 @@ class Collector(SpanExporter):
 
 def test_a_collector_that_fails_is_told_of_once_and_when_it_is_back(lines: io.StringIO) -> None:
     inner = Collector()
-    telling = otel.Telling(inner, "http://collector:4317")
+    telling = otlp.Telling(inner, "http://collector:4317")
     for _ in range(3):
         telling.export([None, None])  # type: ignore[list-item]
     inner.result = SpanExportResult.SUCCESS
@@ -329,9 +345,65 @@ def test_sending_is_done_beside_the_calls_and_is_the_front_ends_cpu() -> None:
     spans.close()
 
 
+class Stuck(SpanExporter):
+    """Sends nothing before it is let go."""
+
+    def __init__(self) -> None:
+        self.entered, self.door = threading.Event(), threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.entered.set()
+        self.door.wait(20)
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        self.door.set()
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """The SDK's logger as it was."""
+    logger = logging.getLogger("opentelemetry")
+    before = logger.handlers, logger.propagate
+    yield
+    logger.handlers, logger.propagate = before
+
+
+@pytest.mark.usefixtures("quiet")
+def test_more_spans_than_can_be_sent_are_lost_and_that_is_said(
+    lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = Stuck()
+    monkeypatch.setattr(otlp, "OTLPSpanExporter", lambda endpoint, timeout: exporter)
+    spans = otlp.start("http://collector:4317", share=1.0, version="1")
+
+    def one() -> None:
+        span = spans.begin((), "ModelInfer")
+        assert span is not None
+        span.end("OK")
+
+    copy_context().run(one)
+    assert exporter.entered.wait(20)  # nothing is taken off the queue from here on
+    for _ in range(5000):
+        copy_context().run(one)
+    exporter.door.set()
+    spans.close()
+    (line,) = map(json.loads, lines.getvalue().splitlines())
+    assert line["message"].startswith("there are more spans than can be sent")
+
+
+@pytest.mark.usefixtures("quiet")
+def test_variables_of_the_sdk_that_cannot_be_used_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "nonsense")
+    with pytest.raises(InvalidSetting, match=r"as the OTEL_ variables say: .*nonsense"):
+        otlp.start("http://collector:4317", share=1.0, version="1")
+
+
 def test_packages_that_are_missing_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "service.otel", None)
-    monkeypatch.delattr("service.otel", raising=False)
+    monkeypatch.setitem(sys.modules, "service.otlp", None)
+    monkeypatch.delattr("service.otlp", raising=False)
     traced.check(Settings())
     with pytest.raises(InvalidSetting, match=r"pip install 'farthing\[tracing\]'"):
         traced.check(Settings(otlp_endpoint="http://collector:4317"))

@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as collector
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as collector_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -62,14 +63,21 @@ class Collector(collector_grpc.TraceServiceServicer):  # type: ignore[misc]
 
 
 @contextmanager
-def collecting() -> Iterator[tuple[Collector, str]]:
+def collecting(authority: trustme.CA | None = None) -> Iterator[tuple[Collector, str]]:
+    """A collector and its address; with TLS, if somebody vouches for it."""
     made = Collector()
     server = grpc.server(ThreadPoolExecutor(4))
     collector_grpc.add_TraceServiceServicer_to_server(made, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    if authority:
+        issued = authority.issue_cert("localhost")
+        chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
+        pair = (issued.private_key_pem.bytes(), chain)
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        yield made, f"http://127.0.0.1:{port}"
+        yield made, f"https://localhost:{port}" if authority else f"http://127.0.0.1:{port}"
     finally:
         made.door.set()
         server.stop(None).wait()
@@ -145,6 +153,21 @@ def test_every_span_arrives_though_the_server_is_told_to_go_at_once(
     resource = gathered.resource()
     assert (resource["service.name"], resource["k8s.pod.name"]) == ("farthing", "farthing-0")
     assert {sent["x-tenant"] for sent in gathered.metadata} == {"ours"}
+
+
+def test_a_collector_behind_tls_gets_them_by_the_authority_that_the_environment_names(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(tmp_path / "ca.pem"))
+    with (
+        collecting(authority) as (gathered, address),
+        serving(repository, "--otlp-endpoint", address) as served,
+    ):
+        call(served.grpc, traces(1))
+        code, text = served.end()
+    assert (code, len(gathered.spans("ModelInfer"))) == (0, CALLS), text
 
 
 def test_a_collector_that_is_not_there_costs_one_line_and_no_call(repository: Path) -> None:
