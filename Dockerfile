@@ -28,8 +28,11 @@ RUN sh install.sh cpu.txt \
 
 FROM empty AS gpu-packages
 COPY --from=requirements /src/gpu.txt ./
+# CUDA's wheels lie where the loader does not look.
 RUN sh install.sh gpu.txt \
-    && find /opt/farthing -type d -name tests -prune -exec rm -r {} +
+    && find /opt/farthing -type d -name tests -prune -exec rm -r {} + \
+    && mkdir /opt/farthing/cuda \
+    && ln -s /opt/farthing/lib/python3.*/site-packages/nvidia/*/lib/*.so* /opt/farthing/cuda
 
 FROM empty AS convert-packages
 COPY --from=requirements /src/convert.txt ./
@@ -92,7 +95,8 @@ CMD ["load", "--help"]
 
 FROM runtime AS gpu
 # What NVIDIA's container runtime asks of an image that is not NVIDIA's.
-ENV NVIDIA_VISIBLE_DEVICES=all \
+ENV LD_LIBRARY_PATH=/opt/farthing/cuda \
+    NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=gpu-packages /opt/farthing /opt/farthing
 COPY --from=code /code /opt/farthing

@@ -9,7 +9,7 @@ EVERYTHING := $(VENV)/.everything
 PROTO := service/proto/inference
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check k8s-check fmt proto bench zoo-matrix clean install everything
+.PHONY: help demo test test-all check k8s-check fmt proto bench zoo-matrix image debian clean install everything
 
 help: ## list the verbs
 	@echo "make VERB, where VERB is one of"
@@ -21,7 +21,7 @@ demo: $(INSTALLED) ## the main job on real data: train, convert, verify, serve, 
 test: $(INSTALLED) ## the tests; some ten minutes on two cores
 	@$(BIN)/python -m pytest -m "not slow" --ignore=tests/torch
 
-test-all: $(EVERYTHING) ## all tests with PyTorch, some 20 minutes; needs Debian's chromium, and kubectl
+test-all: $(EVERYTHING) ## all tests with PyTorch, some 20 minutes; needs root, what `make debian` installs, and kubectl
 	@$(BIN)/python -m pytest
 
 check: $(INSTALLED) ## ruff and mypy strict, then the sizes of the modules
@@ -50,6 +50,17 @@ bench: $(if $(filter $(HEAVY),$(or $(SUITE),$(HEAVY))),$(EVERYTHING),$(INSTALLED
 
 zoo-matrix: $(EVERYTHING) ## train, convert, serve and call the whole zoo; its table goes into README
 	@$(BIN)/python -m tests.system.zoo_matrix $(NAMES)
+
+image: ## build farthing:$(TARGET); TARGET=cpu, gpu, convert or loadtest; as root where there is no docker and no podman
+	@.ci/image $(or $(TARGET),cpu)
+
+# kubectl is not among them: Debian 12 has none that is new enough.
+DEBIAN := buildah debian-archive-keyring debootstrap chromium chromium-driver prometheus nghttp2-client
+debian: ## install, as root, the Debian packages that image, test-all and bench need; starts Prometheus where there is systemd
+	@[ "$$(id -u)" = 0 ] || { echo "installing packages needs root: sudo make debian" >&2; exit 1; }
+	@apt-get update -qq
+	@apt-get install -qq --no-install-recommends $(DEBIAN)
+	@command -v kubectl >/dev/null || echo "k8s-check and test-all also need kubectl 1.27 or later from PATH, which kubernetes.io tells how to install"
 
 clean: ## remove what was built, the environment too
 	@rm -rf $(VENV) .peers build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -13,7 +13,6 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,6 @@ from service import hardware
 from service.datatypes import BY_NAME, BY_ORT_NAME
 from service.errors import ModelUnusable
 from service.manifest import TensorSpec
-
-# CUDA and cuDNN, where they came as wheels: the loader does not look there. What is missing is
-# printed, and shows in the providers. Does nothing in an ONNX Runtime without CUDA.
-with redirect_stdout(None):
-    ort.preload_dlls()
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
