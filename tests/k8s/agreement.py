@@ -12,6 +12,7 @@ from tests.k8s.rendering import ROOT
 
 # Made by users, and named in README.
 USERS = {
+    ("ConfigMap", "farthing-models-s3"),
     ("PersistentVolumeClaim", "farthing-models"),
     ("Secret", "farthing-secured"),
     ("Secret", "farthing-models-s3"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from service.health import SERVICE
 from tests.k8s import agreement, serving, validation
 from tests.k8s.manifest import Manifest
-from tests.k8s.rendering import BASE, COMPONENTS, K8S, OVERLAYS, Document, unrendered
+from tests.k8s.rendering import BASE, COMPONENTS, K8S, OVERLAYS, ROOT, Document, unrendered
 from tests.k8s.restricted import breaches
 
 KINDS = [
@@ -35,6 +36,32 @@ def test_it_agrees_with_itself_and_with_the_server(check: serving.Check) -> None
 def test_its_pods_hold_to_the_restricted_standard() -> None:
     (pod,) = Manifest(unrendered(BASE)).pods
     assert list(breaches(pod.spec)) == []
+
+
+def test_under_kserve_the_server_gets_the_same_settings() -> None:
+    (base,) = Manifest(unrendered(BASE)).all("ConfigMap")
+    kserve = Manifest(unrendered(K8S / "overlays" / "kserve"))
+    (pod,) = kserve.pods
+    (container,) = pod.containers
+    assert kserve.environment(container) == base["data"]
+    (ours,) = Manifest(unrendered(BASE)).pods
+    shared = ("image", "resources", "startupProbe", "readinessProbe", "livenessProbe", "lifecycle")
+    for field in shared:
+        assert container[field] == ours.containers[0][field]
+    grace = "terminationGracePeriodSeconds"
+    assert pod.spec[grace] == ours.spec[grace]
+
+
+def test_the_gateway_lets_in_inference_and_nothing_else() -> None:
+    (route,) = Manifest(unrendered(K8S / "components" / "gateway")).all("GRPCRoute")
+    (rule,) = route["spec"]["rules"]
+    assert rule["matches"] == [{"method": {"type": "Exact", "service": SERVICE}}]
+
+
+def test_readme_names_what_users_make_and_all_that_they_may_combine() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = [*COMPONENTS, *OVERLAYS, *(name for _, name in agreement.USERS)]
+    assert [name for name in named if f"`{name}`" not in readme and f"/{name}" not in readme] == []
 
 
 def test_each_kustomization_names_files_that_are_there() -> None:
