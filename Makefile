@@ -9,7 +9,7 @@ EVERYTHING := $(VENV)/.everything
 PROTO := service/proto/inference
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check k8s-check fmt proto bench zoo-matrix image debian clean install everything
+.PHONY: help demo test test-all check k8s-check drill fmt proto bench zoo-matrix image debian clean install everything
 
 help: ## list the verbs
 	@echo "make VERB, where VERB is one of"
@@ -33,6 +33,9 @@ check: $(INSTALLED) ## ruff and mypy strict, then the sizes of the modules
 k8s-check: $(INSTALLED) ## render k8s/ with kubectl 1.27 or later, validate it, hold it against the server
 	@$(BIN)/python -m tests.k8s
 	@$(BIN)/python -m pytest -q tests/k8s
+
+drill: $(INSTALLED) ## act out a rolling update of k8s/ with real servers under load: what fails, and p99; three minutes
+	@$(BIN)/python -m tests.drill $(if $(JSON),--json $(JSON))
 
 fmt: $(INSTALLED) ## format, and mend what ruff can mend
 	@$(BIN)/ruff check --fix-only .
