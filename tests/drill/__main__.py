@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     asked = parser.parse_args()
     begun = time.monotonic()
+    # Also where a shell started us with SIGINT ignored: no server is left behind.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
     def tell(what: str) -> None:
         if sys.stderr.isatty():
@@ -31,6 +35,8 @@ def main() -> int:
         except CannotRender as error:
             print(f"drill: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            return 130
     print(table(outcome))
     if asked.json:
         asked.json.write_text(json.dumps(outcome.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -21,7 +21,7 @@ from tests.k8s.rendering import K8S, overlay
 
 BEFORE, UPDATE, AFTER, KILL = "before", "rolling update", "after", "a replica is killed"
 SHIPPED, ROUND_ROBIN, DEFAULT = "k8s/client's config", "round robin only", "gRPC's defaults"
-_STEADY_S = 20.0
+_STEADY_S = 18.0
 _RATE = 30.0
 
 
@@ -101,7 +101,7 @@ async def _calling(dns: int, plan: Plan) -> AsyncIterator[dict[str, Any]]:
     process.stdin.write(json.dumps(asked).encode() + b"\n")
     try:
         yield told
-        said, _ = await process.communicate()
+        said, _ = await process.communicate(b"")  # which ends its standard input
         told.update(json.loads(said))
     finally:
         if process.returncode is None:

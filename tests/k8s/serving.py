@@ -25,6 +25,9 @@ _VERBS: dict[str, Callable[..., None]] = {"load": load, "slo": slo}
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 # After the drain: telling late callers to go elsewhere, closing, and sending the last spans.
 _GOODBYE_S = 5.0
+# Of gRPC's clients at DNS, by default (grpc.dns_min_time_between_resolutions_ms); and how old
+# CoreDNS' answers may be, likewise.
+_BETWEEN_LOOKS_S, _STALE_S = 30.0, 5.0
 
 
 def servers(manifest: Manifest) -> Iterator[tuple[Pod, dict[str, Any], Settings]]:
@@ -124,9 +127,21 @@ def leaving(manifest: Manifest) -> Iterator[str]:
         granted_s = pod.spec.get("terminationGracePeriodSeconds", 30)
         if granted_s <= takes_s:
             yield f"{pod.owner} is killed after {granted_s} s, and leaving takes {takes_s:g} s"
-        # A tenth more or less, as gRPC draws it.
-        if not 0 < 1.1 * settings.max_connection_age_s < settings.grace_s:
+        # A tenth more or less, as gRPC draws it, and a second for the last call.
+        age_s = settings.max_connection_age_s
+        if not age_s or 1.1 * age_s + 1 > settings.grace_s:
             yield f"{pod.owner}: connections outlive the {settings.grace_s:g} s of grace"
+        elif 0.9 * age_s <= _BETWEEN_LOOKS_S:
+            yield f"{pod.owner}: connections end before clients may look for others"
 
 
-CHECKS: tuple[Check, ...] = (arguments, probes, ports, leaving)
+def replacing(manifest: Manifest) -> Iterator[str]:
+    """Clients hear of a new pod before the next old one goes."""
+    ours = {pod.owner for pod, *_ in servers(manifest)}
+    for one in manifest.all("Deployment"):
+        name = f"Deployment {one['metadata']['name']}"
+        if name in ours and one["spec"].get("minReadySeconds", 0) < _BETWEEN_LOOKS_S + _STALE_S:
+            yield f"{name} replaces pods faster than clients hear of it"
+
+
+CHECKS: tuple[Check, ...] = (arguments, probes, ports, leaving, replacing)

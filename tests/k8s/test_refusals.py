@@ -164,11 +164,17 @@ AGREEMENT: list[tuple[Any, Change, str]] = [
     (serving.ports, lambda d: told(d, FARTHING_METRICS_PORT="9000"), "and the server [8001, 9000]"),
     (serving.leaving,
      lambda d: pod(d).update(terminationGracePeriodSeconds=70),
-     "is killed after 70 s, and leaving takes 75 s"),
+     "is killed after 70 s, and leaving takes 82 s"),
     (serving.leaving, lambda d: container(d).pop("lifecycle"), "is refused calls"),
     (serving.leaving, lambda d: told(d, FARTHING_GRACE_S="30"), "connections outlive the 30 s"),
     (serving.leaving,
-     lambda d: told(d, FARTHING_MAX_CONNECTION_AGE_S="0"), "connections outlive the 35 s"),
+     lambda d: told(d, FARTHING_MAX_CONNECTION_AGE_S="0"), "connections outlive the 42 s"),
+    (serving.leaving,
+     lambda d: told(d, FARTHING_MAX_CONNECTION_AGE_S="33"),
+     "connections end before clients may look"),
+    (serving.replacing,
+     lambda d: d["Deployment farthing"]["spec"].update(minReadySeconds=30),
+     "replaces pods faster than clients hear of it"),
 ]  # fmt: skip
 
 
