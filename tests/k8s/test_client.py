@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 
 from service.health import SERVICE
 from service.proto import inference_pb2 as pb
@@ -73,6 +74,33 @@ def test_calls_go_to_every_replica_and_leave_one_that_says_it_goes(tmp_path: Pat
         assert goes.process.poll() is None
         goes.process.kill()
         assert answers(100) == {2.0: 100}
+
+
+@pytest.mark.parametrize("with_channel", [True, False])
+def test_a_token_belongs_to_the_channel_since_health_is_asked_with_it(
+    tmp_path: Path, with_channel: bool
+) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "tls.key")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
+    (tmp_path / "tokens").write_text("secret\n")
+    secured = [f"--tls-cert={tmp_path}/tls.crt", f"--tls-key={tmp_path}/tls.key",
+               f"--tokens={tmp_path}/tokens"]  # fmt: skip
+    tls = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    both = grpc.composite_channel_credentials(tls, grpc.access_token_call_credentials("secret"))
+    with (
+        serving(repository(tmp_path / "models", 2.0), *secured) as server,
+        grpc.secure_channel(
+            server.grpc, both if with_channel else tls, [("grpc.service_config", TEXT)]
+        ) as channel,
+    ):
+        infer = GRPCInferenceServiceStub(channel).ModelInfer
+        if with_channel:
+            assert infer(REQUEST, timeout=20).model_name == "double"
+        else:
+            with pytest.raises(grpc.RpcError, match="health check call failed"):
+                infer(REQUEST, timeout=20, metadata=(("authorization", "Bearer secret"),))
 
 
 class Refusing(GRPCInferenceServiceServicer):
