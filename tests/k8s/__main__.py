@@ -5,14 +5,23 @@ from __future__ import annotations
 import sys
 
 from tests.k8s import validation
-from tests.k8s.rendering import COMPONENTS, OVERLAYS, CannotRender, Document, on_base, overlay
+from tests.k8s.rendering import (
+    COMPONENTS,
+    OVERLAYS,
+    CannotRender,
+    Document,
+    kubectl,
+    on_base,
+    overlay,
+)
 
 
 def main() -> int:
     """Print the table; the exit code is 2 if nothing can be rendered, 1 if something is wrong."""
     wrong = list[str]()
-    print(f"{'rendered by kubectl':<24} {'objects':>8} {'by Kubernetes':>14} {'own schemas':>12}")
     try:
+        kubectl()
+        print(f"{'rendered':<24} {'objects':>8} {'by Kubernetes':>14} {'own schemas':>12}")
         for name in OVERLAYS:
             wrong += _row(f"overlay {name}", overlay(name))
         for name in COMPONENTS:

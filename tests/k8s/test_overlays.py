@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.k8s import agreement, serving, validation
 from tests.k8s.manifest import Manifest
-from tests.k8s.rendering import BASE, COMPONENTS, OVERLAYS, Document, on_base, overlay, render
+from tests.k8s.rendering import BASE, COMPONENTS, OVERLAYS, ROOT, Document, on_base, overlay, render
 from tests.k8s.restricted import breaches
 
 pytestmark = pytest.mark.slow
 
 TOGETHER = [
     ("gpu", "hpa", "models-s3", "secured", "gateway", "monitoring"),
-    ("gateway", "secured", "models-image", "hpa"),
+    ("gateway", "secured", "models-image", "keda", "monitoring", "tracing"),
 ]
 CASES = [
     *(pytest.param("overlay", (name,), id=name) for name in OVERLAYS),
@@ -59,6 +65,33 @@ def test_its_pods_hold_to_the_restricted_standard(kind: str, names: tuple[str, .
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_each_component_changes_the_base(component: str) -> None:
     assert on_base([component]) != on_base([])
+
+
+def test_each_schema_of_ours_is_of_something_that_is_rendered() -> None:
+    kinds = {(one["apiVersion"], one["kind"]) for name in OVERLAYS for one in overlay(name)}
+    assert set(validation.own_schemas()) <= kinds
+
+
+def checked(**environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.k8s"], cwd=ROOT, env=os.environ | environment,
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def test_make_k8s_check_shows_what_was_rendered() -> None:
+    done = checked()
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in (*OVERLAYS, *COMPONENTS):
+        assert re.search(rf" {name} +[0-9]+ +[0-9]+ +[0-9]+$", done.stdout, re.MULTILINE), name
+    assert done.stdout.endswith("; 0 complaints\n")
+
+
+def test_make_k8s_check_without_kubectl_is_one_sentence(tmp_path: Path) -> None:
+    done = checked(PATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("k8s-check: kubectl 1.27 or later is needed")
 
 
 def test_what_nobody_knows_is_refused() -> None:
