@@ -51,29 +51,32 @@ async def drill(scratch: Path, *, tell: Tell, name: str = "cpu") -> Outcome:
     plan = Plan.of(overlay(name), models=str(scratch / "models"))
     deployment = Deployment(plan, scratch, tell)
     phases: list[Phase] = []
+    killing: list[float] = []
     try:
         await deployment.begin()
         async with naming(deployment.ready) as dns, _calling(dns, plan) as told:
             await _phase(phases, BEFORE, asyncio.sleep(_STEADY_S))
             await _phase(phases, UPDATE, deployment.update())
             await _phase(phases, AFTER, asyncio.sleep(_STEADY_S))
-            killed = time.monotonic()
-            deployment.kill_one()
-            await _phase(phases, KILL, _recovering(deployment))
+            await _phase(phases, KILL, _killing(deployment, killing))
     finally:
-        deployment.end()
+        await deployment.end()
     calls = {kind: [tuple(call) for call in seen["calls"]] for kind, seen in told.items()}
+    void = {kind: seen["void"] for kind, seen in told.items() if seen["void"]}
     pods = (*deployment.gone, *deployment.pods)
     return Outcome(
-        rows=rows(phases, calls),
-        void={kind: seen["void"] for kind, seen in told.items() if seen["void"]},
-        open_at_kill={kind: under_way(killed, made) for kind, made in calls.items()},
+        rows=rows(phases, calls, void),
+        void=void,
+        open_at_kill={kind: under_way(*killing, made) for kind, made in calls.items()},
         exits={each.address: each.exits for each in pods},
         killed=[each.address for each in pods if each.killed],
     )
 
 
-async def _recovering(deployment: Deployment) -> None:
+async def _killing(deployment: Deployment, when: list[float]) -> None:
+    when.append(time.monotonic())
+    await deployment.kill_one()
+    when.append(time.monotonic())
     await deployment.recovered()
     await asyncio.sleep(_STEADY_S)
 

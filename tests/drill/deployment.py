@@ -54,22 +54,21 @@ class Deployment:
         await self._until(step)
         await asyncio.gather(*ending)
 
-    def kill_one(self) -> Pod:
-        """SIGKILL for the process of one pod that is ready."""
+    async def kill_one(self) -> None:
+        """SIGKILL for the process of one pod that is ready; until it has ended."""
         pod = next(pod for pod in self.pods if pod.ready)
         self._tell(f"{pod.address} is killed")
-        pod.kill()
-        return pod
+        await pod.kill()
 
     async def recovered(self) -> None:
         """Wait until a pod that was killed is missed, and until all are ready again."""
         await self._until(lambda: len(self.ready()) < self._plan.replicas)
         await self._until(lambda: len(self.ready()) == self._plan.replicas)
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Leave no process behind."""
         for pod in (*self.pods, *self.gone):
-            pod.end()
+            await pod.end()
 
     def _create(self) -> Pod:
         number = next(self._numbers)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +24,9 @@ class Phase:
 
 @dataclass(frozen=True)
 class Row:
-    """One phase of one kind of client; milliseconds from when a call was due, None if too few."""
+    """One phase of one kind of client; milliseconds from when a call was due, None if too few, or
+    if the client was late itself.
+    """
 
     phase: str
     client: str
@@ -40,7 +44,7 @@ class Outcome:
     Attributes:
         rows: by phase, then client.
         void: kind of client -> why its figures say nothing; only kinds of which that is so.
-        open_at_kill: kind -> calls that were under way when a replica was killed.
+        open_at_kill: kind -> calls that were under way while a killed replica came to its end.
         exits: address -> exit codes of its processes.
         killed: pods that had to be killed, or were given up, though nobody asked for it.
     """
@@ -60,22 +64,29 @@ class Outcome:
         return asdict(self)
 
 
-def rows(phases: list[Phase], calls: dict[str, list[Call]]) -> list[Row]:
-    """What was due in each phase."""
-    return [
-        _row(phase, client, [call for call in all_of if phase.begin <= call[0] < phase.end])
-        for phase in phases
-        for client, all_of in calls.items()
-    ]
+def rows(phases: list[Phase], calls: dict[str, list[Call]], void: Collection[str]) -> list[Row]:
+    """What ended in each phase, in the first and last of them with what was before and after.
+
+    By its end, since a call that is under way when something happens is of what happens. Of clients
+    that were late themselves without latencies.
+    """
+    found = []
+    for phase in phases:
+        begin = -math.inf if phase is phases[0] else phase.begin
+        end = math.inf if phase is phases[-1] else phase.end
+        for client, all_of in calls.items():
+            ended = [call for call in all_of if begin <= call[1] < end]
+            found.append(_row(phase, client, ended, void=client in void))
+    return found
 
 
-def under_way(moment: float, calls: list[Call]) -> int:
-    """Calls that had been sent by then, and had not ended."""
-    return sum(due <= moment <= ended for due, ended, _ in calls)
+def under_way(begin: float, end: float, calls: list[Call]) -> int:
+    """Calls that were due before the end, and had not ended at the beginning."""
+    return sum(due <= end and begin <= ended for due, ended, _ in calls)
 
 
-def _row(phase: Phase, client: str, calls: list[Call]) -> Row:
-    answered = Histogram(ended - due for due, ended, code in calls if not code)
+def _row(phase: Phase, client: str, calls: list[Call], *, void: bool) -> Row:
+    answered = Histogram(ended - due for due, ended, code in calls if not (code or void))
     return Row(
         phase.name, client, phase.end - phase.begin, len(calls),
         dict(Counter(code for _, _, code in calls if code)),
@@ -100,7 +111,7 @@ def table(outcome: Outcome) -> str:
     for client, why in outcome.void.items():
         lines.append(f"void: {client}: {why}")
     under = ", ".join(f"{number} of {kind}" for kind, number in outcome.open_at_kill.items())
-    lines.append(f"calls under way when a replica was killed: {under}")
+    lines.append(f"calls under way while the killed replica came to its end: {under}")
     return "\n".join(lines)
 
 

@@ -58,10 +58,11 @@ class Pod:
             and time.monotonic() - since >= self._plan.min_ready_s
         )
 
-    def kill(self) -> None:
-        """End its process at once, as the kernel does when memory is short."""
+    async def kill(self) -> None:
+        """End its process at once, as the kernel does when memory is short; until it has ended."""
         assert self._process is not None
         self._process.kill()
+        await self._process.wait()
 
     async def delete(self) -> None:
         """preStop, SIGTERM, and SIGKILL when the grace is over."""
@@ -86,11 +87,11 @@ class Pod:
         self.exits.append(process.returncode or 0)
         self._tell(f"{self.address} ended with {process.returncode}")
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Leave nothing behind, whatever state it is in."""
         self._life.cancel()
         if self._process is not None and self._process.returncode is None:
-            self._process.kill()
+            await self.kill()
 
     async def _live(self) -> None:
         while True:
