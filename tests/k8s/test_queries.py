@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.k8s import queries
-from tests.k8s.rendering import COMPONENTS, K8S, Document, unrendered
+from tests.k8s.rendering import COMPONENTS, K8S, Document, overlay, unrendered
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,17 @@ def test_a_name_that_is_hidden_in_braces_is_not_taken() -> None:
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_whatever_a_component_asks_for_is_exported_or_recorded(component: str) -> None:
     assert list(queries.metrics(queries.of(unrendered(K8S / "components" / component)))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["monitoring", "keda"])
+def test_the_queries_are_still_there_once_kubectl_has_rendered_them(name: str) -> None:
+    rendered = queries.of(overlay(name))
+    assert list(queries.metrics(rendered)) == []
+    components = [name, "monitoring"] if name == "keda" else [name]
+    asked = [query for each in components
+             for query in queries.queries(queries.of(unrendered(K8S / "components" / each)))]  # fmt: skip
+    assert set(queries.queries(rendered)) == set(asked)
 
 
 def rule(promql: str) -> Document:
