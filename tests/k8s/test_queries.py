@@ -42,10 +42,10 @@ def test_whatever_a_component_asks_for_is_exported_or_recorded(component: str) -
 def test_the_queries_are_still_there_once_kubectl_has_rendered_them(name: str) -> None:
     rendered = queries.of(overlay(name))
     assert list(queries.metrics(rendered)) == []
-    components = [name, "monitoring"] if name == "keda" else [name]
-    asked = [query for each in components
-             for query in queries.queries(queries.of(unrendered(K8S / "components" / each)))]  # fmt: skip
-    assert set(queries.queries(rendered)) == set(asked)
+    asked = set[queries.Query]()
+    for each in {name, "monitoring"}:
+        asked |= set(queries.queries(queries.of(unrendered(K8S / "components" / each))))
+    assert set(queries.queries(rendered)) == asked
 
 
 def rule(promql: str) -> Document:
