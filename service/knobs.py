@@ -34,18 +34,18 @@ def knob(
     return field(default=default, metadata={**meta, "kind": kind or type(default)})
 
 
-def check(knob: Field[Any], value: Any, said: str) -> None:
+def check(declared: Field[Any], value: Any, said: str) -> None:
     """Make sure that a value is one that a field takes.
 
     Args:
-        knob: the field.
+        declared: the field.
         value: of the field's type.
         said: what whoever gave it wrote: the flag, or the environment variable.
 
     Raises:
         InvalidSetting: naming what was said, the value and the range.
     """
-    meta = knob.metadata
+    meta = declared.metadata
     if meta["choices"] and value not in meta["choices"]:
         raise InvalidSetting(f"{said} is '{value}'; it takes one of {', '.join(meta['choices'])}")
     if meta["low"] is not None and not meta["low"] <= value <= meta["high"]:
@@ -56,6 +56,6 @@ def check(knob: Field[Any], value: Any, said: str) -> None:
         meta["also"](value, said)
 
 
-def flag(knob: Field[Any]) -> str:
+def flag(declared: Field[Any]) -> str:
     """The command line's name of a field, e.g. ``--grpc-port``."""
-    return "--" + knob.name.replace("_", "-")
+    return "--" + declared.name.replace("_", "-")

@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from service import log, tls, traced
+from service import following, log, tls
 from service.control import Control
 from service.errors import InvalidSetting
 from service.health import SERVICE, Health
@@ -32,7 +32,7 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 @dataclass(frozen=True)
-class Door:
+class Asked:
     """A gRPC port that is asked for, by these options, and the control RPCs answered there."""
 
     option: str
@@ -66,21 +66,21 @@ class Port:
         return sys.platform != "linux" or any(map(_has_peer, _sockets(self.number)))
 
 
-def doors(settings: Settings) -> list[Door]:
+def wanted(settings: Settings) -> list[Asked]:
     """The gRPC port, and the control port if there is to be one."""
     allowed, apart = settings.allowed, settings.control_port != -1
     if apart and not allowed:
         log.warning("--control-port answers no control RPC: name some with --control")
     here = frozenset[str]() if apart else allowed
-    found = [Door("--grpc-port", "--host", settings.host, settings.grpc_port, here)]
+    found = [Asked("--grpc-port", "--host", settings.host, settings.grpc_port, here)]
     if apart:
         host, port = settings.control_host, settings.control_port
-        found.append(Door("--control-port", "--control-host", host, port, allowed))
+        found.append(Asked("--control-port", "--control-host", host, port, allowed))
     return found
 
 
 def bind(
-    door: Door, settings: Settings, *, shared: Shared, health: Health, tokens: Tokens | None
+    asked: Asked, settings: Settings, *, shared: Shared, health: Health, tokens: Tokens | None
 ) -> Port:
     """Compose the gRPC server of one port, and bind it; it does not answer before it is started.
 
@@ -102,14 +102,14 @@ def bind(
             *_ages(settings),
         ],
     )
-    servicer = Control(shared, allowed=door.allowed)
+    servicer = Control(shared, allowed=asked.allowed)
     add_GRPCInferenceServiceServicer_to_server(servicer, interceptor)
     health_pb2_grpc.add_HealthServicer_to_server(health, interceptor)
     shown = (SERVICE, _HEALTH, reflection.SERVICE_NAME)
     reflected = reflection.aio.ReflectionServicer(shown, pool=_reflected())
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, interceptor)
-    server.add_generic_rpc_handlers([traced.door(interceptor, shared.spans)])
-    return Port(_bind_grpc(server, door, settings), server, interceptor, servicer)
+    server.add_generic_rpc_handlers([following.calls(interceptor, shared.spans)])
+    return Port(_bind_grpc(server, asked, settings), server, interceptor, servicer)
 
 
 def _ages(settings: Settings) -> list[tuple[str, int]]:
@@ -135,11 +135,11 @@ def _reflected() -> DescriptorPool:
     return pool
 
 
-def _bind_grpc(server: grpc.aio.Server, door: Door, settings: Settings) -> int:
-    host, port = door.host, door.port
+def _bind_grpc(server: grpc.aio.Server, asked: Asked, settings: Settings) -> int:
+    host, port = asked.host, asked.port
     taken = _taken(host, port)
     if taken:
-        raise cannot_listen(f"{host}:{port} for gRPC", taken, door.host_option, door.option)
+        raise cannot_listen(f"{host}:{port} for gRPC", taken, asked.host_option, asked.option)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     # Made for each port: gRPC remembers in them which certificate it has fetched.
     credentials = tls.credentials(settings)
@@ -152,7 +152,7 @@ def _bind_grpc(server: grpc.aio.Server, door: Door, settings: Settings) -> int:
         bound = 0
     if not bound:
         raise InvalidSetting(
-            f"gRPC cannot listen on {host}:{port}; choose another with {door.option}"
+            f"gRPC cannot listen on {host}:{port}; choose another with {asked.option}"
         )
     return int(bound)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service import log, ports, probes, tls, traced
+from service import following, log, ports, probes, tls
 from service.health import Health
 from service.inference import Inference
 from service.log import Access
@@ -141,7 +141,7 @@ def check(settings: Settings) -> None:
     if settings.tokens:
         Tokens.read(Path(settings.tokens))
     tls.credentials(settings)
-    traced.check(settings)
+    following.check(settings)
 
 
 async def start(settings: Settings, repository: Repository, *, version: str) -> Server:
@@ -161,8 +161,8 @@ async def start(settings: Settings, repository: Repository, *, version: str) -> 
     repository.on_change(health.set)
     shared = _shared(settings, repository, ready=lambda: health.ready, version=version)
     bound = [
-        ports.bind(door, settings, shared=shared, health=health, tokens=tokens)
-        for door in ports.doors(settings)
+        ports.bind(asked, settings, shared=shared, health=health, tokens=tokens)
+        for asked in ports.wanted(settings)
     ]
     answering = _bind_probes(settings, shared)
     for port in bound:
@@ -204,7 +204,7 @@ def _shared(
     )
     return Shared(repository, inference, metrics, version, regions, traces, ready=ready,
                   cost_metadata=settings.cost_metadata,
-                  spans=traced.start(settings, version))  # fmt: skip
+                  spans=following.start(settings, version))  # fmt: skip
 
 
 def _bind_probes(settings: Settings, shared: Shared) -> Probes:

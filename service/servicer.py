@@ -9,7 +9,7 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
-from service import statistics, traced
+from service import following, statistics
 from service.errors import (
     InvalidInput,
     ModelNotFound,
@@ -181,7 +181,7 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         answering: Answering = answer
         if self._shared.spans is not None:
             metadata = call.invocation_metadata() or ()
-            answering = traced.each(answer, self._shared.spans, metadata)
+            answering = following.each(answer, self._shared.spans, metadata)
         strict = _strict(call)
         async with aclosing(
             self._streams.serve(request_iterator, answering, strict=strict)

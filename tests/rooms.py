@@ -135,9 +135,9 @@ SERVICE_IMPORTS = {
     },
     "service.servicer": LEAVES
     | {
-        "service.index", "service.inference", "service.metrics", "service.model",
-        "service.modelpages", "service.proto", "service.regions", "service.repository",
-        "service.spans", "service.statistics", "service.streams", "service.traced",
+        "service.following", "service.index", "service.inference", "service.metrics",
+        "service.model", "service.modelpages", "service.proto", "service.regions",
+        "service.repository", "service.spans", "service.statistics", "service.streams",
         "service.tracing",
     },
     "service.control": LEAVES
@@ -155,18 +155,18 @@ SERVICE_IMPORTS = {
     "service.otel": LEAVES
     | {"service.batching", "service.figures", "service.phases", "service.spans"},
     "service.otlp": LEAVES | {"service.otel", "service.spans"},
-    "service.traced": LEAVES | {"service.otlp", "service.settings", "service.spans"},
+    "service.following": LEAVES | {"service.otlp", "service.settings", "service.spans"},
     "service.ports": LEAVES
     | {
-        "service.control", "service.health", "service.interceptor", "service.proto",
-        "service.servicer", "service.settings", "service.tls", "service.tokens", "service.traced",
+        "service.control", "service.following", "service.health", "service.interceptor",
+        "service.proto", "service.servicer", "service.settings", "service.tls", "service.tokens",
     },
     "service.server": LEAVES
     | {
-        "service.health", "service.inference", "service.metrics", "service.parameters",
-        "service.ports", "service.probes", "service.regions", "service.repository",
-        "service.servicer", "service.settings", "service.spans", "service.tls", "service.tokens",
-        "service.traced", "service.tracing",
+        "service.following", "service.health", "service.inference", "service.metrics",
+        "service.parameters", "service.ports", "service.probes", "service.regions",
+        "service.repository", "service.servicer", "service.settings", "service.spans",
+        "service.tls", "service.tokens", "service.tracing",
     },
     "service.doctor": LEAVES
     | {"service.arguments", "service.choice", "service.hardware", "service.layout",
@@ -222,7 +222,7 @@ FRAMEWORKS = {"converter.exporters.*", "converter.zoo.*"}
 ROOMS = {
     "grpc": {
         "service.ports", "service.servicer", "service.streams", "service.control",
-        "service.interceptor", "service.refusals", "service.tls", "service.traced",
+        "service.interceptor", "service.refusals", "service.tls", "service.following",
         "loadtests.users", "loadtests.client", "loadtests.openloop", "loadtests.pricing.questions",
         "loadtests.swarm.worker", "loadtests.bench.echo", "loadtests.bench.overload",
         "loadtests.bench.wire",

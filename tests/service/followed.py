@@ -22,7 +22,7 @@ from service.log import Access
 from service.metrics import Metrics
 from service.otel import OpenTelemetry
 from service.parameters import Limits
-from service.ports import Door
+from service.ports import Asked
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
 from service.servicer import Shared
@@ -68,7 +68,7 @@ async def serving(
     shared = Shared(loaded, inference, metrics, "1.2.3", spans=followed.spans)
     tokens = Tokens.read(Path(settings.tokens)) if settings.tokens else None
     port = ports.bind(
-        Door("--grpc-port", "--host", "127.0.0.1", 0, frozenset()),
+        Asked("--grpc-port", "--host", "127.0.0.1", 0, frozenset()),
         settings, shared=shared, health=Health(), tokens=tokens,
     )  # fmt: skip
     await port.server.start()

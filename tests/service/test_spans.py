@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from service import log, otel, otlp, traced
+from service import following, log, otel, otlp
 from service.batcher import Batcher
 from service.cputime import FrontEnd
 from service.errors import InferenceFailed, InvalidSetting, ServingError
@@ -160,7 +160,7 @@ async def test_caller_that_leaves_is_seen_to() -> None:
     server = grpc.aio.server()
     interceptor = Interceptor(None, guarded.LIMIT)
     guarded.add_GRPCInferenceServiceServicer_to_server(service, interceptor)
-    server.add_generic_rpc_handlers([traced.door(interceptor, followed.spans)])
+    server.add_generic_rpc_handlers([following.calls(interceptor, followed.spans)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -404,17 +404,17 @@ def test_variables_of_the_sdk_that_cannot_be_used_are_one_sentence(
 def test_packages_that_are_missing_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "service.otlp", None)
     monkeypatch.delattr("service.otlp", raising=False)
-    traced.check(Settings())
+    following.check(Settings())
     with pytest.raises(InvalidSetting, match=r"pip install 'farthing\[tracing\]'"):
-        traced.check(Settings(otlp_endpoint="http://collector:4317"))
+        following.check(Settings(otlp_endpoint="http://collector:4317"))
 
 
 def test_nothing_is_there_where_nobody_follows() -> None:
     code = (
-        "import sys, service.cli, service.traced as t\n"
+        "import sys, service.cli, service.following as f\n"
         "from service.settings import Settings\n"
-        "t.check(Settings()); inner = object()\n"
-        "assert t.start(Settings(), '1') is None and t.door(inner, None) is inner\n"
+        "f.check(Settings()); inner = object()\n"
+        "assert f.start(Settings(), '1') is None and f.calls(inner, None) is inner\n"
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
 """Where a call's span begins and ends: around everything else that happens to the call.
 
-Nothing of this is on a call's way while nobody follows calls: the door is not there then.
+Nothing of this is on a call's way while nobody follows calls: the handler is not there then.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def _otlp() -> Any:
     return otlp
 
 
-def door(inner: grpc.GenericRpcHandler, spans: Spans | None) -> grpc.GenericRpcHandler:
+def calls(inner: grpc.GenericRpcHandler, spans: Spans | None) -> grpc.GenericRpcHandler:
     """What stands before a server's methods: those themselves if nobody follows calls."""
-    return inner if spans is None else _Door(inner, spans)
+    return inner if spans is None else _Calls(inner, spans)
 
 
-class _Door(grpc.GenericRpcHandler):
+class _Calls(grpc.GenericRpcHandler):
     """Gives each call of ModelInfer that is followed a span.
 
     A call that shows no good token has none: strangers are not to fill a collector. Nor do health
