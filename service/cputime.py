@@ -2,8 +2,8 @@
 
 Those that compute are the executors' (they say so: ``computes``), the pools of ONNX Runtime, and a
 thread that loads a model, for as long as it does (``computing``). A pool's threads are none of
-Python's and have no name of their own, but that of the thread that made them; gRPC's have one.
-All of this is as global as the threads are.
+Python's and have no name of their own, but that of the thread that made them, which may be gone;
+gRPC's have one. All of this is as global as the threads are.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _runners: WeakSet[Thread] = WeakSet()
 # CPU seconds that a thread spent on loading, and had used when it began with that.
 _loading: WeakKeyDictionary[Thread, float] = WeakKeyDictionary()
 _since: WeakKeyDictionary[Thread, float] = WeakKeyDictionary()
+# What the threads were called that computed, or loaded: what they made is called so too.
+_makers: set[bytes] = set()
 # Threads that said that they end, with all the CPU seconds that they had used.
 _ended: deque[tuple[int, float]] = deque()
 
@@ -35,6 +37,7 @@ _ended: deque[tuple[int, float]] = deque()
 def computes() -> None:
     """The calling thread runs models, and does nothing else; for executors to begin with."""
     _runners.add(threading.current_thread())
+    _remember_name()
 
 
 def ends() -> None:
@@ -47,11 +50,18 @@ def computing() -> Iterator[None]:
     """What the calling thread uses within is not the front end's."""
     thread, begun = threading.current_thread(), time.thread_time()
     _since[thread] = begun
+    _remember_name()
     try:
         yield
     finally:
         _loading[thread] = _loading.get(thread, 0.0) + time.thread_time() - begun
         del _since[thread]
+
+
+def _remember_name() -> None:
+    """Keep the calling thread's name, which Python gives to the kernel since 3.14."""
+    with suppress(OSError):
+        _makers.add((_PROC / "task" / str(threading.get_native_id()) / "comm").read_bytes())
 
 
 class FrontEnd:
@@ -106,7 +116,7 @@ class FrontEnd:
                 if self._looks.get(tid, 0) >= _LOOKS:
                     continue
                 if names is None:  # read once, since there may be hundreds of threads
-                    names = {self._name_of(other) for other in own if other}
+                    names = _makers | {self._name_of(other) for other in own if other}
                 if not self._has_name(tid, names):
                     continue
             with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
@@ -127,7 +137,7 @@ class FrontEnd:
             self._seen[tid] = used_s
 
     def _has_name(self, tid: int, names: set[bytes]) -> bool:
-        """Whether a thread that is none of Python's has a name that none of Python's has."""
+        """Whether a thread that is none of Python's has a name that none of Python's has or had."""
         self._looks[tid] = self._looks.get(tid, 0) + 1
         name = self._name_of(tid)
         if not name or name in names:
