@@ -51,19 +51,29 @@ class Port:
     interceptor: Interceptor
     servicer: Control
 
-    def stop_listening(self) -> None:
+    def stop_listening(self) -> bool:
         """Let nobody connect from now on; who is connected stays so, and is served as before.
 
         gRPC has no word for that. Its own ``stop`` refuses at once what clients send before they
         have heard of it, with CANCELLED.
+
+        Returns:
+            Whether that was done; not where files are short, which is worth another try.
         """
-        for one in _sockets(self.number):
-            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                one.shutdown(socket.SHUT_RDWR)
+        try:
+            for one in _sockets(self.number):
+                if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    one.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return False
+        return True
 
     def connected(self) -> bool:
         """Whether there is a connection; where that cannot be known, there is."""
-        return sys.platform != "linux" or any(map(_has_peer, _sockets(self.number)))
+        try:
+            return sys.platform != "linux" or any(map(_has_peer, _sockets(self.number)))
+        except OSError:
+            return True
 
 
 def wanted(settings: Settings) -> list[Asked]:
@@ -169,14 +179,20 @@ def _taken(host: str, port: int) -> OSError | None:
 
 
 def _sockets(port: int) -> Iterator[socket.socket]:
-    """This process's sockets on its own port: copies, each open until the next is asked for."""
+    """This process's sockets on its own port: copies, each open until the next is asked for.
+
+    Raises:
+        OSError: it cannot be known, since files are short.
+    """
     for name in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
         try:
             if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 continue
             copy = socket.socket(fileno=os.dup(int(name)))
-        except OSError:  # it was there a moment ago
-            continue
+        except OSError as error:
+            if error.errno == errno.EBADF:  # it was there a moment ago
+                continue
+            raise
         with copy:
             if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.getsockname()[1] == port:
                 yield copy

@@ -112,9 +112,11 @@ class Server:
         if hurry.is_set() or not leaving_s:
             return
         until = time.monotonic() + leaving_s
-        for port in self._ports:
-            port.stop_listening()
-        while time.monotonic() < until and any(port.connected() for port in self._ports):
+        listening = self._ports
+        while time.monotonic() < until:
+            listening = tuple(port for port in listening if not port.stop_listening())
+            if not any(port.connected() for port in self._ports):
+                return
             await _waited(hurry, _LOOK_S)
             if hurry.is_set():
                 return

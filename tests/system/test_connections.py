@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
 import threading
@@ -21,6 +22,7 @@ import pytest
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.system.servers import serving
+from tests.system.strangers import numbers, slow, wait_until_running
 from tests.system.test_drain import Feed, row
 
 # Neither health checks nor retries: what fails is seen.
@@ -180,3 +182,21 @@ def test_a_grace_below_the_age_is_warned_of(double_repository: Path) -> None:
         server.process.send_signal(signal.SIGINT)
         _, log = server.process.communicate(timeout=30)
     assert "--grace-s is shorter than connections last" in log
+
+
+def test_a_server_that_may_open_no_more_files_leaves_in_order(tmp_path: Path) -> None:
+    slow(tmp_path / "slow" / "1" / "model.onnx")
+    ages = ("--max-connection-age-s", "1", "--grace-s", "2.2")
+    with (
+        serving(tmp_path, *ages) as server,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
+        # Longer than the grace, so that the drain has work to finish.
+        work = numbers("slow", 80_000)
+        accepted = GRPCInferenceServiceStub(channel).ModelInfer.future(work, timeout=60)
+        wait_until_running(server, "slow")
+        hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (3, hard))
+        code, log = server.end(60)
+        assert len(accepted.result().raw_output_contents) == 1, log
+    assert code == 0, log
