@@ -22,9 +22,10 @@ from service.tracing import Traces
 
 OnCost = Callable[[float], None]
 
-# A caller's own clock may end a call that much before ours: gRPC rounds timeouts up on the wire,
-# and a call that came slowly began late by our clock.
-_ALL, _SOONER_S = 0.9, 0.005
+# A caller's own clock may end a call that much before ours, as a share of its time or in seconds,
+# whichever is more: gRPC rounds timeouts up on the wire, and a call that came slowly began late by
+# our clock. Who leaves in the first half of his time has left early all the same.
+_SOONER, _SOONER_S, _EARLY = 0.1, 0.005, 0.5
 
 
 def _free(core_s: float) -> None:
@@ -199,7 +200,8 @@ def _why(error: BaseException, whole_s: float, given_s: float | None) -> BaseExc
     """What ended a call: callers whose time is up leave too, and that is not their fault."""
     if isinstance(error, Exception) or given_s is None:
         return error
-    return DeadlineExceeded() if whole_s >= _ALL * given_s - _SOONER_S else error
+    sooner_s = min(max(_SOONER * given_s, _SOONER_S), _EARLY * given_s)
+    return DeadlineExceeded() if whole_s >= given_s - sooner_s else error
 
 
 def _too_many(most: int) -> Overloaded:

@@ -40,7 +40,7 @@ _PHASES = {
     "encode": "From arrays to the answer.",
     "request": "The whole of an answered inference.",
 }
-# Reasons for which the server refused nothing: the caller left, or the model was tried.
+# Reasons for which the server refused nothing: the caller left early, or the model failed.
 _NOT_REFUSED = ("cancelled", "inference_failed", "internal")
 # What is no fault of the server, so that goodput leaves it out: the caller left before his time was
 # up, or asked for what nobody can answer.
@@ -147,7 +147,10 @@ def _counters(figures: Mapping[Labels, Figures]) -> Iterator[Metric]:
         "farthing_requests", "Inferences, by how they ended.", labels=(*_MODEL, "status", "reason")
     )
     refused = CounterMetricFamily(
-        "farthing_refused", "Inferences that no model was tried for.", labels=(*_MODEL, "reason")
+        "farthing_refused",
+        "Inferences that were refused, or whose time was up first (deadline_exceeded): those may "
+        "have waited or run by then, and their callers may have left.",
+        labels=(*_MODEL, "reason"),
     )
     calls = CounterMetricFamily(
         "farthing_calls",

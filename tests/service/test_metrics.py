@@ -79,7 +79,9 @@ def test_failure_is_counted_by_status_and_reason_and_is_no_good_answer(server: S
     assert server.value("farthing_request_seconds_count") == 0
 
 
-def test_refused_are_those_that_no_model_was_tried_for(server: Server) -> None:
+def test_refused_are_neither_those_who_left_early_nor_those_for_whom_the_model_failed(
+    server: Server,
+) -> None:
     record = server.book.tally(LABELS)
     for reason in ("overloaded", "overloaded", "invalid_input", "cancelled", "inference_failed"):
         record.failed("ANY", reason, 0.001)
