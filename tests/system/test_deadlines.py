@@ -17,8 +17,10 @@ from tests.system.callers import figures, until
 from tests.system.servers import Served, serving
 from tests.system.strangers import answers, good, metric, numbers, slow, wait_until_running
 
-# Some seconds of work, which the tests that use it do not wait for.
-LONG = 60_000
+# Some seconds of work, and many, which the tests that use it do not wait for.
+LONG, LONGER = 60_000, 400_000
+# Long enough for all calls to arrive: those that are late on the wire are counted nowhere.
+ARRIVED_S = 2.0
 
 
 @pytest.fixture
@@ -81,12 +83,12 @@ def test_callers_whose_time_is_up_have_not_cancelled_and_those_who_leave_early_h
     with serving(repository) as served, grpc.insecure_channel(served.grpc) as channel:
         infer = GRPCInferenceServiceStub(channel).ModelInfer
         # Their own clocks end the calls, and the server's: either may be the first.
-        callers = [infer.future(numbers("slow", LONG), timeout=0.3) for _ in range(12)]
+        callers = [infer.future(numbers("slow", LONGER), timeout=ARRIVED_S) for _ in range(12)]
         for caller in callers:
             assert caller.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         until(lambda: ended(served, "deadline_exceeded") == 12)
         assert ended(served, "cancelled") == 0
-        early = infer.future(numbers("slow", LONG), timeout=60)
+        early = infer.future(numbers("slow", LONGER), timeout=120)
         until(lambda: figures(served, model="slow")["farthing_waiting_rows"] > 0)
         early.cancel()
         until(lambda: ended(served, "cancelled") == 1)
