@@ -203,11 +203,16 @@ def images(manifest: Manifest) -> Iterator[str]:
 
 
 def ours() -> set[str]:
-    """Images that are made of the Dockerfile's last stages: VERSION of the last, VERSION-TARGET."""
+    """Images that are made of the Dockerfile's last stages; each target has a name of its own.
+
+    Kustomize changes images by their names alone, so one with two tags could not be told apart.
+    """
     stages = re.findall(r"^FROM (\S+) AS (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    name = f"farthing:{project['version']}"
-    return {name, *(f"{name}-{stage}" for based, stage in stages if based == "runtime")}
+    last = stages[-1][1]
+    made = [stage for based, stage in stages if based == "runtime"]
+    names = ["farthing" if stage == last else f"farthing-{stage}" for stage in made]
+    return {f"{name}:{project['version']}" for name in names}
 
 
 CHECKS: tuple[Callable[[Manifest], Iterator[str]], ...] = (

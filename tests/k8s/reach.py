@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from tests.k8s.manifest import selects
@@ -15,15 +16,17 @@ _NAME = "kubernetes.io/metadata.name"
 
 @dataclass(frozen=True)
 class End:
-    """A pod, by its labels.
+    """A pod, by its labels, or what is no pod, by its address.
 
     Attributes:
         labels: its own.
         namespace: labels of its namespace; empty for the one that the policies are in.
+        address: of what is no pod.
     """
 
     labels: dict[str, str] = field(default_factory=dict)
     namespace: dict[str, str] = field(default_factory=dict)
+    address: str = ""
 
     @classmethod
     def elsewhere(cls, name: str, **labels: str) -> End:
@@ -72,6 +75,11 @@ class _Way:
 
 
 def _matches(peer: dict[str, Any], other: End) -> bool:
+    if other.address or "ipBlock" in peer:
+        block = peer.get("ipBlock")
+        return bool(
+            block and other.address and ip_address(other.address) in ip_network(block["cidr"])
+        )
     if "namespaceSelector" in peer:
         if not other.namespace or not selects(peer["namespaceSelector"], other.namespace):
             return False

@@ -117,7 +117,7 @@ AGREEMENT: list[tuple[Any, Change, str]] = [
     (agreement.images,
      lambda d: container(d).update(image="farthing:0.0.1"), "is not what `make image` makes"),
     (agreement.images,
-     lambda d: container(d).update(image="farthing:0.1.0-tpu"), "is not what `make image` makes"),
+     lambda d: container(d).update(image="farthing-tpu:0.1.0"), "is not what `make image` makes"),
     (serving.arguments,
      lambda d: told(d, FARTHING_DRAINS_S="30"),
      "FARTHING_DRAINS_S is no setting"),
