@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -159,3 +160,23 @@ def test_serving_images_install_no_framework() -> None:
     assert set(by_target) == set(TARGETS)
     assert by_target["cpu"] == ["cpu", "tracing"]
     assert by_target["gpu"] == ["gpu", "tracing"]
+
+
+@pytest.mark.parametrize("there", [(), ("buildah",), ("debootstrap",)])
+def test_who_lacks_a_builder_is_told_in_one_sentence(
+    there: tuple[str, ...], tmp_path: Path
+) -> None:
+    for name in ("bash", "dirname", "sed", "git", "id"):
+        found = shutil.which(name)
+        assert found, name
+        (tmp_path / name).symlink_to(found)
+    for name in there:
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [ROOT / ".ci" / "image"], env={"PATH": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "`make debian`" in done.stderr

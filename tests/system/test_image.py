@@ -183,15 +183,3 @@ def test_the_verb_names_the_targets_there_are() -> None:
     )
     assert done.returncode == 2
     assert done.stderr == ("there is no target 'tpu': choose cpu, gpu, convert or loadtest\n")
-
-
-def test_who_lacks_the_builder_is_told_in_one_sentence(tmp_path: Path) -> None:
-    for name in ("bash", "dirname", "sed", "git", "id"):
-        (tmp_path / name).symlink_to(subprocess.check_output(["which", name], text=True).strip())
-    done = subprocess.run(
-        [ROOT / ".ci" / "image"], env={"PATH": str(tmp_path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.count("\n") == 1
-    assert "`make debian`" in done.stderr
