@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 
@@ -38,11 +39,11 @@ def calls(good: float, late: float = 0, *, refused: float = 0) -> list[tuple[str
     ]
 
 
-def used(share: float) -> list[tuple[str, float]]:
-    """Both replicas use so much of their cores; what warms up and idles does not count."""
+def used(share: float, by: Sequence[str] = REPLICAS) -> list[tuple[str, float]]:
+    """Replicas use so much of their cores; what warms up and idles does not count."""
     return [
         line
-        for instance in REPLICAS
+        for instance in by
         for line in (
             core("busy", instance, 120 * share * 0.5), core("waste", instance, 120 * share * 0.25),
             core("serving", instance, 120 * share * 0.25), core("warm_up", instance, 7),
@@ -96,6 +97,13 @@ def test_used_is_what_all_that_is_offered_would_use(
     counters = a_minute([*used(share), *answered])
     comes_to("used", replicas, tmp_path, counters=counters, gauges=CORES)
     assert ceil(replicas / float(TRIGGERS["used"]["metadata"]["threshold"])) == wanted
+
+
+@pytest.mark.slow
+def test_what_a_full_replica_refuses_counts_while_others_are_still_empty(tmp_path: Path) -> None:
+    """As those are that have just begun."""
+    lines = [*used(1.0, ["a"]), *used(0.0, ["b"]), *calls(600, refused=600)]
+    comes_to("used", 2.0, tmp_path, counters=a_minute(lines), gauges=CORES)
 
 
 @pytest.mark.slow
