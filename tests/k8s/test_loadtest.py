@@ -53,13 +53,20 @@ def test_the_job_measures_and_prints_json(target: str) -> None:
     assert json.loads(done.stdout)["offered"] == 100
 
 
+@pytest.mark.slow
 def test_locusts_page_starts_what_the_master_is_told_and_workers_send_it(target: str) -> None:
     given = arguments("loadtest-locust", "Deployment farthing-locust")
     port = free_port()
     options = [each for each in changed(given, host=target) if each != "--master"]
     page = f"http://127.0.0.1:{port}"
-    with distributed([*options, f"--web-port={port}"], workers=2):
-        while len(json.loads(fetched(f"{page}/stats/requests"))["workers"]) < 2:
+    with distributed([*options, f"--web-port={port}"], workers=2) as (master, workers):
+        until = time.monotonic() + 60
+        there: list[dict[str, Any]] = []
+        while len(there) < 2:
+            assert time.monotonic() < until, f"of two workers the master has {there}"
+            for process in (master, *workers):
+                assert process.poll() is None, process.communicate()[1]
+            there = json.loads(fetched(f"{page}/stats/requests"))["workers"]
             time.sleep(0.1)
         # As the page's form has them: what the master was told.
         fetched(f"{page}/swarm", {"user_count": 32, "spawn_rate": 32, "host": target})
@@ -76,17 +83,18 @@ def test_locusts_page_starts_what_the_master_is_told_and_workers_send_it(target:
 def test_locust_knows_all_options_of_master_and_workers() -> None:
     """In a process of its own: importing Locust patches the one that does."""
     code = (
-        "import sys, loadtests.users\n"
+        "import json, sys, loadtests.users\n"
         "from locust.argument_parser import parse_options\n"
-        "found = parse_options(sys.argv[1:])\n"
-        "print(found.master, found.worker, found.master_host, found.master_port)"
+        "both = [parse_options(json.loads(given)) for given in sys.argv[1:]]\n"
+        "print(json.dumps([[o.master, o.worker, o.master_host, o.master_port] for o in both]))"
     )
-    said = []
-    for owner in ("Deployment farthing-locust", "Deployment farthing-locust-worker"):
-        command = [sys.executable, "-c", code, *arguments("loadtest-locust", owner)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stderr
-        said.append(done.stdout.split()[-4:])
-    assert said == [
-        ["True", "False", "127.0.0.1", "5557"], ["False", "True", "farthing-locust", "5557"],
+    owners = ("Deployment farthing-locust", "Deployment farthing-locust-worker")
+    given = [json.dumps(arguments("loadtest-locust", owner)) for owner in owners]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [
+        [True, False, "127.0.0.1", 5557], [False, True, "farthing-locust", 5557],
     ]  # fmt: skip
