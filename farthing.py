@@ -74,6 +74,8 @@ _NAMES = {
 
 _INTERRUPTED = 130
 _BAD_INPUT = 2
+# The signals that came while nobody but we took them.
+_interrupts: list[int] = []
 
 
 def __getattr__(name: str) -> Any:
@@ -109,31 +111,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _call(verb: str, argv: list[str]) -> int:
-    from service.errors import FarthingError
-
-    module, function, extra, _ = _VERBS[verb]
     try:
+        module, function, *_ = _VERBS[verb]
         command = getattr(importlib.import_module(module), function)
         return int(command(argv)) if verb in _LIGHT else _run_typer(command, verb, argv)
-    except FarthingError as error:
-        return _complain(str(error))
-    except KeyboardInterrupt:
-        _end_children()
-        return _INTERRUPTED
-    except OSError as error:
-        return _complain(f"cannot use {error.filename or verb}: {error.strerror or error}")
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] in (
-            "farthing",
-            "service",
-            "converter",
-            "loadtests",
-        ):
+    except BaseException as error:
+        # What is interrupted may make another error of it: an import, the making of a class.
+        if isinstance(error, KeyboardInterrupt) or _interrupts:
+            _end_children()
+            return _INTERRUPTED
+        sentence = _sentence(error, verb)
+        if sentence is None:
             raise
-        return _complain(
+        return _complain(sentence)
+
+
+def _sentence(error: BaseException, verb: str) -> str | None:
+    """What is to be mended; None for what only we can mend."""
+    from service.errors import FarthingError
+
+    if isinstance(error, FarthingError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"cannot use {error.filename or verb}: {error.strerror or error}"
+    ours = ("farthing", "service", "converter", "loadtests")
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in ours:
+        return (
             f"`farthing {verb}` cannot import what it needs ({error}); "
-            f"pip install 'farthing[{extra}]' brings it"
+            f"pip install 'farthing[{_VERBS[verb][2]}]' brings it"
         )
+    return None
 
 
 def _end_children() -> None:
@@ -152,6 +159,7 @@ def _interrupt(number: int, frame: object) -> None:
     # Once: what is interrupted now cleans up, and a second Ctrl-C must not cut that short.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
+    _interrupts.append(number)
     raise KeyboardInterrupt
 
 

@@ -7,11 +7,13 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -36,7 +38,15 @@ def serve(argv: Sequence[str]) -> int:
     log.configure(chosen.log_level)
     layout.places(chosen.repository)  # what is wrong at first sight is said at once
     server.check(chosen)
+    _take_files()
     return asyncio.run(_run(chosen, _loaded(chosen)))
+
+
+def _take_files() -> None:
+    """Open as many files at a time as we may: each connection is one, and shells allow few."""
+    with suppress(OSError, ValueError):  # as few as we may have, then
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _loaded(chosen: settings.Settings) -> repository.Repository:

@@ -26,14 +26,19 @@ def check(settings: Settings) -> None:
     """Make sure, before models are loaded, that spans can be sent if they are to be.
 
     Raises:
-        InvalidSetting: what sends them is not installed.
+        InvalidSetting: what sends them is not installed, or cannot do what the environment says.
     """
-    if settings.otlp_endpoint:
-        _otlp()
+    spans = start(settings, "")
+    if spans is not None:
+        spans.close()
 
 
 def start(settings: Settings, version: str) -> Spans | None:
-    """Who follows this server's inferences; None for nobody."""
+    """Who follows this server's inferences; None for nobody.
+
+    Raises:
+        InvalidSetting: as ``check`` does.
+    """
     if not settings.otlp_endpoint:
         return None
     spans: Spans = _otlp().start(
@@ -45,6 +50,8 @@ def start(settings: Settings, version: str) -> Spans | None:
 def _otlp() -> Any:
     try:
         from service import otlp
+    except ValueError as error:  # the SDK reads some of its variables when it is imported
+        raise InvalidSetting(f"spans cannot be sent as the OTEL_ variables say: {error}") from error
     except ImportError as error:
         raise InvalidSetting(
             "--otlp-endpoint needs packages that are not installed; "

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import Field, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from service.errors import InvalidSetting
+
+# A name or an IPv4 address, or an IPv6 address without its brackets.
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 
 def knob(
@@ -59,3 +64,41 @@ def check(declared: Field[Any], value: Any, said: str) -> None:
 def flag(declared: Field[Any]) -> str:
     """The command line's name of a field, e.g. ``--grpc-port``."""
     return "--" + declared.name.replace("_", "-")
+
+
+def never(least: float) -> Callable[[float, str], None]:
+    """A check of seconds: at least so many, or 0 for never."""
+
+    def checked(seconds: float, said: str) -> None:
+        if 0 < seconds < least:
+            raise InvalidSetting(f"{said} is {seconds}; it takes {least} or more, or 0 for never")
+
+    return checked
+
+
+def address(text: str, said: str) -> None:
+    """Check that there is an address to listen on; whether it can be had is seen later.
+
+    Raises:
+        InvalidSetting: there is none.
+    """
+    if not text.strip():
+        raise InvalidSetting(f"{said} is empty; it takes an address of this machine, or 0.0.0.0")
+
+
+def collector(text: str, said: str) -> None:
+    """Check where an OpenTelemetry collector is said to be; nothing is nowhere.
+
+    Raises:
+        InvalidSetting: that is no such address.
+    """
+    try:
+        url = urlsplit(text)
+        good = url.scheme in ("http", "https") and _HOST.fullmatch(url.hostname or "") and url.port
+    except ValueError:
+        good = None
+    if text and (not good or url.username or url.path.strip("/") or url.query or url.fragment):
+        raise InvalidSetting(
+            f"{said} is '{text}'; it takes http://HOST:PORT or https://HOST:PORT, where an "
+            "OpenTelemetry collector listens for gRPC"
+        )

@@ -103,12 +103,12 @@ def start(endpoint: str, *, share: float, version: str) -> Spans:
     """
     logger = logging.getLogger("opentelemetry")
     logger.handlers, logger.propagate = [_heard], False
-    try:
-        exporter = Telling(OTLPSpanExporter(endpoint, timeout=_EXPORT_S), endpoint)
-    except Exception as error:  # of many kinds
-        raise InvalidSetting(f"spans cannot be sent as the OTEL_ variables say: {error}") from error
     ours = {"service.name": "farthing", "service.version": version,
             "host.name": socket.gethostname()}  # fmt: skip
-    # In this order, so that what an operator says wins over what we think.
-    resource = Resource.create(ours).merge(OTELResourceDetector().detect())
-    return OpenTelemetry(exporter, resource, share=share, version=version)
+    try:
+        exporter = Telling(OTLPSpanExporter(endpoint, timeout=_EXPORT_S), endpoint)
+        # In this order, so that what an operator says wins over what we think.
+        resource = Resource.create(ours).merge(OTELResourceDetector().detect())
+        return OpenTelemetry(exporter, resource, share=share, version=version)
+    except Exception as error:  # of many kinds
+        raise InvalidSetting(f"spans cannot be sent as the OTEL_ variables say: {error}") from error

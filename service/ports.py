@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -51,18 +52,22 @@ class Port:
     interceptor: Interceptor
     servicer: Control
 
-    def stop_listening(self) -> bool:
+    def stop_listening(self, *, but: Any = None) -> bool:
         """Let nobody connect from now on; who is connected stays so, and is served as before.
 
         gRPC has no word for that. Its own ``stop`` refuses at once what clients send before they
         have heard of it, with CANCELLED.
+
+        Args:
+            but: the address of a socket of ours that may have the same number, and is no gRPC's.
 
         Returns:
             Whether that was done; not where files are short, which is worth another try.
         """
         try:
             for one in _sockets(self.number):
-                if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if listens and one.getsockname() != but:
                     one.shutdown(socket.SHUT_RDWR)
         except OSError:
             return False

@@ -33,7 +33,8 @@ class Probes:
     def __init__(self, server: _Server) -> None:
         """Answer on this server; ``start`` is the way in."""
         self._server = server
-        self.port = int(server.server_address[1])
+        self.address = server.socket.getsockname()
+        self.port = int(self.address[1])
         self._thread = threading.Thread(
             target=server.serve_forever, args=(_POLL_S,), name="probes", daemon=True
         )

@@ -112,9 +112,9 @@ class Server:
         if hurry.is_set() or not leaving_s:
             return
         until = time.monotonic() + leaving_s
-        listening = self._ports
+        listening, other = self._ports, self._probes.address
         while time.monotonic() < until:
-            listening = tuple(port for port in listening if not port.stop_listening())
+            listening = tuple(port for port in listening if not port.stop_listening(but=other))
             if not any(port.connected() for port in self._ports):
                 return
             await _waited(hurry, _LOOK_S)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from service.errors import InvalidSetting
-from service.knobs import check, flag, knob
+from service.knobs import address, check, collector, flag, knob, never
 
 CONTROLS = ("repository", "settings", "shared-memory")
 
@@ -23,19 +22,6 @@ def _groups(text: str, said: str) -> frozenset[str]:
     return frozenset(words)
 
 
-def _collector(text: str, said: str) -> None:
-    try:
-        url = urlsplit(text)
-        good = url.scheme in ("http", "https") and url.hostname and url.port
-    except ValueError:
-        good = None
-    if text and (not good or url.username or url.path.strip("/") or url.query or url.fragment):
-        raise InvalidSetting(
-            f"{said} is '{text}'; it takes http://HOST:PORT or https://HOST:PORT, where an "
-            "OpenTelemetry collector listens for gRPC"
-        )
-
-
 @dataclass(frozen=True)
 class Settings:
     """How one server runs; read once, never changed."""
@@ -49,6 +35,7 @@ class Settings:
         "0.0.0.0",
         "Address to listen on, for gRPC and metrics. 127.0.0.1 keeps strangers out; the default "
         "takes calls from every network this machine is on.",
+        also=address,
     )
     grpc_port: int = knob(
         8001, "TCP port for gRPC, 0 to 65535; 0 takes a free one and prints it.", low=0, high=65535
@@ -159,7 +146,9 @@ class Settings:
         high=65535,
     )
     control_host: str = knob(
-        "127.0.0.1", "Address of the control port. The default takes calls from this machine only."
+        "127.0.0.1",
+        "Address of the control port. The default takes calls from this machine only.",
+        also=address,
     )
     poll_s: float = knob(
         0.0,
@@ -228,7 +217,7 @@ class Settings:
         "gets a span for each inference whose caller is traced, and one for each run. Empty sends "
         "none. Needs farthing[tracing]. OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES and the OTLP "
         "exporter's variables for headers and certificates have their effect too.",
-        also=_collector,
+        also=collector,
     )
     trace_share: float = knob(
         0.0,
@@ -240,10 +229,12 @@ class Settings:
     max_connection_age_s: float = knob(
         0.0,
         "Seconds after which a client is asked, losing no call, to connect anew, 0 to 86400, a "
-        "tenth more or less; 0 is never. New replicas then get work, and --grace-s above it lets "
-        "all clients leave unrefused. Shorter spreads sooner, for a handshake each time.",
+        "tenth more or less; 0 is never, and the least 0.1. New replicas then get work, and "
+        "--grace-s above it lets all clients leave unrefused. Shorter spreads sooner, for a "
+        "handshake each time.",
         low=0,
         high=86400,
+        also=never(0.1),
     )
     max_connection_age_grace_s: float = knob(
         0.0,

@@ -64,6 +64,17 @@ def test_nobody_connects_to_a_port_that_has_stopped_and_who_is_connected_stays()
         assert port.connected()
 
 
+def test_what_is_no_grpc_port_goes_on_though_it_has_the_same_number() -> None:
+    with (
+        listening() as (port, bound),
+        socket.create_server(("127.0.0.2", port.number)) as other,
+    ):
+        assert port.stop_listening(but=other.getsockname())
+        socket.create_connection(other.getsockname(), timeout=20).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(bound.getsockname(), timeout=20).close()
+
+
 def test_without_free_files_there_may_be_connections_and_stopping_is_to_be_tried_again() -> None:
     with listening() as (port, _):
         with no_more_files():

@@ -247,3 +247,24 @@ def test_a_collector_is_a_host_and_a_port_of_a_scheme(address: str) -> None:
     assert "it takes http://HOST:PORT or https://HOST:PORT" in told
     for good in ("http://collector:4317", "https://[::1]:4317/", ""):
         assert arguments.read(["--otlp-endpoint", good], {}).otlp_endpoint == good
+
+
+@pytest.mark.parametrize("host", ["a b", "\u00e9", "ex%00ample", "[fe80::1%eth0 ]"])
+def test_collector_whose_name_is_none_is_refused(host: str) -> None:
+    told = refusal(["--otlp-endpoint", f"http://{host}:4317"])
+    assert "it takes http://HOST:PORT or https://HOST:PORT" in told
+
+
+@pytest.mark.parametrize("option", ["--host", "--control-host"])
+def test_address_that_is_empty_is_refused_by_its_own_name(option: str) -> None:
+    assert refusal([option, ""]) == (
+        f"{option} is empty; it takes an address of this machine, or 0.0.0.0"
+    )
+
+
+def test_connections_last_a_tenth_of_a_second_or_for_ever() -> None:
+    for age in ("0", "0.1"):
+        assert arguments.read(["--max-connection-age-s", age], {}).max_connection_age_s < 1
+    assert refusal(["--max-connection-age-s", "0.099"]) == (
+        "--max-connection-age-s is 0.099; it takes 0.1 or more, or 0 for never"
+    )

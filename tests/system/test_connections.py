@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -200,3 +201,38 @@ def test_a_server_that_may_open_no_more_files_leaves_in_order(tmp_path: Path) ->
         code, log = server.end(60)
         assert len(accepted.result().raw_output_contents) == 1, log
     assert code == 0, log
+
+
+def test_files_are_as_many_as_the_server_may_have(double_repository: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))  # as shells do, to 1024
+    try:
+        with serving(double_repository) as server:
+            assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_metrics_go_on_to_the_end_though_the_control_port_has_their_number(
+    double_repository: Path,
+) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as found:
+        number = str(found.getsockname()[1])
+    control = ("--control-host", "127.0.0.2", "--control-port", number, "--control", "repository")
+    ages = ("--max-connection-age-s", "2", "--grace-s", "3.3")
+    with (
+        serving(double_repository, *control, *ages, "--metrics-port", number) as server,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
+        GRPCInferenceServiceStub(channel).ModelInfer(row(), timeout=20)
+        server.process.send_signal(signal.SIGTERM)
+        host, _, port = server.grpc.partition(":")
+        until = time.monotonic() + 20
+        with pytest.raises(ConnectionRefusedError):
+            while time.monotonic() < until:
+                socket.create_connection((host, int(port)), timeout=5).close()
+                time.sleep(0.02)
+        with urllib.request.urlopen(server.metrics, timeout=10) as answer:
+            assert b"farthing_ready 0.0" in answer.read()
+        _, log = server.process.communicate(timeout=30)
+    assert server.process.returncode == 0, log

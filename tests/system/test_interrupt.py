@@ -80,6 +80,29 @@ def ends_without_a_trace(process: subprocess.Popen[bytes], cwd: Path) -> None:
     assert "Traceback" not in (cwd / "output.txt").read_text()
 
 
+@pytest.mark.parametrize("made_of_it", ["ImportError", "RuntimeError", "KeyboardInterrupt"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_of_which_an_import_makes_another_error_is_one_all_the_same(
+    tmp_path: Path, number: signal.Signals, made_of_it: str
+) -> None:
+    (tmp_path / "interrupted.py").write_text(
+        "import os\n"
+        f"try:\n    os.kill(os.getpid(), {int(number)}); os.wait()\n"
+        f"except KeyboardInterrupt as error:\n    raise {made_of_it}('not made') from error\n"
+    )
+    code = (
+        "import sys, farthing\n"
+        "farthing._VERBS['serve'] = ('interrupted', 'serve', 'cpu', '')\n"
+        "sys.exit(farthing.main(['serve']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize("to_all", [True, False], ids=["to the group", "to the parent alone"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_conversion_leaves_the_repository_untouched(

@@ -200,3 +200,19 @@ def test_an_address_that_is_none_is_refused_before_anything_is_loaded(repository
     done = farthing("serve", str(repository), "--otlp-endpoint", "collector")
     assert done.returncode == 2
     assert "it takes http://HOST:PORT or https://HOST:PORT" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+     "OTEL_EXPORTER_OTLP_COMPRESSION"],
+)  # fmt: skip
+def test_variables_of_the_sdk_that_cannot_be_used_are_refused_before_anything_is_loaded(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "-4")
+    done = farthing("serve", str(repository), "--otlp-endpoint", "http://127.0.0.1:4317")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("farthing: spans cannot be sent as the OTEL_ variables say: ")
+    assert variable in line
