@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -98,6 +99,11 @@ def on_base(components: Sequence[str]) -> list[Document]:
     return list(yaml.safe_load_all(_together(tuple(components))))
 
 
+@cache
+def _parsed(text: str) -> list[Document]:
+    return list(yaml.safe_load_all(text))
+
+
 def unrendered(directory: Path) -> list[Document]:
     """The documents of a kustomization's own files and generators, without kubectl.
 
@@ -108,7 +114,7 @@ def unrendered(directory: Path) -> list[Document]:
         document
         for name in kustomization.get("resources", ())
         if (directory / name).is_file()
-        for document in yaml.safe_load_all((directory / name).read_text(encoding="utf-8"))
+        for document in deepcopy(_parsed((directory / name).read_text(encoding="utf-8")))
     ]
     for generated in kustomization.get("configMapGenerator", ()):
         data = dict(literal.split("=", 1) for literal in generated.get("literals", ()))

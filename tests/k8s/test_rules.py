@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.k8s import queries
-from tests.k8s.rendering import K8S, unrendered
+from tests.k8s.rendering import K8S, render, unrendered
 
 CASES = sorted((Path(__file__).parent / "rules").glob("*.yaml"))
 QUICKEST = Path(__file__).parent / "rules" / "server.yaml"
@@ -113,6 +113,21 @@ def test_the_cases_know_all_groups_in_their_order() -> None:
     names = [group["name"] for group in spec["groups"]]
     for path in CASES:
         assert told(path)["group_eval_order"] == names, path.name
+
+
+@pytest.mark.slow
+def test_another_namespace_takes_rules_and_dashboard_out_as_the_component_says(
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    component = K8S / "components" / "monitoring" / "kustomization.yaml"
+    comment = "".join(re.findall(r"(?m)^#     (.*\n)", component.read_text(encoding="utf-8")))
+    another = tmp_path / "k8s" / "overlays" / "another"
+    another.mkdir()
+    (another / "kustomization.yaml").write_text(f"resources: [../monitoring]\n{comment}")
+    left = queries.of(render(another))
+    assert len(left.all("PodMonitor")) == 1
+    assert list(queries.queries(left)) == []
 
 
 def test_the_pods_are_scraped_where_the_server_shows_its_metrics() -> None:
