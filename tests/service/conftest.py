@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,3 +34,17 @@ def server() -> Server:
 def talkative(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test may fail as often as others did before it."""
     monkeypatch.setattr(log, "_exceptions", log.Sparing(60))
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What the log writes."""
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    before = log.LOGGER.handlers, log.LOGGER.propagate, log.LOGGER.level, log.levels()
+    log.configure("info")
+    yield written
+    log.LOGGER.handlers, log.LOGGER.propagate = before[0], before[1]
+    log.LOGGER.filters = []
+    log.change(before[3])
+    log.LOGGER.setLevel(before[2])
