@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import geometric_mean, median
 
+from service import pins
+from service.errors import ModelUnusable
 from service.manifest import Manifest, Variant
 from service.tuned import Tuned, counted
 
-AUTO = "auto"
+AUTO = pins.AUTO
 # fp32's order is kept unless a variant wins by more than this.
 _GAIN = 1.10
 _ROUNDS, _BUDGET_S = 7, 2.0
@@ -47,11 +49,11 @@ def known(
         ModelUnusable: a variant was pinned that was not published.
     """
     if wanted != AUTO:
-        pinned = Chosen(contract.variant(wanted), "pinned", "pinned by --variant")
+        named = Chosen(pinned(contract, wanted), "pinned", "pinned by --variant")
         if tuned is None:
-            return pinned
-        measured = as_tuned(pinned.variant, tuned)
-        return replace(measured, how="pinned", why=f"{pinned.why}, and {measured.why}")
+            return named
+        measured = as_tuned(named.variant, tuned)
+        return replace(measured, how="pinned", why=f"{named.why}, and {measured.why}")
     if tuned is not None:
         return as_tuned(contract.variant(tuned.variant), tuned)
     if fingerprint in contract.chosen:
@@ -61,6 +63,20 @@ def known(
     if len(candidates) == 1:
         return Chosen(candidates[0], "only", "nothing else is there to choose from")
     return None
+
+
+def pinned(contract: Manifest, name: str) -> Variant:
+    """The variant that somebody pinned.
+
+    Raises:
+        ModelUnusable: it was not published, with what to do about it.
+    """
+    try:
+        return contract.variant(name)
+    except ModelUnusable as error:
+        raise ModelUnusable(
+            f"{error}; --variant auto serves what there is, --variant MODEL=VARIANT pins one model"
+        ) from None
 
 
 def as_tuned(variant: Variant, tuned: Tuned) -> Chosen:

@@ -17,6 +17,7 @@ from service.layout import Place
 from service.manifest import Manifest, Variant
 from service.modelconfig import Options
 from service.opened import Opened
+from service.pins import pinned
 from service.precedence import Running, settled
 from service.session import Session, SessionOptions, ort_version
 from service.settings import Settings
@@ -78,6 +79,7 @@ def open_version(
         ModelUnusable: it cannot be served as it is.
     """
     directory = place.version_directory(version)
+    settings = replace(settings, variant=pinned(settings.variant, place.name))
     heed = heed_tuned and not place.single and not options.requested
     find = partial(_tuned_here, place, directory, settings.variant) if heed else _nothing
     with place.named():
@@ -189,7 +191,7 @@ def _as_it_is(
     options = modelconfig.fitted(options, contract)
     contract = modelconfig.applied(options, contract, session.optional)
     if settings.variant != choice.AUTO:
-        contract.variant(settings.variant)  # which it has not
+        choice.pinned(contract, settings.variant)  # which it has not
     chosen = Chosen(variant, "only", variant.reason)
     if entry is not None:
         chosen = choice.as_tuned(variant, entry)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from service.errors import InvalidSetting
 from service.knobs import address, check, collector, flag, knob, never
+from service.pins import pins
 
 CONTROLS = ("repository", "settings", "shared-memory")
 
@@ -48,10 +49,11 @@ class Settings:
     )
     variant: str = knob(
         "auto",
-        "Variant to serve: auto, or a name such as fp32 or int8-static. auto takes what `farthing "
-        "tune` found on this hardware, else what `farthing convert` recorded for it, so that "
-        "replicas agree, and times the variants where nothing is recorded. A pinned variant that "
-        "was not published stops the server.",
+        "Variant to serve: auto, a name such as fp32 or int8-static for all models, or "
+        "MODEL=VARIANT,... for some. auto takes what `farthing tune` found on this hardware, else "
+        "what `farthing convert` recorded for it, so that replicas agree, and times the variants "
+        "where nothing is recorded. A pinned variant that was not published stops the server.",
+        also=pins,
     )
     max_batch: int = knob(
         0,

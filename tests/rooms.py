@@ -12,7 +12,8 @@ SERVICE_IMPORTS = {
     "service.hardware": set(),
     "service.proto": set(),
     "service.knobs": LEAVES,
-    "service.settings": LEAVES | {"service.knobs"},
+    "service.pins": LEAVES,
+    "service.settings": LEAVES | {"service.knobs", "service.pins"},
     "service.arguments": LEAVES | {"service.knobs", "service.settings"},
     "service.manifest": LEAVES,
     "service.golden": LEAVES | {"service.manifest"},
@@ -78,7 +79,7 @@ SERVICE_IMPORTS = {
     "service.tracing": LEAVES,
     "service.layout": LEAVES | {"service.manifest", "service.modelconfig", "service.warmup"},
     "service.tuned": LEAVES | {"service.manifest"},
-    "service.choice": LEAVES | {"service.manifest", "service.tuned"},
+    "service.choice": LEAVES | {"service.manifest", "service.pins", "service.tuned"},
     "service.variants": LEAVES
     | {
         "service.batching", "service.choice", "service.golden", "service.hardware",
@@ -102,8 +103,8 @@ SERVICE_IMPORTS = {
     | {
         "service.batching", "service.choice", "service.golden", "service.hardware",
         "service.layout", "service.manifest", "service.modelconfig", "service.opened",
-        "service.precedence", "service.session", "service.settings", "service.tuned",
-        "service.variants", "service.warmup",
+        "service.pins", "service.precedence", "service.session", "service.settings",
+        "service.tuned", "service.variants", "service.warmup",
     },
     "service.model": LEAVES
     | {

@@ -93,6 +93,17 @@ async def test_pinned_variant_is_the_file_that_runs(tmp_path: Path) -> None:
     assert await factor(served) == 3
 
 
+def test_a_variant_pinned_of_one_model_is_not_asked_of_the_others(double_repository: Path) -> None:
+    publish(double_repository / "mine" / "1")
+    both = load(double_repository, variant="mine=fp16")
+    served = {model.manifest.name: (model.variant.name, model.why) for model in both}
+    assert served["mine"] == ("fp16", "pinned by --variant")
+    assert served["double"] == ("as-is", "served as it is; there is no manifest")
+    text = refusal(double_repository, variant="fp16")
+    assert "'double' has no variant 'fp16'" in text
+    assert text.endswith("--variant MODEL=VARIANT pins one model")
+
+
 def test_variant_recorded_for_this_hardware_is_served(tmp_path: Path) -> None:
     chosen = {hardware.fingerprint(): Choice("fp16", "twice as fast here")}
     publish(tmp_path / "double" / "1", chosen=chosen)
@@ -102,7 +113,9 @@ def test_variant_recorded_for_this_hardware_is_served(tmp_path: Path) -> None:
 
 def test_pinned_variant_that_was_refused_stops_the_server(tmp_path: Path) -> None:
     publish(tmp_path / "double" / "1")
-    assert "too inaccurate" in refusal(tmp_path, variant="int8")
+    for pinned in ("int8", "double=int8"):
+        text = refusal(tmp_path, variant=pinned)
+        assert "too inaccurate; --variant auto serves what there is" in text
 
 
 def test_pinned_variant_that_never_was_stops_the_server(double_repository: Path) -> None:
