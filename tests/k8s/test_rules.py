@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from service.errors import ModelNotReady
+from service.statistics import ending
 from tests.k8s import queries
 from tests.k8s.rendering import K8S, render, unrendered
 
@@ -105,6 +107,11 @@ def test_each_alert_says_what_is_wrong_and_what_to_do(alert: str) -> None:
     assert set(rule["annotations"]) == {"summary", "description"}
     for text in rule["annotations"].values():
         assert re.fullmatch(r".{20,}\.", text), text
+
+
+def test_the_reason_of_a_model_that_is_not_loaded_is_the_servers() -> None:
+    _, reason = ending(ModelNotReady(""))
+    assert f'reason="{reason}"' in ALERTS["FarthingModelNotLoaded"]["expr"]
 
 
 def test_the_cases_know_all_groups_in_their_order() -> None:
