@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -93,7 +94,7 @@ class Loader:
         try:
             found = layout.place(self.settings.repository, name)
         except OSError as error:
-            raise ModelUnusable(str(error), told="the repository cannot be read") from error
+            raise ModelUnusable(_unreadable(error), told="the repository cannot be read") from error
         if found is None or not found.exists():
             raise ModelUnusable(f"model '{name}' is gone", told="it is not there any more")
         return self._load(found, serving, given)
@@ -123,7 +124,7 @@ class Loader:
         except ModelUnusable:
             raise
         except OSError as error:
-            raise ModelUnusable(str(error), told="its files cannot be read") from error
+            raise ModelUnusable(_unreadable(error), told="its files cannot be read") from error
         except Exception as error:  # a mistake of ours must not take the other models along
             log.exception("unexpected error while loading", model=place.name, version=version)
             raise ModelUnusable("unexpected error while loading") from error
@@ -131,3 +132,10 @@ class Loader:
 
 def _marks(place: Place) -> Marks:
     return {str(version): place.mark(version) for version in place.available()}
+
+
+def _unreadable(error: OSError) -> str:
+    told = f"{error.filename} cannot be read: {error.strerror}" if error.filename else str(error)
+    if isinstance(error, PermissionError) and hasattr(os, "geteuid"):
+        return f"{told}; let the user with the id {os.geteuid()} read it"
+    return told

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +34,27 @@ def test_skipped_entry_is_logged_when_it_is_new_and_not_at_every_look(
     (tmp_path / ".away").rename(first.parent)
     loader.look()
     assert len(caplog.messages) == 3 and "my net" in caplog.messages[2]
+
+
+@pytest.fixture
+def somebody() -> Iterator[int]:
+    """Who we are is not root, who may read everything; the user's id."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield os.geteuid()
+    finally:
+        os.seteuid(before)
+
+
+def test_file_that_may_not_be_read_is_told_with_whom_it_is_kept_from(somebody: int) -> None:
+    # Not in a directory of pytest's, which may be root's alone.
+    with tempfile.TemporaryDirectory() as root:
+        path = models.double(Path(root) / "m" / "1" / "model.onnx")
+        path.chmod(0)
+        loaded = Loader(Settings(repository=Path(root)), Book(), time.monotonic).load("m", {})
+    assert str(loaded.failures["1"]) == (
+        f"{path} cannot be read: Permission denied; let the user with the id {somebody} read it"
+    )
+    assert loaded.failures["1"].told == "its files cannot be read"
