@@ -28,9 +28,7 @@ def test_a_model_that_is_not_named_is_not_pinned(text: str, model: str, variant:
     "text", ["mine=", "=fp32", "mine=a,fp32", "a,b", "mine=a=b", "mine=a,mine=b", "mine=a,"]
 )
 def test_what_is_neither_is_refused_by_what_was_said(text: str) -> None:
-    with pytest.raises(
-        InvalidSetting, match=r"FARTHING_VARIANT is '.+'; it takes auto"
-    ):
+    with pytest.raises(InvalidSetting, match=r"FARTHING_VARIANT is '.+'; it takes auto"):
         pins(text, "FARTHING_VARIANT")
 
 
