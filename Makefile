@@ -18,7 +18,7 @@ help: ## list the verbs
 demo: $(INSTALLED) ## the main job on real data: train, convert, verify, serve, load, price
 	@$(BIN)/farthing demo
 
-test: $(INSTALLED) ## the tests; some ten minutes on two cores
+test: $(INSTALLED) ## the tests; some 15 minutes on two cores
 	@$(BIN)/python -m pytest -m "not slow" --ignore=tests/torch
 
 test-all: $(EVERYTHING) ## all tests with PyTorch, some 20 minutes; needs root, what `make debian` installs, and kubectl

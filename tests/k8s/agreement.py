@@ -10,7 +10,7 @@ from typing import Any
 from tests.k8s.manifest import Manifest, Pod, selects
 from tests.k8s.rendering import ROOT
 
-# Made by users, and named in README.
+# Made by users, and named in k8s/README.md.
 USERS = {
     ("ConfigMap", "farthing-models-s3"),
     ("PersistentVolumeClaim", "farthing-models"),

@@ -19,10 +19,17 @@ Document = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 BASE = K8S / "base"
-OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
+# What users write beside ours, as the pages tell them to, and git ignores: such names.
+OWN = ("user", "mine")
+OVERLAYS = sorted(
+    path.parent.name
+    for path in K8S.glob("overlays/*/kustomization.yaml")
+    if not path.parent.name.startswith(OWN)
+)
 COMPONENTS = sorted(path.parent.name for path in K8S.glob("components/*/kustomization.yaml"))
 _OLDEST = (1, 27)
 _NEEDED = "kubectl 1.27 or later is needed on PATH to render k8s/"
+_LONGEST_S = 60.0
 
 
 class CannotRender(Exception):
@@ -34,13 +41,12 @@ def kubectl() -> str:
     """Where it is.
 
     Raises:
-        CannotRender: it is missing, or too old.
+        CannotRender: it is missing, too old, or no program.
     """
     found = shutil.which("kubectl")
     if not found:
         raise CannotRender(f"{_NEEDED}, and there is none")
-    asked = [found, "version", "--client", "-o", "json"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+    done = _answer([found, "version", "--client", "-o", "json"])
     try:
         client = json.loads(done.stdout)["clientVersion"]
         version = int(client["major"]), int(client["minor"].rstrip("+"))
@@ -51,16 +57,25 @@ def kubectl() -> str:
     return found
 
 
+def _answer(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False,
+            timeout=_LONGEST_S,
+        )  # fmt: skip
+    except OSError as error:
+        raise CannotRender(f"{_NEEDED}; {command[0]} cannot be run: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise CannotRender(f"{' '.join(command)} is not done after {_LONGEST_S:g} s") from None
+
+
 def render(directory: Path) -> list[Document]:
     """The documents of a kustomization.
 
     Raises:
         CannotRender: kubectl is missing, or refuses it.
     """
-    done = subprocess.run(
-        [kubectl(), "kustomize", str(directory)],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    done = _answer([kubectl(), "kustomize", str(directory)])
     # What is deprecated is rendered all the same, with a warning.
     if done.returncode or done.stderr:
         raise CannotRender(f"kubectl kustomize {directory}: {done.stderr.strip()}")
@@ -81,7 +96,8 @@ def overlay(name: str) -> list[Document]:
 def _together(components: tuple[str, ...]) -> str:
     with TemporaryDirectory() as scratch:
         # A copy, since kustomize takes relative paths only, and resolves links in them.
-        shutil.copytree(K8S, Path(scratch) / "k8s")
+        theirs = shutil.ignore_patterns(*(f"{name}*" for name in OWN))
+        shutil.copytree(K8S, Path(scratch) / "k8s", ignore=theirs)
         user = Path(scratch) / "k8s" / "overlays" / "user"
         user.mkdir()
         kustomization = {

@@ -10,7 +10,7 @@ import pytest
 
 from tests.k8s import agreement, rendering, serving, validation
 from tests.k8s.manifest import Manifest
-from tests.k8s.rendering import BASE, K8S, CannotRender, Document, unrendered
+from tests.k8s.rendering import BASE, COMPONENTS, K8S, OVERLAYS, CannotRender, Document, unrendered
 from tests.k8s.restricted import breaches
 
 Change = Callable[[dict[str, Document]], Any]
@@ -225,8 +225,9 @@ def test_what_is_not_restricted_is_found(change: Callable[[Any, Any], Any], foun
 
 CUSTOM = {
     one["kind"]: one
-    for path in [*K8S.glob("components/*"), *K8S.glob("overlays/*")]
-    for one in unrendered(path)
+    for kind, names in (("components", COMPONENTS), ("overlays", OVERLAYS))
+    for name in names
+    for one in unrendered(K8S / kind / name)
     if (one["apiVersion"], one["kind"]) in validation.own_schemas()
 }
 

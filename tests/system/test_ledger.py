@@ -233,10 +233,7 @@ SUM = (
     " / sum(farthing_paid_core_seconds_total)"
 )
 # As README tells it, over a shorter time.
-GOOD = (
-    '(sum(rate(farthing_requests_total{status="OK"}[2s]))'
-    " - sum(rate(farthing_late_answers_total[2s])))"
-)
+GOOD = '(sum(rate(farthing_goodput_requests_total{good="true"}[2s])) > 0)'
 USD = (
     "sum(rate(farthing_paid_core_seconds_total[2s]) / on(instance) farthing_cores"
     " * on(instance) farthing_price_usd_per_hour) / 3600"
