@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import jsonschema
 import kubernetes_validate
 from kubernetes_validate.utils import SchemaNotFoundError, ValidationError
 
+from tests.k8s.manifest import Manifest
 from tests.k8s.rendering import ROOT, Document
 
 # The first with `sleep` in preStop switched on; image volumes came later.
@@ -85,7 +87,16 @@ def complaints(document: Document, *, oldest: str = OLDEST) -> list[str]:
             found.append(f"{name}, in {version}: {_path(error)}: {error.message}")
         except SchemaNotFoundError:
             found.append(f"{name}: {document['apiVersion']} is not known in {version}")
-    return found
+    return found or list(_volumes(document))
+
+
+def _volumes(document: Document) -> Iterator[str]:
+    """No schema says that a volume has one source; components may add another."""
+    for pod in Manifest([document]).pods:
+        for volume in pod.spec.get("volumes", ()):
+            sources = sorted(field for field in volume if field != "name")
+            if len(sources) > 1:
+                yield f"{pod.owner}: volume {volume['name']} is both {' and '.join(sources)}"
 
 
 def _path(error: Any) -> str:
