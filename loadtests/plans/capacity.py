@@ -134,7 +134,9 @@ class Sized:
     why: str = ""
 
 
-def replicas(work: Work, demand: Demand, rate: float, *, headroom: float = 0.0) -> Sized:
+def replicas(
+    work: Work, demand: Demand, rate: float, *, headroom: float = 0.0, least: int = 1
+) -> Sized:
     """The smallest number at which the SLO holds while most comes, and with headroom, too.
 
     Args:
@@ -142,8 +144,9 @@ def replicas(work: Work, demand: Demand, rate: float, *, headroom: float = 0.0) 
         demand: what comes.
         rate: that one carries, see ``highest``; none of them is given more than that for a minute.
         headroom: so much more must hold too.
+        least: there are so many whatever they carry.
     """
-    number = _smallest(work, demand.times_as_much(1 + headroom), rate)
+    number = max(least, _smallest(work, demand.times_as_much(1 + headroom), rate))
     busiest = demand.busiest(BUSIEST_S)
     # Other calls are drawn without headroom, so that what holds with it may fail.
     for more in range(number, _MOST_REPLICAS):
@@ -200,7 +203,7 @@ class Scaled:
 
 def scaled(
     work: Work, demand: Demand, rate: float, *, lag_s: float, headroom: float = 0.0,
-    targets: Sequence[float] = TARGETS,
+    targets: Sequence[float] = TARGETS, least: int = 1,
 ) -> list[Scaled]:  # fmt: skip
     """What autoscaling does at several targets of CPU utilisation.
 
@@ -211,6 +214,7 @@ def scaled(
         lag_s: from a higher rate to replicas that serve.
         headroom: so much more must hold too, before the autoscaler knows of it.
         targets: of utilisation, ascending; those that the SLO does not let one reach are left out.
+        least: replicas at any time.
     """
     shares = [(k + 1) / _GRID for k in range(_GRID)]
     used = [(0.0, 0.0)]
@@ -226,7 +230,7 @@ def scaled(
         at = next(k for k, (share, _) in enumerate(used) if share >= target)
         (low, low_rate), (high, high_rate) = used[at - 1], used[at]
         each = low_rate + (target - low) / max(1e-9, high - low) * (high_rate - low_rate)
-        fleet = follow(demand.curve, each, lag_s=lag_s)
+        fleet = follow(demand.curve, each, lag_s=lag_s, least=least)
         done = work.trial(demand, fleet.steps)
         failure = work.short(done) or work.failure(done) or _crowded(work, more, fleet, rate)
         found.append(Scaled(target, each, fleet, done, failure))
@@ -244,12 +248,15 @@ def _crowded(work: Work, demand: Demand, fleet: Following, rate: float) -> str:
     return f"in the busiest hour, headroom included: {failure}" if failure else ""
 
 
-def break_even(one: tuple[float, float], other: tuple[float, float]) -> float | None:
+def break_even(
+    one: tuple[float, float], other: tuple[float, float], *, least: int = 1
+) -> float | None:
     """From which rate on replicas of one kind cost less than those of another, at any higher rate.
 
     Args:
         one: calls per second that one of them carries, and dollars per hour; likewise the other.
         other: what it is compared with.
+        least: replicas of either that there are whatever they carry.
 
     Returns:
         Calls per second; 0 if it is cheaper at every rate, None if it is not in the long run.
@@ -259,6 +266,7 @@ def break_even(one: tuple[float, float], other: tuple[float, float]) -> float | 
         return None
     # From here on the steps of the two can't make up for the difference.
     bound = usd / (other_usd / other_rate - usd / rate)
+    bound = max(bound, least * usd * other_rate / other_usd)
     if bound > _MOST_REPLICAS * min(rate, other_rate):
         return bound
     # Costs rise just above multiples of what a replica carries: there one may lose, and where the
@@ -268,7 +276,8 @@ def break_even(one: tuple[float, float], other: tuple[float, float]) -> float | 
     steps = sorted(edges)
     lost = [
         at for at, begin in enumerate(steps)
-        if _above(begin, rate) * usd >= _above(begin, other_rate) * other_usd * (1 - 1e-9)
+        if max(least, _above(begin, rate)) * usd
+        >= max(least, _above(begin, other_rate)) * other_usd * (1 - 1e-9)
     ]  # fmt: skip
     if not lost:
         return 0.0

@@ -8,7 +8,7 @@ from functools import partial
 from math import inf
 
 from loadtests.plans import evidence
-from loadtests.plans.autoscaling import LAG_S
+from loadtests.plans.autoscaling import LAG_S, Following
 from loadtests.plans.capacity import (
     TARGETS,
     Scaled,
@@ -20,6 +20,7 @@ from loadtests.plans.capacity import (
     scaled,
 )
 from loadtests.plans.demand import Demand
+from loadtests.plans.nodes import Machines
 from loadtests.plans.replica import measured
 from loadtests.plans.simulation import Simulated
 from loadtests.prices import Price, usd_per_million
@@ -40,7 +41,8 @@ class Asked:
         headroom: so much more than comes must hold too; 0.2 is a fifth.
         lag_s: of an autoscaler, from a higher rate to replicas that serve.
         seed: of all draws.
-        targets: of CPU utilisation, that an autoscaler is tried with.
+        targets: of CPU utilisation, that an autoscaler is tried with; without any, there is none.
+        least: replicas at any time.
     """
 
     demand: Demand
@@ -49,6 +51,7 @@ class Asked:
     lag_s: float = LAG_S
     seed: int = 1
     targets: tuple[float, ...] = TARGETS
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Option:
         why: there is no number, though one replica holds at some rate, or may.
         measured: calls per second of one replica up to which the SLO was measured to hold; None
             where that is not known.
+        least: replicas that there are whatever they carry.
     """
 
     profile: Profile
@@ -76,6 +80,7 @@ class Option:
     scaled: tuple[Scaled, ...] = ()
     why: str = ""
     measured: float | None = None
+    least: int = 1
 
     @property
     def simulated(self) -> bool:
@@ -89,8 +94,8 @@ class Option:
 
     @property
     def at_most(self) -> bool:
-        """Whether it may therefore take fewer replicas than are said; one is needed anyway."""
-        return self.at_least and (self.number or 0) > 1
+        """Whether it may therefore take fewer replicas than are said, but for the least."""
+        return self.at_least and (self.number or 0) > self.least
 
     @property
     def usd_per_hour(self) -> float:
@@ -119,6 +124,20 @@ class Option:
         """By autoscaling, where that pays."""
         best = self.best_scaled
         return self.scaled_usd_per_month(best) if best else self.usd_per_month
+
+    @property
+    def machines(self) -> Machines | None:
+        """What the replicas run on; None without a price."""
+        where = self.profile.conditions
+        return Machines(where.price, where.cpus) if where.price else None
+
+    def whole_usd_per_month(self, one: Scaled | None = None) -> float | None:
+        """Of whole machines, always there or with autoscaling; None where none holds a replica."""
+        machines = self.machines
+        if machines is None or not machines.holds or self.number is None:
+            return None
+        fleet = one.fleet if one else Following(((0.0, self.number),), 1.0)
+        return machines.usd_per_hour(fleet) * MONTH_H
 
     @property
     def accelerated(self) -> bool:
@@ -165,8 +184,9 @@ class Plan:
         if not plain:
             return []
         rival = min(plain, key=lambda one: one.usd_per_hour / (one.rate or inf))
+        least = self.asked.least
         return [
-            (one, rival, break_even(self._carries(one), self._carries(rival)))
+            (one, rival, break_even(self._carries(one), self._carries(rival), least=least))
             for one in held
             if one.accelerated
         ]
@@ -247,24 +267,26 @@ def _option(profile: Profile, asked: Asked, told: Told) -> Option:
     shown = evidence.shown(profile, asked.slo)
     if shown is None:
         return Option(profile, None, None, None, why=f"no run shows {asked.slo.said}")
-    most = evidence.most(profile, asked.slo)
+    most, least = evidence.most(profile, asked.slo), asked.least
     work = Work(measured(profile), asked.slo, most, asked.seed, told)
     rate = highest(work)
     if not rate:
         return Option(profile, rate, None, None, measured=shown)
-    sized = replicas(work, asked.demand, rate, headroom=asked.headroom)
-    option = Option(profile, rate, sized.number, sized.done, why=sized.why, measured=shown)
-    if sized.done is None or sized.number is None:
+    sized = replicas(work, asked.demand, rate, headroom=asked.headroom, least=least)
+    number, done = sized.number, sized.done
+    option = Option(profile, rate, number, done, why=sized.why, measured=shown, least=least)
+    if done is None or number is None:
         return option
     if asked.demand.steady:
-        return replace(option, mean_used=sized.done.used)
-    whole = work.trial(asked.demand, ((0.0, sized.number),))
+        return replace(option, mean_used=done.used)
+    whole = work.trial(asked.demand, ((0.0, number),))
     option = replace(option, mean_used=whole.used)
-    if option.accelerated:
+    if option.accelerated or not asked.targets:
         return option
     followed = scaled(
-        work, asked.demand, rate, lag_s=asked.lag_s, headroom=asked.headroom, targets=asked.targets
-    )
+        work, asked.demand, rate, lag_s=asked.lag_s, headroom=asked.headroom,
+        targets=asked.targets, least=least,
+    )  # fmt: skip
     return replace(option, scaled=tuple(followed))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loadtests.plans.demand import Demand
+from loadtests.plans.nodes import ASSUMED
 from loadtests.plans.plan import MONTH_H, Option, Plan
 from loadtests.plans.replica import tells_serving
 
@@ -17,7 +18,9 @@ def to_dict(made: Plan) -> dict[str, Any]:
                    "mean_per_s": asked.demand.mean},
         "slo": asked.slo.to_dict(),
         "headroom": asked.headroom,
+        "least_replicas": asked.least,
         "hours_per_month": MONTH_H,
+        "whole_machines": ASSUMED,
         "options": [_option_dict(option, asked.demand) for option in made.options],
         "break_even": [
             {"accelerated": one.profile.name, "other": other.profile.name, "from_per_s": rate}
@@ -50,6 +53,8 @@ def _option_dict(option: Option, demand: Demand) -> dict[str, Any]:
         "replicas": option.number,
         "why_none": option.why,
         "usd_per_month": None if option.number is None else option.usd_per_month,
+        "replicas_per_machine": option.machines.holds if option.machines else None,
+        "whole_machines_usd_per_month": option.whole_usd_per_month(),
         "effective_usd_per_million": option.effective_usd_per_million(demand),
         "in_time": done.in_time if done else None,
         "seen": done.seen.to_dict() if done else None,
@@ -58,6 +63,7 @@ def _option_dict(option: Option, demand: Demand) -> dict[str, Any]:
         "autoscaling": [
             {"cpu_target": one.target, "least": one.fleet.least, "most": one.fleet.most,
              "mean": one.fleet.mean, "usd_per_month": option.scaled_usd_per_month(one),
+             "whole_machines_usd_per_month": option.whole_usd_per_month(one),
              "in_time": one.done.in_time, "failure": one.failure, "best": one is best}
             for one in option.scaled
         ],

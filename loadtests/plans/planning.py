@@ -16,9 +16,11 @@ from loadtests import prices, profile
 from loadtests.plans import demand as demands
 from loadtests.plans import overlay, plantables
 from loadtests.plans.autoscaling import LAG_S
+from loadtests.plans.capacity import TARGETS
 from loadtests.plans.demand import Demand
 from loadtests.plans.plan import Asked, Plan, check, plan, repriced
 from loadtests.plans.planjson import to_dict
+from loadtests.plans.scaling import Autoscaler
 from loadtests.profile import Profile
 from loadtests.screen import WIDTH, all_or_nothing, shown
 from loadtests.slo import Slo, seconds_of
@@ -90,6 +92,15 @@ def make(
             "for a replica that is lost or rolled.",
         ),
     ] = 0.2,
+    least: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=10_000,
+            help="Replicas that there are at any time, 1 to 10000. With 1, whenever it is lost, "
+            "or its machine is replaced, nobody is answered until another has started.",
+        ),
+    ] = 2,
     lag_s: Annotated[
         float,
         typer.Option(
@@ -105,9 +116,17 @@ def make(
         typer.Option(
             metavar="DIR",
             help="Write the cheapest as a kustomize overlay of --base: replicas, CPUs, the "
-            "variant, and an autoscaler where that pays.",
+            "variant, settings, and --autoscaler.",
         ),
     ] = None,
+    autoscaler: Annotated[
+        Autoscaler,
+        typer.Option(
+            help="What --write-patch writes where autoscaling pays: hpa scales by CPU; keda, by "
+            "what Prometheus sees of CPU, refusals and waiting, with the component `keda` beside "
+            "the base; none is a fixed number, and nothing else is planned for."
+        ),
+    ] = Autoscaler.HPA,
     base: Annotated[
         Path, typer.Option(metavar="DIR", help="The kustomize base for --write-patch.")
     ] = Path("k8s/base"),
@@ -129,8 +148,9 @@ def make(
     read = [repriced(profile.read(path), own) for path in profiles]
     wanted = check(read, _slo(read[0], p99, success))
     if write_patch is not None:
-        overlay.deployed(base)
-    asked = Asked(asked_for, wanted, headroom, lag_s, seed)
+        overlay.check(base, autoscaler)
+    targets = () if autoscaler is Autoscaler.NONE else TARGETS
+    asked = Asked(asked_for, wanted, headroom, lag_s, seed, targets, least)
     console = Console(stderr=as_json, width=WIDTH)
     with all_or_nothing(), shown(f"planning for {asked_for.said}") as told:
         made = plan(read, asked, listed=listed, told=told)
@@ -143,7 +163,7 @@ def make(
                  *plantables.conditions(made)):  # fmt: skip
         console.print(escape(text), highlight=False)
     if write_patch is not None:
-        _write(made, base, write_patch, console)
+        _write(made, base, write_patch, autoscaler=autoscaler, console=console)
     if made.best is None:
         raise typer.Exit(1)
 
@@ -164,10 +184,12 @@ def _slo(first: Profile, p99: str, success: float | None) -> Slo | None:
     return said if success is None else replace(said, success=success)
 
 
-def _write(made: Plan, base: Path, directory: Path, console: Console) -> None:
+def _write(
+    made: Plan, base: Path, directory: Path, *, autoscaler: Autoscaler, console: Console
+) -> None:
     if made.best is None:
         return
-    files = overlay.write(made, made.best, base, directory)
+    files = overlay.write(made, made.best, base, directory, autoscaler=autoscaler)
     names = ", ".join(path.name for path in files)
-    console.print(escape(f"written to {directory}: {names}; `kubectl apply -k {directory}`"),
-                  highlight=False)  # fmt: skip
+    said = f"written to {directory}: {names}; `kubectl apply -k {directory}`"
+    console.print(escape(said), highlight=False)

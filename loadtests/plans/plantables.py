@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from loadtests.plans.capacity import Scaled
+from loadtests.plans.nodes import ASSUMED
 from loadtests.plans.plan import Option, Plan
 from loadtests.plans.replica import tells_serving
 
@@ -32,13 +34,15 @@ def _options(made: Plan) -> Table:
         ),
         title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
         caption="in time, p99 and CPU are simulated, for what comes in the busiest hour, without "
-        "the headroom; CPU not of machines with an accelerator", caption_justify="left",
+        "the headroom; CPU not of machines with an accelerator; $ a month is the replicas' share "
+        f"of their machines, whole an assumption: {ASSUMED}", caption_justify="left",
     )  # fmt: skip
     table.add_column("profile")
-    table.add_column("machine")
-    for heading in ("accuracy\npoints", "one holds\nper s", "replicas", "$ a\nmonth",
-                    "$ per\nmillion", "in time", f"p{asked.slo.percent:g}\nms", "CPU"):  # fmt: skip
-        table.add_column(heading, justify="right")
+    table.add_column("machine", overflow="fold")
+    for heading in ("accuracy\npoints", "one\nholds/s", "replicas", "$ a\nmonth",
+                    "whole", "$ per\nmillion", "in time", f"p{asked.slo.percent:g}\nms",
+                    "CPU"):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
     for option in made.options:
         table.add_row(*_cells(option, made), style="bold" if option is made.best else None)
     return table
@@ -55,7 +59,7 @@ def _cells(option: Option, made: Plan) -> tuple[str, ...]:
     )
     if option.done is None:
         number = "?" if option.why else "none"
-        return (*head, _carried(option) or number, number, *["-"] * 5)
+        return (*head, _carried(option) or number, number, *["-"] * 6)
     per_million = option.effective_usd_per_million(made.asked.demand)
     most = "<= " if option.at_most else ""
     judged_ms = option.done.seen.percentile_ms(made.asked.slo.percent)
@@ -64,11 +68,18 @@ def _cells(option: Option, made: Plan) -> tuple[str, ...]:
         _carried(option),
         f"{most}{option.number}",
         f"{most}{money(option.usd_per_month)}",
+        _whole(option, None, most),
         "-" if per_million is None else f"{most}{money(per_million)}",
         f"{option.done.in_time:.2%}",
         "-" if judged_ms is None else f"{judged_ms:.1f}",
         "-" if option.accelerated else f"{option.done.used:.0%}",
     )
+
+
+def _whole(option: Option, one: Scaled | None, most: str = "") -> str:
+    """Dollars a month of whole machines."""
+    usd = option.whole_usd_per_month(one)
+    return "-" if usd is None else f"{most}{money(usd)}"
 
 
 def _carried(option: Option) -> str:
@@ -87,7 +98,7 @@ def _scaled(made: Plan) -> Table:
         "over the whole time", caption_justify="left",
     )  # fmt: skip
     table.add_column("profile")
-    for heading in ("CPU\ntarget", "replicas", "mean", "$ a\nmonth", "saves", "in time"):
+    for heading in ("CPU\ntarget", "replicas", "mean", "$ a\nmonth", "whole", "saves", "in time"):
         table.add_column(heading, justify="right")
     table.add_column("the SLO")
     for option in made.options:
@@ -98,6 +109,7 @@ def _scaled(made: Plan) -> Table:
             table.add_row(
                 "" if number else escape(option.profile.name), f"{one.target:.0%}",
                 f"{one.fleet.least} to {one.fleet.most}", f"{one.fleet.mean:.2f}", money(usd),
+                _whole(option, one),
                 f"{saves:.0%}" if saves > 0 and not one.failure else "-", f"{one.done.in_time:.2%}",
                 escape(one.failure) or "holds", style="bold" if one is best else None,
             )  # fmt: skip
@@ -117,6 +129,8 @@ def notes(made: Plan, today: datetime.date) -> list[str]:
         price = option.profile.conditions.price
         if price is not None and price.is_old(today):
             found.append(f"The price of {price.id} is of {price.date}, more than a year old.")
+        if option.number and option.machines and option.machines.refused:
+            found.append(f"{_named(option)}: {option.machines.refused}.")
         if option.why:
             found.append(f"{_named(option)}, for {made.asked.demand.said}: {option.why}.")
         if option.at_least:
@@ -177,7 +191,18 @@ def verdict(made: Plan) -> str:
     )
     if follows:
         said += f", ${money(best.usd_per_month)} with {best.number} always there"
-    return f"{said}{_next(made, best)}.{_simulated(best)}"
+    return f"{said}{_next(made, best)}.{_on_machines(best)}{_simulated(best)}"
+
+
+def _on_machines(best: Option) -> str:
+    """A sentence with the dollars of whole machines."""
+    usd, machines = best.whole_usd_per_month(best.best_scaled), best.machines
+    if machines is None:
+        return ""
+    if usd is None:
+        return f" But {machines.refused}."
+    each = "one replica" if machines.holds == 1 else f"up to {machines.holds} replicas"
+    return f" On whole machines, {each} on each, that is {'at most ' * best.at_most}${money(usd)}."
 
 
 def _next(made: Plan, best: Option) -> str:

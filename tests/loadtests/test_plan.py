@@ -17,6 +17,8 @@ from loadtests import profile as profiles
 from loadtests.arrivals import Curve
 from loadtests.histogram import Histogram
 from loadtests.plans import demand, evidence, plan, plantables
+from loadtests.plans.autoscaling import Following
+from loadtests.plans.nodes import Machines
 from loadtests.plans.plan import Asked, Option, Plan
 from loadtests.plans.planjson import to_dict
 from loadtests.plans.simulation import Simulated
@@ -62,7 +64,9 @@ def test_the_verdict_names_the_winner_its_price_and_the_next(steady: Plan) -> No
     said = plantables.verdict(steady)
     assert said.startswith("net int8 on cloud-small serves 400/s within the SLO")
     assert "with 4 replicas for $146 a month" in said
-    assert said.endswith("net fp32 on cloud-small, costs $256, 1.75 times as much.")
+    assert "net fp32 on cloud-small, costs $256, 1.75 times as much. " in said
+    # Kubernetes leaves 3.92 of four CPUs, which are three replicas; so it takes two machines.
+    assert said.endswith("On whole machines, up to 3 replicas on each, that is $292.")
 
 
 def test_a_machine_without_a_profile_is_named_and_never_wins(steady: Plan) -> None:
@@ -108,6 +112,79 @@ def test_an_accelerator_is_not_scaled_by_the_cpu_that_it_leaves_idle(day: Plan) 
     (gpu,) = (option for option in day.options if option.accelerated)
     assert gpu.scaled == ()
     assert any("is counted as always there" in note for note in plantables.notes(day, TODAY))
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_there_are_never_fewer_replicas_than_the_least(bounded: bool) -> None:
+    asked = Asked(demand.steady(10.0), SLO, least=3)
+    made = plan.plan([bound() if bounded else INT8], asked)
+    (option,) = made.options
+    assert option.number == 3
+    assert option.usd_per_month == pytest.approx(3 * 0.05 * 730)
+    # More from one replica would not make them fewer.
+    assert "with 3 replicas for $110 a month" in plantables.verdict(made)
+    assert "<= 3" not in printed(made)
+    assert to_dict(made)["least_replicas"] == 3
+
+
+def test_an_autoscaler_keeps_the_least_at_night() -> None:
+    day = demand.Demand("a day", Curve(((0.0, 10.0), (600.0, 10.0), (600.0, 600.0),
+                                        (1200.0, 600.0))))  # fmt: skip
+    fleets = {
+        least: plan.plan([INT8], Asked(day, SLO, targets=(0.5,), least=least)).options[0].scaled[0]
+        for least in (1, 2)
+    }
+    assert [fleets[least].fleet.least for least in (1, 2)] == [1, 2]
+    assert fleets[2].fleet.mean > fleets[1].fleet.mean
+
+
+def test_the_least_moves_where_an_accelerator_breaks_even() -> None:
+    gpu = profile("net gpu", price=price("cloud-gpu", usd_per_hour=0.12, accelerator="T4",
+                                         accelerators=1))  # fmt: skip
+    options = (Option(gpu, 900.0, 1, None), Option(INT8, 120.0, 1, None))
+
+    def rate(least: int) -> float | None:
+        ((_, _, found),) = Plan(Asked(demand.steady(1.0), SLO, least=least), options).break_evens()
+        return found
+
+    # One costs as much as 2.4 of the others, which carry 100/s each: cheaper than three of them.
+    # Two cost as much as 4.8.
+    assert (rate(1), rate(2)) == (pytest.approx(200.0), pytest.approx(400.0))
+
+
+def test_without_targets_nothing_is_scaled() -> None:
+    day = demand.Demand("a day", Curve(((0.0, 10.0), (600.0, 600.0))))
+    (option,) = plan.plan([INT8], Asked(day, SLO, targets=())).options
+    assert option.number
+    assert option.scaled == ()
+
+
+@pytest.mark.parametrize(
+    ("cpus", "change", "holds"),
+    [
+        (1.0, {}, 3), (2.0, {}, 1), (1.96, {}, 2), (4.0, {}, 0), (3.92, {}, 1),
+        (2.0, {"cpus": 8}, 3), (1.0, {"accelerator": "T4", "accelerators": 1}, 1),
+        (4.0, {"accelerator": "T4", "accelerators": 1}, 0), (1.0, {"cpus": 1}, 0),
+    ],
+)  # fmt: skip
+def test_a_machine_holds_what_fits_beside_kubernetes(
+    cpus: float, change: dict[str, Any], holds: int
+) -> None:
+    assert Machines(price(**change), cpus).holds == holds
+
+
+def test_machines_come_and_go_with_the_replicas() -> None:
+    fleet = Following(((0.0, 2.0), (50.0, 4.0)), 100.0)
+    assert Machines(price(), 1.0).usd_per_hour(fleet) == pytest.approx(0.2 * (1 + 2) / 2)
+
+
+def test_a_replica_that_fits_on_no_machine_is_said() -> None:
+    large = profile("net large", slo=SLO, cpus=4.0)
+    made = plan.plan([large], Asked(demand.steady(10.0), SLO))
+    why = "a replica of 4 CPUs fits on no cloud-small: Kubernetes leaves 3.92 of its 4; measure one"
+    assert f"But {why}" in plantables.verdict(made)
+    assert any(why in note for note in plantables.notes(made, TODAY))
+    assert to_dict(made)["options"][0]["whole_machines_usd_per_month"] is None
 
 
 def test_figures_for_people_fit_the_screen(steady: Plan, day: Plan) -> None:
@@ -172,7 +249,7 @@ def test_a_percentile_of_too_few_answers_is_not_printed() -> None:
 
 
 def test_what_cpu_utilisation_says_nothing_of_has_none(day: Plan) -> None:
-    rows = [line.strip() for line in printed(day).splitlines() if " cloud-" in line]
+    rows = [line.strip() for line in printed(day).splitlines() if " CPU" in line and "net " in line]
     assert {row[:7]: row[-1] for row in rows} == {"net gpu": "-", "net int": "%"}
     used = {option["name"]: option["used"] for option in to_dict(day)["options"]}
     assert used["net gpu"] is None
@@ -307,15 +384,17 @@ def test_a_rate_that_the_generator_bounds_is_a_lower_one_and_has_no_ratio() -> N
     assert ">= 120.0" in printed(made)
     assert "<= 4 " in printed(made)
     assert plantables.verdict(made).endswith(
-        "with 4 replicas for at most $146 a month; the next, net fp32 on cloud-small, costs $256."
+        "with 4 replicas for at most $146 a month; the next, net fp32 on cloud-small, costs $256. "
+        "On whole machines, up to 3 replicas on each, that is at most $292."
     )
     (note,) = plantables.notes(made, TODAY)
     assert "the 120/s of one replica are only a lower bound" in note
     bounds = {told["name"]: told["rate_is_lower_bound"] for told in to_dict(made)["options"]}
     assert bounds == {"net int8": True, "net fp32": False}
     made = plan.plan([FP32, bound("net slow", 30.0)], asked)
-    assert plantables.verdict(made).endswith(
-        "for $256 a month; whether net slow on cloud-small is cheaper can't be said."
+    assert (
+        "for $256 a month; whether net slow on cloud-small is cheaper can't be said. "
+        in plantables.verdict(made)
     )
 
 
@@ -388,10 +467,13 @@ def test_the_verb_prints_json_with_all_that_the_tables_say(
     code, out, _ = run(capsys, *files, "--rate", "100", "--price", "aws-c7i.xlarge", "--json")
     made: dict[str, Any] = json.loads(out)
     assert code == 0
-    assert [option["replicas"] for option in made["options"]] == [1, 2]
-    assert made["options"][0]["usd_per_month"] == pytest.approx(0.05 * 730)
+    # One would hold 120/s; two, so that one may be lost.
+    assert [option["replicas"] for option in made["options"]] == [2, 2]
+    assert made["options"][0]["usd_per_month"] == pytest.approx(2 * 0.05 * 730)
+    assert made["options"][0]["replicas_per_machine"] == 3
+    assert made["options"][0]["whole_machines_usd_per_month"] == pytest.approx(0.2 * 730)
     assert made["not_measured"] == ["aws-c7i.xlarge"]
-    assert made["verdict"].startswith("net int8")
+    assert "net int8 on cloud-small costs as much" in made["verdict"]
     assert made["slo"] == SLO.to_dict()
 
 
