@@ -162,21 +162,78 @@ def test_serving_images_install_no_framework() -> None:
     assert by_target["gpu"] == ["gpu", "tracing"]
 
 
+def build(
+    folder: Path, *, user: int = 0, engine: str = "", **programs: str
+) -> subprocess.CompletedProcess[str]:
+    """Run .ci/image where only these programs, of which scripts are given, are beside its own."""
+    for name in ("bash", "dirname", "sed", "git", "awk", "grep", "head"):
+        found = shutil.which(name)
+        assert found, name
+        (folder / name).symlink_to(found)
+    for name, script in {"id": f"echo {user}", **programs}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (folder / name).chmod(0o755)
+    chosen = {"ENGINE": engine} if engine else {}
+    return subprocess.run(
+        [ROOT / ".ci" / "image"], env={"PATH": str(folder)} | chosen,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def refusal(folder: Path, *, user: int = 0, engine: str = "", **programs: str) -> str:
+    """The one sentence that nothing is built with."""
+    done = build(folder, user=user, engine=engine, **programs)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    return done.stderr.strip()
+
+
+REFUSED = "echo 'permission denied while trying to connect' >&2; exit 1"
+GONE = "echo 'Cannot connect to the Docker daemon.' >&2; exit 1"
+
+
 @pytest.mark.parametrize("there", [(), ("buildah",), ("debootstrap",)])
 def test_who_lacks_a_builder_is_told_in_one_sentence(
     there: tuple[str, ...], tmp_path: Path
 ) -> None:
-    for name in ("bash", "dirname", "sed", "git", "id"):
-        found = shutil.which(name)
-        assert found, name
-        (tmp_path / name).symlink_to(found)
-    for name in there:
-        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
-        (tmp_path / name).chmod(0o755)
-    done = subprocess.run(
-        [ROOT / ".ci" / "image"], env={"PATH": str(tmp_path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.count("\n") == 1
-    assert "`make debian`" in done.stderr
+    said = refusal(tmp_path, **dict.fromkeys(there, "exit 1"))
+    assert said.startswith("neither docker nor podman answers: ")
+    assert "`make debian`" in said
+
+
+def test_who_is_not_root_and_refused_by_docker_is_told_of_its_group(tmp_path: Path) -> None:
+    said = refusal(tmp_path, user=1000, docker=REFUSED, buildah="exit 1", debootstrap="exit 1")
+    assert said.startswith("docker refuses you: ")
+    assert "usermod -aG docker" in said
+
+
+@pytest.mark.parametrize(
+    ("engine", "programs", "sentence"),
+    [
+        ("docker", {"docker": GONE, "podman": "exit 0"},
+         "ENGINE=docker does not answer: Cannot connect to the Docker daemon."),
+        ("docker", {"docker": REFUSED},
+         "ENGINE=docker does not answer: who builds must be in the group docker"),
+        ("podman", {"podman": "exit 1"}, "ENGINE=podman does not answer: `podman info` fails"),
+        ("podman", {}, "ENGINE=podman does not answer: it is not on PATH"),
+        ("buildah", {"docker": "exit 0"}, "become root and let `make debian` install buildah"),
+        ("foo", {}, "there is no engine 'foo': choose docker, podman or buildah"),
+    ],
+    ids=["gone", "refused", "wordless", "missing", "buildah", "unheard"],
+)  # fmt: skip
+def test_an_engine_that_was_chosen_and_does_not_answer_is_told_of_and_no_other_taken(
+    engine: str, programs: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    assert refusal(tmp_path, engine=engine, **programs).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("environment", "warned"), [("PATH=/bin", True), ("PYTHON_VERSION=3.11.0", False)]
+)
+def test_a_build_on_a_stand_in_ends_with_what_it_is_good_for(
+    environment: str, warned: bool, tmp_path: Path
+) -> None:
+    buildah = f"""case $1 in inspect) echo '"{environment}"' ;; run) echo 1000000 ;; esac"""
+    done = build(tmp_path, engine="buildah", buildah=buildah, debootstrap="exit 1")
+    assert (done.returncode, done.stdout) == (0, "farthing:cpu is 1 MB above its base\n")
+    assert done.stderr.endswith("for tests, not production\n") == warned
