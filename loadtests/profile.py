@@ -166,7 +166,8 @@ class Profile:
         """What a price cannot be believed without, and this has not; empty where it may be."""
         subject, conditions, lacks = self.subject, self.conditions, list[str]()
         if self.rate is None:
-            lacks.append("a rate at which the SLO holds")
+            late = " (the generator was late: stop what else runs there, or run it elsewhere)"
+            lacks.append(f"a rate at which the SLO holds{late if self.generator_bound else ''}")
         if conditions.price is None:
             lacks.append("a price")
         if not conditions.hardware:

@@ -111,7 +111,7 @@ def profile_of(
             # Whoever is slower than the SLO under overload might as well not answer: callers who
             # give up at the limit are what a server can act upon.
             levels += _levels(rig, above, clock, told, impatient=True)
-        found = raised(found, levels, slo)
+        found = raised(found, [*levels, *(level for level, _ in searched)], slo)
         ended, since = rig.taken(), (before if levels else begun).metrics
         span_s = clock.now() - (before_s if levels else begun_s)
         subject = who(memory_bytes=ended.metrics.memory_bytes or None)
@@ -163,13 +163,18 @@ def searched_on(
 
 
 def raised(found: Found, levels: Iterable[Level], slo: Slo) -> Found:
-    """With the highest rate that levels show to hold, where only the generator ended the search."""
+    """With the highest rate that runs show to hold, where only the generator ended the search.
+
+    What `plan` reads of the same runs is the same rate.
+    """
     if not found.generator_bound or found.rate is None:
         return found
-    held = [level.rate for level in levels if not slo.failure(level.seen)]
+    runs = [level for level in levels if not level.seen.void]
+    against = {level.rate for level in runs if slo.doubt(level.seen)}
+    held = [one.rate for one in runs if one.rate not in against and not slo.failure(one.seen)]
     if max(held, default=0.0) <= found.rate:
         return found
-    why = f"the search ended at {found.rate:.4g}/s: {found.why}; a run above it held"
+    why = f"one run held there, above where the search ended: {found.why}"
     return replace(found, rate=max(held), why=why)
 
 

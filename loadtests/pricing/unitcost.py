@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -216,6 +217,8 @@ def slo(
     else:
         unittables.show(console, found)
     _say(console, unittables.verdict(found))
+    if advice := unittables.advice(found, os.getloadavg()[0], os.cpu_count() or 1):
+        _say(console, advice)
     if save_profile is not None:
         _say(console, f"The profile: {save_profile}")
     if found.rate is None:

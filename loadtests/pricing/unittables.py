@@ -54,6 +54,23 @@ def verdict(found: Profile) -> str:
     )
 
 
+def advice(found: Profile, load: float, cores: float) -> str:
+    """What to do where the generator ended the search; empty where it did not.
+
+    Args:
+        found: the profile.
+        load: of the generator's machine, as the kernel averages it over a minute.
+        cores: of that machine.
+    """
+    late = found.generator_bound or (found.at_slo is not None and bool(found.at_slo.seen.void))
+    if not late:
+        return ""
+    return (
+        f"The generator could not send more on time (load {load:.1f} on {cores:g} cores): stop "
+        "what else runs there, or run it on another machine, and measure again."
+    )
+
+
 def mended(lacking: list[str]) -> str:
     """What a price lacks, with the options that give it."""
     return ", ".join(f"{what} ({_MENDS[what]})" if what in _MENDS else what for what in lacking)

@@ -68,6 +68,8 @@ def test_what_lacks_anything_has_no_dollars(part: str, change: dict[str, Any], l
 def test_no_rate_is_void() -> None:
     made = profile(rate=None)
     assert (made.usd_per_million, made.lacking) == (None, ["a rate at which the SLO holds"])
+    (late,) = profile(rate=None, generator_bound=True).lacking
+    assert late.startswith("a rate at which the SLO holds (the generator was late: stop what else")
 
 
 def test_a_void_run_at_the_rate_is_void() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from loadtests.histogram import samples_for
+from loadtests.plans import evidence
 from loadtests.pricing import measure, rates
 from loadtests.pricing.rates import Found, Judged, Search, Trial
 from loadtests.profile import Level
 from loadtests.slo import Slo
 from tests.loadtests.profiles import SLO as SLO_OF_PROFILES
-from tests.loadtests.profiles import observed
+from tests.loadtests.profiles import observed, profile
 from tests.loadtests.simulated import OneAtATime, highest, searched
 
 SLO = Slo(99, 0.05, 0.999)
@@ -129,6 +130,20 @@ def test_levels_that_hold_above_what_the_generator_bounded_raise_the_rate(
     seen = [Level(140.0 * 2**n, observed(latency_s)) for n, latency_s in enumerate(levels)]
     now = measure.raised(found, seen, SLO_OF_PROFILES)
     assert (now.rate, now.generator_bound) == (rate, found.generator_bound)
+
+
+def test_plan_reads_the_rate_that_slo_tells() -> None:
+    held, torn = observed(0.02), observed(0.2)
+    searched = [Level(rate, seen) for rate, seen in ((300.0, held), (400.0, held), (400.0, torn))]
+    levels = [Level(140.0, held)]
+    now = measure.raised(BOUND, [*levels, *searched], SLO_OF_PROFILES)
+    made = profile(
+        rate=now.rate, generator_bound=True, levels=tuple(levels),
+        searched=tuple((level, "") for level in searched),
+    )  # fmt: skip
+    assert now.rate == 300
+    assert evidence.shown(made, SLO_OF_PROFILES) == now.rate
+    assert "at 70" not in now.why
 
 
 @pytest.mark.parametrize("calls", [20, 1000])

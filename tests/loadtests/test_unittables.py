@@ -126,6 +126,23 @@ def test_what_only_the_generator_bounded_is_said_to_be_a_bound() -> None:
     assert Profile.from_dict(made.to_dict()).generator_bound
 
 
+@pytest.mark.parametrize(
+    ("change", "late"),
+    [
+        ({}, False),
+        ({"rate": None, "generator_bound": True}, True),
+        ({"generator_bound": True}, True),
+        ({"rate": late().rate, "searched": ((late(), ""),)}, True),
+    ],
+)
+def test_a_generator_that_was_late_is_told_what_to_do(change: dict[str, Any], late: bool) -> None:
+    said = unittables.advice(profile(**change), 8.14, 2)
+    assert (
+        said.startswith("The generator could not send more on time (load 8.1 on 2 cores)") == late
+    )
+    assert bool(said) == late
+
+
 def test_it_is_said_why_there_is_no_bill() -> None:
     why = "a server was restarted while it was measured"
     assert f"no bill of the server's CPU: {why}" in printed(profile(bill=None, unbilled=why))
