@@ -20,6 +20,7 @@ from typing import Any
 from service import arguments, cputime, hardware, layout, log, repository, server, settings
 from service.bill import Price
 from service.ledger import Ledger
+from service.pins import pins
 from service.statistics import Book
 
 _INTERRUPTED = 130
@@ -39,7 +40,11 @@ def serve(argv: Sequence[str]) -> int:
     layout.places(chosen.repository)  # what is wrong at first sight is said at once
     server.check(chosen)
     _take_files()
-    return asyncio.run(_run(chosen, _loaded(chosen)))
+    models = _loaded(chosen)
+    absent = set(pins(chosen.variant, "--variant")) - {model.manifest.name for model in models}
+    if absent:  # it may come later, or be mistyped
+        log.warning("--variant pins models that are not served", models=sorted(absent))
+    return asyncio.run(_run(chosen, models))
 
 
 def _take_files() -> None:

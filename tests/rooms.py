@@ -175,8 +175,8 @@ SERVICE_IMPORTS = {
        "service.tuned"},
     "service.cli": LEAVES
     | {"service.arguments", "service.bill", "service.cputime", "service.hardware",
-       "service.layout", "service.ledger", "service.repository", "service.server",
-       "service.settings", "service.statistics"},
+       "service.layout", "service.ledger", "service.pins", "service.repository",
+       "service.server", "service.settings", "service.statistics"},
 }  # fmt: skip
 
 # What the other two packages may import from the service.

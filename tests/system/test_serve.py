@@ -183,3 +183,12 @@ def test_a_signal_finishes_accepted_work_and_exits_with_0(
     assert len(endings) == 3
     assert "OK" in endings
     assert set(endings) <= {"OK", "StatusCode.UNAVAILABLE"}
+
+
+def test_a_pin_of_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
+    models.double(tmp_path / "double" / "1" / "model.onnx")
+    with serving(tmp_path, "--variant", "doubel=fp32,double=as-is") as served:
+        code, log = served.end()
+    assert code == 0, log
+    (told,) = [line for line in log.splitlines() if "pins models that are not served" in line]
+    assert '"models": ["doubel"]' in told
