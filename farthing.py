@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         error for what must be mended; 130 when interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
+    _interrupts.clear()
     # Also where a shell started us with SIGINT ignored, and so that SIGTERM cleans up as well.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)

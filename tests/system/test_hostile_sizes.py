@@ -167,9 +167,10 @@ def test_large_refused_requests_do_not_stay_in_memory(
     request = sized(32 * MIB)
     infer_refusal(channel, request)
     before = strangers.resident_mb(served)
-    for _ in range(8):
+    for _ in range(24):
         infer_refusal(channel, request)
-    assert strangers.resident_mb(served) < before + 100
+    # gRPC and the allocator keep a few of them, by chance; 768 MB were refused.
+    assert strangers.resident_mb(served) < before + 200
 
 
 def test_thousands_of_refused_requests_leave_nothing(served: Served, channel: grpc.Channel) -> None:

@@ -103,6 +103,21 @@ def test_an_interrupt_of_which_an_import_makes_another_error_is_one_all_the_same
     assert (done.returncode, done.stderr) == (130, "")
 
 
+def test_an_interrupt_is_forgotten_by_the_next_verb() -> None:
+    code = (
+        "import contextlib, os, signal, sys, farthing\n"
+        "farthing.main(['--version'])\n"
+        "with contextlib.suppress(KeyboardInterrupt):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.exit(farthing.main(['compare', 'none.json', 'none.json']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "none.json" in done.stderr
+
+
 @pytest.mark.parametrize("to_all", [True, False], ids=["to the group", "to the parent alone"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_conversion_leaves_the_repository_untouched(
