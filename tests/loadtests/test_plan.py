@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import datetime
 import io
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-import farthing
-from loadtests import profile as profiles
 from loadtests.arrivals import Curve
-from loadtests.histogram import Histogram
-from loadtests.plans import demand, evidence, plan, plantables
+from loadtests.plans import demand, plan, plantables
 from loadtests.plans.autoscaling import Following
 from loadtests.plans.nodes import Machines
 from loadtests.plans.plan import Asked, Option, Plan
 from loadtests.plans.planjson import to_dict
 from loadtests.plans.simulation import Simulated
-from loadtests.profile import Level, Profile
 from loadtests.screen import WIDTH
 from loadtests.slo import Slo
 from service.bill import Bill
-from service.errors import InvalidSetting
+from tests.loadtests.planned import FP32, GPU, INT8, SLO, TODAY, bound, printed
 from tests.loadtests.profiles import observed, price, profile
-
-SLO = Slo(99, 0.1, 0.99)
-TODAY = datetime.date(2026, 11, 22)
-FP32 = profile(slo=SLO)
-INT8 = profile("net int8", row_s=0.006, rate=120.0, variant="int8-static", slo=SLO)
-GPU = profile(
-    "net gpu", row_s=0.001, rate=900.0, variant="fp16", slo=SLO,
-    price=price("cloud-gpu", usd_per_hour=0.5, accelerator="T4", accelerators=1),
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -219,26 +204,6 @@ def test_bursts_that_are_shorter_than_anything_counted_are_planned_for(tmp_path:
     assert 5 < (bare.number or 0) < (roomy.number or 0) < 12
 
 
-def printed(made: Plan) -> str:
-    console = Console(width=WIDTH, record=True, file=io.StringIO())
-    plantables.show(console, made)
-    return console.export_text()
-
-
-def test_the_conditions_of_each_price_are_said(
-    files: list[str], steady: Plan, capsys: pytest.CaptureFixture[str]
-) -> None:
-    int8, _ = plantables.conditions(steady)
-    depends = (
-        "int8-static", "ab" * 32, "+0 points", "2026-11-22", "a machine", "ms late",
-        "1 of the 4 CPUs of cloud-small at $0.2/h", "here, on demand; 2026-11-01",
-    )  # fmt: skip
-    for said in depends:
-        assert said in int8
-    _, out, _ = run(capsys, *files, "--rate", "100")
-    assert " ".join(int8.split()) in " ".join(out.split())
-
-
 def test_a_percentile_of_too_few_answers_is_not_printed() -> None:
     def said(calls: int) -> str:
         done = Simulated(observed(0.0123, calls=calls), Bill(), 0.0)
@@ -292,235 +257,7 @@ def test_an_old_price_is_said() -> None:
     ]
 
 
-def levels(*runs: tuple[float, float]) -> tuple[Level, ...]:
-    """Runs at so many calls per second that were all answered after so many seconds."""
-    return tuple(Level(rate, observed(latency_s)) for rate, latency_s in runs)
-
-
-@pytest.mark.parametrize(
-    ("limit_s", "expected"), [(0.1, 70.0), (0.05, 40.0), (0.015, 20.0), (0.008, None)]
-)
-def test_a_stricter_slo_is_held_to_the_runs_that_show_it(
-    limit_s: float, expected: float | None
-) -> None:
-    searched = tuple((level, "") for level in levels((40.0, 0.03), (70.0, 0.08)))
-    one = profile(slo=SLO, searched=searched, levels=levels((20.0, 0.011), (140.0, 0.01)))
-    assert evidence.shown(one, Slo(99, limit_s, 0.99)) == expected
-
-
-def test_a_stricter_slo_needs_runs_that_are_long_enough_to_show_it() -> None:
-    short = profile(slo=SLO, searched=(), levels=(Level(70.0, observed(0.011, calls=458)),))
-    assert evidence.shown(short, Slo(99, 0.05, 0.99)) is None
-    assert evidence.shown(FP32, Slo(99.9, 0.1, 0.99)) is None
-
-
-def test_of_two_runs_at_one_rate_the_one_that_breaks_a_stricter_slo_counts() -> None:
-    torn = profile(slo=SLO, searched=(), levels=levels((20.0, 0.01), (70.0, 0.01), (70.0, 0.08)))
-    assert evidence.shown(torn, Slo(99, 0.05, 0.99)) == 20.0
-
-
-def test_sends_that_are_too_late_for_a_stricter_slo_show_nothing() -> None:
-    late = observed(0.011)
-    late.lag = Histogram([0.003] * 1000)
-    one = profile(slo=SLO, searched=(), levels=(Level(70.0, late),))
-    assert evidence.shown(one, Slo(99, 0.09, 0.99)) == 70.0
-    assert evidence.shown(one, Slo(99, 0.05, 0.99)) is None
-
-
-def test_a_plan_for_a_stricter_slo_gives_no_replica_more_than_was_measured_to_hold() -> None:
-    # What is simulated of it would hold 70/s with 80 ms less.
-    one = profile(slo=SLO, row_s=0.001, searched=(), levels=levels((30.0, 0.01), (70.0, 0.08)))
-    (option,) = plan.plan([one], Asked(demand.steady(10.0), Slo(99, 0.05, 0.99))).options
-    assert (option.rate, option.measured, option.simulated) == (30.0, 30.0, False)
-
-
-def test_a_profile_that_shows_a_stricter_slo_nowhere_does_not_win_or_lose() -> None:
-    strict = Slo(99, 0.009, 0.99)
-    assert plan.check([FP32, INT8], strict) == strict
-    made = plan.plan([FP32, INT8], Asked(demand.steady(1.0), strict))
-    fp32 = next(one for one in made.options if one.profile is FP32)
-    assert (fp32.rate, fp32.number) == (None, None)
-    assert (
-        "net fp32 on cloud-small, for 1/s: no run shows p99 <= 9 ms, 0.99 answered."
-        in plantables.notes(made, TODAY)
-    )
-
-
-def test_another_slo_that_is_laxer_is_only_simulated_and_that_is_said() -> None:
-    made = plan.plan([FP32], Asked(demand.steady(10.0), Slo(99, 1.0, 0.99)))
-    (option,) = made.options
-    assert option.rate is not None
-    assert option.rate > 70.0
-    assert max(map(len, printed(made).splitlines())) <= WIDTH
-    assert all(said in printed(made) for said in ("simulated,", "not measured;", "70.0 measured"))
-    assert plantables.verdict(made).endswith(
-        f"That one replica holds {option.rate:.4g}/s is simulated, not measured; measured are 70/s."
-    )
-    (told,) = to_dict(made)["options"]
-    assert told["simulated_not_measured"] is True
-    assert told["measured_rate"] == 70.0
-
-
 def test_what_was_measured_for_the_slo_is_not_called_simulated(steady: Plan) -> None:
     assert "not measured" not in printed(steady)
     assert "not measured" not in plantables.verdict(steady)
     assert not any(told["simulated_not_measured"] for told in to_dict(steady)["options"])
-
-
-def test_a_run_above_the_rate_that_holds_is_evidence_for_a_laxer_slo() -> None:
-    one = profile(slo=SLO, levels=levels((70.0, 0.011), (140.0, 0.15)))
-    assert evidence.shown(one, Slo(99, 0.2, 0.99)) == 140.0
-    assert evidence.shown(one, Slo(99, 0.12, 0.99)) == 70.0
-
-
-def bound(name: str = "net int8", rate: float = 120.0) -> Profile:
-    """One that only the generator kept from more."""
-    return profile(name, row_s=0.006, rate=rate, slo=SLO, generator_bound=True)
-
-
-def test_a_rate_that_the_generator_bounds_is_a_lower_one_and_has_no_ratio() -> None:
-    asked = Asked(demand.steady(400.0), SLO)
-    made = plan.plan([FP32, bound()], asked)
-    assert ">= 120.0" in printed(made)
-    assert "<= 4 " in printed(made)
-    assert plantables.verdict(made).endswith(
-        "with 4 replicas for at most $146 a month; the next, net fp32 on cloud-small, costs $256. "
-        "On whole machines, up to 3 replicas on each, that is at most $292."
-    )
-    (note,) = plantables.notes(made, TODAY)
-    assert "the 120/s of one replica are only a lower bound" in note
-    bounds = {told["name"]: told["rate_is_lower_bound"] for told in to_dict(made)["options"]}
-    assert bounds == {"net int8": True, "net fp32": False}
-    made = plan.plan([FP32, bound("net slow", 30.0)], asked)
-    assert (
-        "for $256 a month; whether net slow on cloud-small is cheaper can't be said. "
-        in plantables.verdict(made)
-    )
-
-
-def test_one_replica_is_needed_whatever_the_generator_bounds() -> None:
-    text = printed(plan.plan([bound()], Asked(demand.steady(10.0), SLO)))
-    assert ">= 120.0" in text
-    assert "<= 1 " not in text
-
-
-def test_a_run_above_a_rate_that_the_generator_bounds_is_evidence() -> None:
-    runs = levels((70.0, 0.011), (140.0, 0.02), (200.0, 0.3))
-    assert evidence.shown(profile(slo=SLO, levels=runs, generator_bound=True), SLO) == 140.0
-    assert evidence.shown(profile(slo=SLO, levels=runs), SLO) == 70.0
-
-
-def test_no_break_even_is_told_of_a_rate_that_is_only_a_lower_bound() -> None:
-    options = (Option(GPU, 900.0, 1, None), Option(bound(), 120.0, 1, None, measured=120.0))
-    assert Plan(Asked(demand.steady(1.0), SLO), options).break_evens() == []
-
-
-def test_an_accuracy_change_of_nothing_has_no_sign_of_its_own() -> None:
-    none = profile(subject=replace(FP32.subject, accuracy_change=-0.001))
-    done = Simulated(observed(0.0123), Bill(), 0.0)
-    said = printed(Plan(Asked(demand.steady(1.0), SLO), (Option(none, 70.0, 1, done),)))
-    assert "+0.00" in said
-    assert "-0.00" not in said
-
-
-def test_ones_own_price_replaces_the_one_in_the_profile() -> None:
-    dearer = plan.repriced(FP32, {"cloud-small": price(usd_per_hour=0.4)})
-    assert dearer.conditions.usd_per_hour == pytest.approx(0.1)
-    assert plan.repriced(FP32, {"cloud-large": price("cloud-large")}) == FP32
-
-
-@pytest.mark.parametrize(
-    ("second", "said"),
-    [
-        (profile("other", slo=Slo(99, 0.2, 0.99)), "must hold"),
-        (FP32, "leave one out"),
-        (profile("other", slo=SLO, price=None), "it lacks a price"),
-        (
-            profile("other", slo=SLO, conditions=replace(FP32.conditions, rows=4)),
-            "don't compare",
-        ),
-    ],
-    ids=["another-slo", "twice", "void", "other-rows"],
-)
-def test_profiles_that_do_not_compare_are_refused(second: Profile, said: str) -> None:
-    with pytest.raises(InvalidSetting, match=said):
-        plan.check([FP32, second], None)
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> list[str]:
-    """Two profiles as files."""
-    paths = [tmp_path / "fp32.json", tmp_path / "int8.json"]
-    for one, path in zip((FP32, INT8), paths, strict=True):
-        profiles.write(one, path)
-    return [str(path) for path in paths]
-
-
-def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    code = farthing.main(["plan", *argv])
-    return code, *capsys.readouterr()
-
-
-def test_the_verb_prints_json_with_all_that_the_tables_say(
-    files: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, _ = run(capsys, *files, "--rate", "100", "--price", "aws-c7i.xlarge", "--json")
-    made: dict[str, Any] = json.loads(out)
-    assert code == 0
-    # One would hold 120/s; two, so that one may be lost.
-    assert [option["replicas"] for option in made["options"]] == [2, 2]
-    assert made["options"][0]["usd_per_month"] == pytest.approx(2 * 0.05 * 730)
-    assert made["options"][0]["replicas_per_machine"] == 3
-    assert made["options"][0]["whole_machines_usd_per_month"] == pytest.approx(0.2 * 730)
-    assert made["not_measured"] == ["aws-c7i.xlarge"]
-    assert "net int8 on cloud-small costs as much" in made["verdict"]
-    assert made["slo"] == SLO.to_dict()
-
-
-def test_the_verb_says_no_where_the_slo_holds_with_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # Its runs take longer than its answers took.
-    profiles.write(profile(slo=SLO, runs={1: (100, 0.02)}), tmp_path / "odd.json")
-    code, out, _ = run(capsys, str(tmp_path / "odd.json"), "--rate", "100", "--p99", "15ms")
-    assert code == 1
-    assert "holds with none of these, however many replicas there are." in " ".join(out.split())
-
-
-def test_a_trace_is_planned_for(
-    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trace = tmp_path / "trace.csv"
-    trace.write_text("time_s,requests_per_s\n0,20\n30,20\n30,300\n90,300\n90,20\n150,20\n")
-    code, out, _ = run(capsys, files[1], "--trace", str(trace), "--headroom", "0", "--json")
-    (option,) = json.loads(out)["options"]
-    assert code == 0
-    assert option["replicas"] == 3
-    assert option["autoscaling"][0]["most"] > 3
-
-
-@pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        ([], "give one of --rate, --trace and --day"),
-        (["--rate", "1", "--day", "5"], "give one of --rate, --trace and --day"),
-        (["--rate", "1", "--price", "moon"], "there is no price 'moon'"),
-        (["--rate", "1", "--p99", "soon"], "no length of time"),
-        (["--rate", "1", "--p99", "2ms"], "no run of 'net fp32' or 'net int8' shows p99 <= 2 ms"),
-        (["--rate", "1", "--write-patch", "out", "--base", "nowhere"], "no kustomize base"),
-    ],
-)
-def test_a_mistake_is_one_sentence_before_anything_is_simulated(
-    files: list[str], capsys: pytest.CaptureFixture[str], argv: list[str], said: str
-) -> None:
-    code, out, err = run(capsys, *files, *argv)
-    assert (code, out) == (2, "")
-    assert said in err
-    assert len(err.strip().splitlines()) == 1
-
-
-def test_a_void_profile_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    profiles.write(profile(price=None), tmp_path / "void.json")
-    code, _, err = run(capsys, str(tmp_path / "void.json"), "--rate", "10")
-    assert code == 2
-    assert "the profile 'net fp32' is void: it lacks a price" in err
