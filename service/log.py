@@ -165,6 +165,8 @@ class Sparing:
 
 # A model that fails on a caller's rows does so as often as that caller likes, at 3 KB a time.
 _exceptions = Sparing(60)
+# Apart, so that a library's flood leaves out none of ours.
+_libraries = Sparing(60)
 
 
 def exception(message: str, **fields: Any) -> None:
@@ -176,7 +178,7 @@ def exception(message: str, **fields: Any) -> None:
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-    """Whether a library's line is written: at most sixty a minute, as of our own exceptions.
+    """Whether a library's line is written: at most sixty a minute.
 
     gRPC logs an error with a traceback of its internals for each caller that leaves just before
     its answer. Under overload these are most callers, and nothing is wrong with the server: a log
@@ -185,7 +187,7 @@ def _worth_saying(record: logging.LogRecord) -> bool:
     kind = record.exc_info[0] if record.exc_info else None
     if kind is not None and kind.__name__ == "ExecuteBatchError":
         return False
-    left_out = _exceptions.left_out()
+    left_out = _libraries.left_out()
     if left_out:
         record.fields = {"left_out": left_out}
     return left_out is not None

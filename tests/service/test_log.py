@@ -253,7 +253,7 @@ def test_callers_cannot_fill_the_disk_with_failures(
 def test_callers_who_leave_make_no_errors_of_grpcs_and_other_lines_of_it_are_kept(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "_exceptions", log.Sparing(2, ManualClock()))
+    monkeypatch.setattr(log, "_libraries", log.Sparing(2, ManualClock()))
     log.configure("info")
     library = logging.getLogger("grpc._cython.cygrpc")
     left = type("ExecuteBatchError", (Exception,), {})
@@ -265,3 +265,9 @@ def test_callers_who_leave_make_no_errors_of_grpcs_and_other_lines_of_it_are_kep
     told = lines(capsys)
     assert ["ValueError" in line["exception"] for line in told] == [True, False]
     assert not any("ExecuteBatchError" in line["exception"] for line in told)
+    try:
+        raise ValueError("ours")
+    except ValueError:
+        log.exception("failed")
+    (own,) = lines(capsys)
+    assert own["message"] == "failed"
