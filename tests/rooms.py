@@ -10,6 +10,8 @@ SERVICE_IMPORTS = {
     "service.datatypes": set(),
     "service.log": set(),
     "service.hardware": set(),
+    "service.devices": LEAVES,
+    "service.cuda": LEAVES,
     "service.proto": set(),
     "service.knobs": LEAVES,
     "service.pins": LEAVES,
@@ -183,6 +185,7 @@ SERVICE_IMPORTS = {
 FROM_SERVICE = {
     "converter": {
         "datatypes",
+        "devices",
         "errors",
         "hardware",
         "manifest",
@@ -195,7 +198,9 @@ FROM_SERVICE = {
         "batching",
         "bill",
         "choice",
+        "cuda",
         "datatypes",
+        "devices",
         "errors",
         "hardware",
         "latency",
@@ -233,6 +238,8 @@ ROOMS = {
     "onnxruntime": {
         "service.session", "converter.variants", "converter.quantize", "converter.diagnosis",
     },
+    "cuda": {"service.cuda"},
+    "pynvml": {"service.nvml"},
     "prometheus_client": {
         "loadtests.pricing.scrape", "service.metrics", "service.tritonmetrics", "service.server",
     },
