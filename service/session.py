@@ -13,7 +13,6 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,9 @@ from service import hardware
 from service.datatypes import BY_NAME, BY_ORT_NAME
 from service.errors import ModelUnusable
 from service.manifest import TensorSpec
+from service.sessionoptions import SessionOptions
+
+__all__ = ["Session", "SessionOptions"]  # who opens the one needs the other
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -33,34 +35,6 @@ _SILENT = 4
 
 _BF16 = "BF16"
 _BF16_IN_ONNX = 16  # TensorProto.BFLOAT16
-
-
-@dataclass(frozen=True)
-class SessionOptions:
-    """What decides how fast a session runs, and how much memory it holds.
-
-    Attributes:
-        threads: threads of one run; 0 means every CPU this process may use.
-        spin: whether idle threads wait in a busy loop.
-        inter_op_threads: nodes of one run at the same time, where ``parallel``.
-        parallel: whether nodes that do not need each other run at the same time.
-        graph_level: name of a GraphOptimizationLevel, e.g. ``ORT_ENABLE_BASIC``; None means
-            ONNX Runtime's own, which is all.
-        mem_arena: whether memory of past runs is kept for the next ones.
-        mem_pattern: whether the memory of a run is planned from those of the same shapes.
-        config: further entries of the session, as ONNX Runtime names them.
-        run_config: further entries of each run, e.g. ``memory.enable_memory_arena_shrinkage``.
-    """
-
-    threads: int = 0
-    spin: bool = False
-    inter_op_threads: int = 1
-    parallel: bool = False
-    graph_level: str | None = None
-    mem_arena: bool = True
-    mem_pattern: bool = True
-    config: tuple[tuple[str, str], ...] = ()
-    run_config: tuple[tuple[str, str], ...] = ()
 
 
 class RunFailed(ModelUnusable):

@@ -20,7 +20,14 @@ SERVICE_IMPORTS = {
     "service.manifest": LEAVES,
     "service.golden": LEAVES | {"service.manifest"},
     "service.rows": LEAVES | {"service.manifest"},
-    "service.session": LEAVES | {"service.hardware", "service.manifest"},
+    "service.sessionoptions": LEAVES | {"service.devices"},
+    "service.providers": LEAVES
+    | {"service.devices", "service.manifest", "service.sessionoptions"},
+    "service.session": LEAVES
+    | {
+        "service.cuda", "service.devices", "service.hardware", "service.manifest",
+        "service.providers", "service.sessionoptions",
+    },
     "service.batching": LEAVES,
     "service.latency": set(),
     "service.scheduler": LEAVES | {"service.batching", "service.latency"},
