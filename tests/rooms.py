@@ -12,6 +12,8 @@ SERVICE_IMPORTS = {
     "service.hardware": set(),
     "service.devices": LEAVES,
     "service.cuda": LEAVES,
+    "service.nvml": LEAVES,
+    "service.gpuwatch": LEAVES | {"service.nvml"},
     "service.proto": set(),
     "service.knobs": LEAVES,
     "service.pins": LEAVES,
