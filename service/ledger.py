@@ -13,6 +13,9 @@ slowed down the other; then the claims of that period are scaled to what is left
 before that, or held by a ticket that is still open, is kept apart until then (``_fresh``), and is
 final afterwards. So a line never falls, and nothing is counted twice or lost, but for rounding.
 
+What. On GPUs all is of GPU-seconds: ``cores`` is how many there are, a run takes one, the front end
+none (``bill.Unit``). Energy goes to the lines of each period by their seconds, so it adds up too.
+
 In a simulation. It knows no threads and no sockets: with a clock of simulated seconds, and
 ``cpu=lambda: serving_s`` for what the front end is to have used so far, ``begin``, ``end`` and
 ``settle`` at simulated times, then ``read``, give the bill that a server would have shown.
@@ -23,8 +26,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
+from typing import TypeVar
 
 from service.bill import (
+    CORE,
     IDLE,
     NO_MODEL,
     OF_MODELS,
@@ -32,40 +37,28 @@ from service.bill import (
     SERVING,
     WARM_UP,
     Bill,
+    Energy,
     Line,
     Price,
+    Unit,
 )
 from service.figures import Labels
+from service.metering import Meter
+from service.tickets import Ticket
 
+__all__ = ["PERIOD_S", "Account", "Ledger", "Ticket"]
 PERIOD_S = 1.0
-
-
-class Ticket:
-    """One run, or one load, of so many rows; its figures are the ledger's.
-
-    Attributes:
-        labels: model, version and variant; may be put right until the first rows are settled.
-        rows: that share its cost alike.
-    """
-
-    __slots__ = ("_fates", "_final", "_fresh", "_open_rows", "_since", "_threads", "labels", "rows")
-
-    def __init__(self, labels: Labels, rows: int) -> None:
-        """Start with no cost.
-
-        Args:
-            labels: model, version and variant.
-            rows: at least 1.
-        """
-        self.labels, self.rows = labels, rows
-        self._open_rows = rows  # not settled yet; they hold these core-seconds, of earlier periods
-        self._final = self._fresh = 0.0  # and of this one
-        self._fates: dict[str, int] | None = None  # of settled rows; few need it: it takes time
-        self._threads, self._since = 0, 0.0  # 0 while it does not run
+K = TypeVar("K")
 
 
 class Ledger:
-    """The core-seconds of one process; any thread may call it. See the top of this file."""
+    """The core-seconds of one process; any thread may call it. See the top of this file.
+
+    Attributes:
+        unit: what is paid for by the second.
+        price: what the process costs; None where that is not known.
+        meter: of energy.
+    """
 
     def __init__(
         self,
@@ -75,17 +68,22 @@ class Ledger:
         cpu: Callable[[], float] = lambda: 0.0,
         age_s: float = 0.0,
         price: Price | None = None,
+        unit: Unit = CORE,
+        energy: Energy | None = None,
     ) -> None:
         """Begin the account.
 
         Args:
-            cores: CPUs that this process may keep busy, in fractions where its quota is one.
+            cores: CPUs that this process may keep busy, in fractions by quota; or GPUs.
             clock: monotonic seconds.
             cpu: CPU seconds that the front end has used so far.
             age_s: of the process now; it was starting all that time.
             price: what it costs; None where that is not known.
+            unit: what ``cores`` and all seconds are of.
+            energy: that it draws; None where nobody tells.
         """
-        self._cores, self._clock, self._cpu, self._price = cores, clock, cpu, price
+        self._cores, self._clock, self._cpu, self.price = cores, clock, cpu, price
+        self.unit, self.meter = unit, Meter(energy, cores)
         self._lock = Lock()
         self._now = self._closed = clock()
         self._began = self._now - age_s
@@ -101,7 +99,7 @@ class Ledger:
         self._fresh: dict[Line, float] = {}
 
     def begin(self, ticket: Ticket, threads: int) -> None:
-        """A run begins, or goes on, on so many threads."""
+        """A run begins, or goes on, on so many threads; on 0 it takes nothing for a while."""
         with self._lock:
             self._advance()
             if ticket._threads:
@@ -155,20 +153,21 @@ class Ledger:
 
     def usd(self, core_s: float) -> float | None:
         """What so many core-seconds cost; None where the price is not known."""
-        if self._price is None:
+        if self.price is None:
             return None
-        return self._price.usd_per_hour / 3600.0 / self._cores * core_s
+        return self.price.usd_per_hour / 3600.0 / self._cores * core_s
 
     def read(self) -> Bill:
         """The bill as of now, which closes a period."""
-        cpu_s = self._cpu()  # before the lock: it takes a while
+        cpu_s, joules = self._cpu(), self.meter.read()  # before the lock: it takes a while
         with self._lock:
-            self._close(cpu_s)
-            unsettled: dict[Labels, float] = {}
+            self._close(cpu_s, joules)
+            unsettled, unsettled_j = dict[Labels, float](), dict[Labels, float]()
             for ticket in self._tickets:
-                unsettled[ticket.labels] = unsettled.get(ticket.labels, 0.0) + ticket._final
+                _pay(unsettled, ticket.labels, ticket._final)
+                _pay(unsettled_j, ticket.labels, ticket._joules)
             seconds = self._now - self._began
-            hourly = self._price.usd_per_hour if self._price else None
+            hourly = self.price.usd_per_hour if self.price else None
             return Bill(
                 lines=dict(self._lines),
                 unsettled=unsettled,
@@ -176,12 +175,11 @@ class Ledger:
                 seconds=seconds,
                 paid_core_s=self._cores * seconds,
                 paid_usd=None if hourly is None else hourly * seconds / 3600.0,
+                unit=self.unit,
+                joules=dict(self.meter.lines),
+                unsettled_j=unsettled_j,
+                drawn_j=self.meter.drawn,
             )
-
-    @property
-    def price(self) -> Price | None:
-        """What the process costs; None where that is not known."""
-        return self._price
 
     def _advance(self) -> None:
         now = self._clock()
@@ -202,7 +200,7 @@ class Ledger:
         self._threads -= ticket._threads
         ticket._threads = 0
         if not ticket._open_rows:
-            del self._tickets[ticket]
+            self._tickets.pop(ticket, None)  # gone already if it was settled while it took nothing
 
     def _gain(self, ticket: Ticket) -> None:
         """Give a run what it has taken since it was last looked at; settled rows pay at once."""
@@ -216,15 +214,17 @@ class Ledger:
         ticket._fresh += core_s * ticket._open_rows / ticket.rows
 
     def _settle(self, ticket: Ticket, rows: int, kind: str) -> float:
-        final, fresh, left = ticket._final, ticket._fresh, ticket._open_rows - rows
+        final, fresh, joules = ticket._final, ticket._fresh, ticket._joules
+        left = ticket._open_rows - rows
         if left < 0:
             raise ValueError("more rows are settled than the run had")
         if left:
             share = rows / ticket._open_rows
-            final, fresh = final * share, fresh * share
+            final, fresh, joules = final * share, fresh * share, joules * share
         ticket._open_rows = left
         ticket._final -= final
         ticket._fresh -= fresh
+        ticket._joules -= joules
         if ticket._fates is None:
             ticket._fates = {kind: rows}
         else:
@@ -233,11 +233,12 @@ class Ledger:
         _pay(self._fresh, line, fresh)
         if final:
             _pay(self._lines, line, final)
+        self.meter.pay(line, joules)
         if not left and not ticket._threads:
             self._tickets.pop(ticket, None)  # it is not there if it never began
         return final + fresh
 
-    def _close(self, cpu_s: float) -> None:
+    def _close(self, cpu_s: float, joules: float) -> None:
         """End the period: all that it brought is final."""
         self._advance()
         had = self._cores * (self._now - self._closed)
@@ -252,20 +253,26 @@ class Ledger:
         scale = 1.0
         if self._claimed > had - serving:
             scale = (had - serving) / self._claimed
+        drawn = self.meter.each(joules, had)
         for ticket in self._tickets:
             ticket._final += scale * ticket._fresh
+            ticket._joules += drawn * scale * ticket._fresh
             ticket._fresh = 0.0
         for line, core_s in self._fresh.items():
-            _pay(self._lines, line, scale * core_s)
+            self._finish(line, scale * core_s, drawn)
         self._fresh.clear()
         rest = max(0.0, had - serving - scale * self._claimed)
-        _pay(self._lines, (NO_MODEL, SERVING), serving)
-        _pay(self._lines, (NO_MODEL, IDLE if self._ready else WARM_UP), rest)
+        self._finish((NO_MODEL, SERVING), serving, drawn)
+        self._finish((NO_MODEL, IDLE if self._ready else WARM_UP), rest, drawn)
         self._closed, self._turn, self._claimed = self._now, 0.0, 0.0
 
+    def _finish(self, line: Line, core_s: float, drawn: float) -> None:
+        _pay(self._lines, line, core_s)
+        self.meter.pay(line, drawn * core_s)
 
-def _pay(lines: dict[Line, float], line: Line, core_s: float) -> None:
-    lines[line] = lines.get(line, 0.0) + core_s
+
+def _pay(lines: dict[K, float], line: K, amount: float) -> None:
+    lines[line] = lines.get(line, 0.0) + amount
 
 
 @dataclass(frozen=True)
@@ -275,12 +282,17 @@ class Account:
     Attributes:
         ledger: of the process.
         labels: model, version and variant.
-        threads: of one run.
+        threads: of one run; on a GPU ledger the GPUs that it takes: 1, or 0 of a run on the CPU.
     """
 
     ledger: Ledger
     labels: Labels
     threads: int
+
+    @property
+    def beside(self) -> int:
+        """What stacking rows for a run takes, and loading: one thread; of a GPU nothing."""
+        return self.ledger.unit.beside
 
     def ticket(self, rows: int) -> Ticket:
         """For one run of so many rows."""

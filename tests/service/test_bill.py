@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from service.bill import BUSY, IDLE, NO_MODEL, WASTE, Bill
+from service.bill import BUSY, GPU, IDLE, NO_MODEL, WASTE, Bill
 
 ONE = ("m", "1", "fp32")
 OTHER = ("m", "1", "int8")
+LINE = (ONE, BUSY)
 
 
 def bill(paid_usd: float | None, *, cores: float = 2.0, **core_s: float) -> Bill:
@@ -39,3 +40,12 @@ def test_one_unknown_price_makes_the_fleets_unknown() -> None:
 def test_sum_of_no_replicas_costs_nothing() -> None:
     assert sum([], Bill()) == Bill()
     assert Bill().usd(0.0) == 0.0
+
+
+def test_energy_of_a_fleet_adds_up_and_units_do_not_mix() -> None:
+    one = Bill({}, cores=1.0, unit=GPU, joules={LINE: 5.0}, unsettled_j={LINE[0]: 1.0}, drawn_j=6.0)
+    both = one + one
+    assert (both.joules, both.unsettled_j, both.drawn_j) == ({LINE: 10.0}, {LINE[0]: 2.0}, 12.0)
+    assert (Bill() + one).unit == GPU
+    with pytest.raises(ValueError, match="do not add up"):
+        one + Bill(cores=2.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.bill import BUSY, IDLE, NO_MODEL, SERVING, WARM_UP, WASTE, Bill, Line, Price
+from service.bill import BUSY, GPU, IDLE, NO_MODEL, SERVING, WARM_UP, WASTE, Bill, Line, Price
 from service.figures import Labels
 from service.ledger import PERIOD_S, Ledger, Ticket
 from tests.fakes import ManualClock
@@ -30,6 +31,7 @@ class Known:
     fates: list[str | None] = field(default_factory=list)
     core_s: list[float] = field(default_factory=list)
     period: list[float] = field(default_factory=list)
+    joules: list[float] = field(default_factory=list)
 
 
 class Oracle:
@@ -38,8 +40,9 @@ class Oracle:
     def __init__(self, cores: float, age_s: float) -> None:
         self.cores, self.ready = cores, False
         self.own = {SERVING: 0.0, IDLE: 0.0, WARM_UP: cores * age_s}
+        self.own_j = dict.fromkeys(self.own, 0.0)
         self.tickets: list[Known] = []
-        self.had = 0.0
+        self.had = self.counted_j = 0.0
 
     def pass_time(self, seconds: float) -> None:
         running = [ticket for ticket in self.tickets if ticket.threads]
@@ -54,17 +57,24 @@ class Oracle:
         for at in undecided[:rows]:
             ticket.fates[at] = kind
 
-    def close(self, front_s: float) -> None:
-        """End a period; ``front_s`` is what the front end has used in all."""
+    def close(self, front_s: float, joules: float = 0.0) -> None:
+        """End a period; ``front_s`` is what the front end has used in all, and so is energy."""
         serving = min(max(front_s - self.own[SERVING], 0.0), self.had)
         claimed = sum(sum(ticket.period) for ticket in self.tickets)
         scale = min(1.0, (self.had - serving) / claimed) if claimed else 1.0
+        each_j = (joules - self.counted_j) / self.had if self.had else 0.0
+        self.counted_j = joules if self.had else self.counted_j
         for ticket in self.tickets:
+            pairs = zip(ticket.joules, ticket.period, strict=True)
+            ticket.joules = [before + scale * each_j * held for before, held in pairs]
             pairs = zip(ticket.core_s, ticket.period, strict=True)
             ticket.core_s = [before + scale * held for before, held in pairs]
             ticket.period = [0.0] * len(ticket.period)
         self.own[SERVING] += serving
-        self.own[IDLE if self.ready else WARM_UP] += self.had - serving - scale * claimed
+        rest, kind = self.had - serving - scale * claimed, IDLE if self.ready else WARM_UP
+        self.own[kind] += rest
+        self.own_j[SERVING] += each_j * serving
+        self.own_j[kind] += each_j * rest
         self.had = 0.0
 
     def lines(self) -> dict[Line, float]:
@@ -75,6 +85,16 @@ class Oracle:
             for fate, core_s in zip(ticket.fates, ticket.core_s, strict=True):
                 if fate is not None:
                     found[ticket.labels, fate] += core_s
+        return dict(found)
+
+    def joules(self) -> dict[Line, float]:
+        found: dict[Line, float] = defaultdict(float)
+        for kind, joules in self.own_j.items():
+            found[NO_MODEL, kind] = joules
+        for ticket in self.tickets:
+            for fate, joules in zip(ticket.fates, ticket.joules, strict=True):
+                if fate is not None:
+                    found[ticket.labels, fate] += joules
         return dict(found)
 
     def unsettled(self) -> float:
@@ -106,17 +126,18 @@ class Do:
 
 
 NUMBER, KIND = st.integers(0, 30), st.sampled_from(KINDS)
-SECONDS = st.floats(0.0, 3.0) | st.sampled_from([1e-6, 0.01, 1.0])
+SECONDS = st.floats(1e-6, 3.0) | st.sampled_from([0.0, 1e-6, 0.01, 1.0])
 STEPS = st.lists(
     st.one_of(
-        st.builds(New, st.integers(0, 2), st.integers(1, 4), st.integers(1, 5)),
-        st.builds(Do, st.sampled_from(["begin"]), NUMBER, threads=st.integers(1, 5)),
+        st.builds(New, st.integers(0, 2), st.integers(1, 4), st.integers(0, 5)),
+        st.builds(Do, st.sampled_from(["begin"]), NUMBER, threads=st.integers(0, 5)),
         st.builds(Do, st.just("end"), NUMBER, front_s=st.floats(0.0, 0.5)),
         st.builds(Do, st.just("finish"), NUMBER, kind=KIND, front_s=st.just(0.0)),
         st.builds(Do, st.just("settle"), NUMBER, st.integers(1, 4), KIND),
         st.tuples(st.just("time"), SECONDS),
         st.tuples(st.just("time"), SECONDS),
         st.tuples(st.just("front"), st.floats(-0.1, 4.0)),  # a reader may be behind for a while
+        st.tuples(st.just("draw"), st.floats(0.0, 900.0)),
         st.just("read"),
         st.just("ready"),
     ),
@@ -125,14 +146,29 @@ STEPS = st.lists(
 )
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """``bill.Energy``: what a test says."""
+
+    told: Callable[[], float]
+    power_w: float | None = None
+
+    def joules(self) -> float:
+        return self.told()
+
+    def watts(self) -> float | None:
+        return self.power_w
+
+
 class Play:
     """One sequence of steps on a ledger, and on the oracle beside it."""
 
     def __init__(self, cores: float, age_s: float) -> None:
         self.clock, self.front_s, self.not_front_s = ManualClock(), 0.0, 0.0
+        self.drawn_j = 0.0
         self.ledger = Ledger(
             cores=cores, clock=self.clock, cpu=lambda: self.front_s, age_s=age_s,
-            price=Price(3.6, "book"),
+            price=Price(3.6, "book"), energy=Drawn(lambda: self.drawn_j),
         )  # fmt: skip
         self.oracle = Oracle(cores, age_s)
         self.began, self.closed = self.clock.now - age_s, self.clock.now
@@ -144,7 +180,7 @@ class Play:
             case New(labels, rows, threads):
                 self.tickets.append(Ticket(LABELS[labels], rows))
                 nothing = [0.0] * rows
-                known = Known(LABELS[labels], 0, [None] * rows, nothing, nothing)
+                known = Known(LABELS[labels], 0, [None] * rows, nothing, nothing, nothing)
                 self.oracle.tickets.append(known)
                 self.begin(self.tickets[-1], known, threads)
             case Do() if self.tickets:
@@ -155,6 +191,8 @@ class Play:
                 self.oracle.pass_time(seconds)
             case ("front", seconds):
                 self.front_s += seconds
+            case ("draw", joules):
+                self.drawn_j += joules
             case "read":
                 self.read()
             case "ready":
@@ -185,7 +223,7 @@ class Play:
             self.close()
 
     def close(self) -> None:
-        self.oracle.close(self.front_s - self.not_front_s)
+        self.oracle.close(self.front_s - self.not_front_s, self.drawn_j)
         self.closed = self.clock.now
 
     def read(self) -> None:
@@ -206,6 +244,17 @@ class Play:
         for line, core_s in self.before.lines.items():
             assert bill.lines[line] >= core_s, f"{line} fell"
         assert min([*bill.lines.values(), *bill.unsettled.values()]) >= -1e-12
+        self.check_energy(bill)
+
+    def check_energy(self, bill: Bill) -> None:
+        expected = {line: joules for line, joules in self.oracle.joules().items() if joules}
+        for line in expected | dict(bill.joules):
+            told = bill.joules.get(line, 0.0)
+            assert told == CLOSE(expected.get(line, 0.0), rel=1e-6, abs=1e-6), line
+            assert told >= self.before.joules.get(line, 0.0), f"the energy of {line} fell"
+        told = sum(bill.joules.values()) + sum(bill.unsettled_j.values())
+        assert told == CLOSE(bill.drawn_j, rel=1e-9, abs=1e-6)
+        assert bill.drawn_j == CLOSE(self.oracle.counted_j)
 
     def finish(self) -> None:
         """End and settle all that is left."""
@@ -352,6 +401,66 @@ def test_clock_and_front_end_that_go_back_take_nothing_away() -> None:
     desk.clock.advance(1.0)
     desk.front_s = 0.375
     assert desk.line(SERVING, NO_MODEL) == 0.375
+
+
+def test_energy_goes_to_the_lines_of_its_period_and_follows_the_rows_fates() -> None:
+    clock, drawn = ManualClock(), [500.0]
+    ledger = Ledger(cores=1.0, clock=clock, unit=GPU, energy=Drawn(lambda: drawn[0]))
+    ledger.ready()
+    ticket = Ticket(LABELS[0], 4)
+    ledger.begin(ticket, 1)
+    clock.advance(3.0)
+    ledger.end(ticket)
+    clock.advance(1.0)
+    drawn[0] += 400.0
+    bill = ledger.read()
+    assert (bill.unsettled_j, bill.joules[NO_MODEL, IDLE]) == ({LABELS[0]: 300.0}, 100.0)
+    ledger.settle(ticket, 3, BUSY)
+    ledger.settle(ticket, 1, WASTE)
+    bill = ledger.read()
+    assert (bill.joules[LABELS[0], BUSY], bill.joules[LABELS[0], WASTE]) == (225.0, 75.0)
+    assert (bill.drawn_j, bill.unsettled_j) == (400.0, {})
+
+
+def test_energy_that_came_in_no_time_goes_to_the_next_period() -> None:
+    clock, drawn = ManualClock(), [0.0]
+    ledger = Ledger(cores=1.0, clock=clock, energy=Drawn(lambda: drawn[0]))
+    ledger.ready()
+    drawn[0] = 70.0
+    assert ledger.read().drawn_j == 0.0
+    clock.advance(0.5)
+    assert ledger.read().joules == {(NO_MODEL, IDLE): 70.0}
+
+
+def test_nothing_is_said_of_energy_where_nobody_tells() -> None:
+    desk = Desk()
+    desk.clock.advance(2.0)
+    bill = desk.ledger.read()
+    assert (bill.joules, bill.drawn_j, desk.ledger.meter.of(1.0)) == ({}, None, None)
+
+
+def test_seconds_draw_their_share_of_the_power_of_all() -> None:
+    ledger = Ledger(cores=2.0, clock=ManualClock(), unit=GPU, energy=Drawn(lambda: 0.0, 600.0))
+    assert ledger.meter.of(0.5) == 150.0
+
+
+def test_run_that_takes_nothing_for_a_while_costs_nothing_then() -> None:
+    desk = Desk(cores=1.0)
+    ticket = desk.began(0)
+    for threads, seconds in ((1, 2.0), (0, 4.0)):
+        desk.clock.advance(1.0)
+        desk.ledger.begin(ticket, threads)
+        desk.clock.advance(seconds)
+    desk.ledger.end(ticket, BUSY)
+    assert (desk.line(BUSY), desk.idle()) == (3.0, 5.0)
+
+
+def test_run_that_is_settled_while_it_takes_nothing_may_end() -> None:
+    desk = Desk()
+    ticket = desk.began(0)
+    desk.ledger.settle(ticket, 1, WASTE)
+    desk.ledger.end(ticket)
+    assert desk.ledger.read().unsettled == {}
 
 
 def test_core_seconds_have_a_price_where_it_is_known() -> None:
