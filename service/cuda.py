@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ import numpy as np
 from service.errors import FarthingError
 
 Array = np.ndarray[Any, Any]
+# to, from, bytes; either end may be on the host or on the GPU
+Move = tuple[int, int, int]
 
 
 class CudaFailed(FarthingError):
@@ -46,11 +49,23 @@ class Memory(Protocol):
     def pinned(self, nbytes: int) -> Array:
         """Page-locked host memory, as uint8; freed with the last array that looks at it."""
 
+    def device(self, nbytes: int) -> int:
+        """The address of new memory on the GPU, with anything in it; until ``freed``."""
+
+    def freed(self, pointer: int) -> None:
+        """Give back what ``device`` gave."""
+
     def stream(self) -> int:
-        """A queue of copies of its own; lives as long as the process."""
+        """A queue of copies of its own; until ``ended``."""
+
+    def ended(self, stream: int) -> None:
+        """Give back what ``stream`` gave."""
 
     def copy(self, to: int, start: int, nbytes: int, stream: int = 0) -> None:
         """Copy between any two addresses, host or device, and wait until it is done."""
+
+    def copies(self, moves: Sequence[Move], stream: int = 0) -> None:
+        """Several copies, in their order, and one wait for all of them."""
 
     def opened(self, handle: bytes) -> int:
         """The address of memory that another process shares by this handle of 64 bytes."""
@@ -81,16 +96,33 @@ class Cuda:
         weakref.finalize(held, runtime.cudaFreeHost, pointer)
         return np.frombuffer(memoryview(held), dtype=np.uint8)  # which holds it
 
+    def device(self, nbytes: int) -> int:
+        """The address of new memory on the GPU, with anything in it; until ``freed``."""
+        return int(_done(self._runtime().cudaMalloc(nbytes)))
+
+    def freed(self, pointer: int) -> None:
+        """Give back what ``device`` gave."""
+        _done(self._runtime().cudaFree(pointer))
+
     def stream(self) -> int:
-        """A queue of copies of its own; lives as long as the process."""
+        """A queue of copies of its own; until ``ended``."""
         runtime = self._runtime()
         return int(_done(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)))
 
+    def ended(self, stream: int) -> None:
+        """Give back what ``stream`` gave."""
+        _done(self._runtime().cudaStreamDestroy(stream))
+
     def copy(self, to: int, start: int, nbytes: int, stream: int = 0) -> None:
         """Copy between any two addresses, host or device, and wait until it is done."""
+        self.copies([(to, start, nbytes)], stream)
+
+    def copies(self, moves: Sequence[Move], stream: int = 0) -> None:
+        """Several copies, in their order, and one wait for all of them."""
         runtime = self._runtime()
         kind = runtime.cudaMemcpyKind.cudaMemcpyDefault
-        _done(runtime.cudaMemcpyAsync(to, start, nbytes, kind, stream))
+        for to, start, nbytes in moves:
+            _done(runtime.cudaMemcpyAsync(to, start, nbytes, kind, stream))
         _done(runtime.cudaStreamSynchronize(stream))
 
     def opened(self, handle: bytes) -> int:
