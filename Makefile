@@ -9,7 +9,7 @@ EVERYTHING := $(VENV)/.everything
 PROTO := service/proto/inference
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check k8s-check drill fmt proto bench zoo-matrix image debian clean install everything
+.PHONY: help demo test test-all check k8s-check drill fmt proto bench gpu-check gpu-wheels zoo-matrix image debian clean install everything
 
 help: ## list the verbs
 	@echo "make VERB, where VERB is one of"
@@ -19,10 +19,10 @@ demo: $(INSTALLED) ## the main job on real data: train, convert, verify, serve, 
 	@$(BIN)/farthing demo
 
 test: $(INSTALLED) ## the tests; some 15 minutes on two cores
-	@$(BIN)/python -m pytest -m "not slow" --ignore=tests/torch
+	@$(BIN)/python -m pytest -m "not slow and not gpu" --ignore=tests/torch
 
 test-all: $(EVERYTHING) ## all tests with PyTorch, some 20 minutes; needs root, what `make debian` installs, and kubectl
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not gpu"
 
 check: $(INSTALLED) ## ruff and mypy strict, then the sizes of the modules
 	@$(BIN)/ruff check .
@@ -50,6 +50,14 @@ proto: $(INSTALLED) ## the stubs from inference.proto, in a descriptor pool of t
 HEAVY := int8 encoder pruned digits damaged conversion
 bench: $(if $(filter $(HEAVY),$(or $(SUITE),$(HEAVY))),$(EVERYTHING),$(INSTALLED)) ## measure, print a table, append it to loadtests/bench/RESULTS.md; SUITE=NAME
 	@$(BIN)/python -m loadtests.bench $(SUITE)
+
+# Both on the bare Python: what is missing is said before anything is installed.
+gpu-check: ## tests and a table on an NVIDIA GPU, into loadtests/bench/RESULTS-gpu.md; WHEELS=DIR asks no network
+	@$(PYTHON) -m loadtests.bench.gpu $(if $(WHEELS),--wheels $(WHEELS)) $(OPTIONS)
+
+gpu-wheels: ## fetch into WHEELS=DIR what gpu-check needs, for a machine without network; FOR=3.12 PART_MB=48
+	@$(PYTHON) -m loadtests.bench.gpu.fetch --wheels $(or $(WHEELS),build/wheels) \
+		$(if $(FOR),--for $(FOR)) $(if $(PART_MB),--part-mb $(PART_MB))
 
 zoo-matrix: $(EVERYTHING) ## train, convert, serve and call the whole zoo; its table goes into README
 	@$(BIN)/python -m tests.system.zoo_matrix $(NAMES)

@@ -1,4 +1,4 @@
-"""Whether there is an NVIDIA GPU that CUDA 13 runs on; the standard library alone, before any install."""
+"""Whether there is an NVIDIA GPU that CUDA 13 runs on; by the standard library alone."""
 
 from __future__ import annotations
 

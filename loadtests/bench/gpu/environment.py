@@ -116,9 +116,7 @@ def command(python: Path, arguments: Sequence[str]) -> list[str]:
         [python, "-c", "import sys; print(*sys.path, sep='\\n')"],
         capture_output=True, text=True, check=True, cwd=python.parent,
     ).stdout.splitlines()  # fmt: skip
-    places = [
-        str(place) for entry in found if entry for place in Path(entry).glob("nvidia/*/lib")
-    ]
+    places = [str(place) for entry in found if entry for place in Path(entry).glob("nvidia/*/lib")]
     if not places:
         return [str(python), *arguments]
     return ["sh", "-c", _WITH_LIBRARIES, "sh", ":".join(places), str(python), *arguments]

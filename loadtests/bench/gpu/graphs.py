@@ -1,19 +1,20 @@
-"""Graphs with random weights, written straight as ONNX: what they cost to run depends on no weight."""
+"""Graphs with random weights, straight as ONNX: what they cost to run depends on no weight."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from loadtests.bench import resnet50
 
 _ELEMENTS = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
-_DTYPES = {"fp32": np.float32, "fp16": np.float16}
+_DTYPES: dict[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
 # ImageNet's, per channel, of bytes.
 _MEAN, _DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -125,9 +126,7 @@ def _gelu(net: resnet50.Net, tensor: str) -> str:
     return net.node("Mul", net.node("Mul", tensor, inner), net.constant(np.array(0.5)))
 
 
-def _write(
-    path: Path, net: resnet50.Net, element: int, given: Sequence[int], classes: int
-) -> Path:
+def _write(path: Path, net: resnet50.Net, element: int, given: Sequence[int], classes: int) -> Path:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         net.nodes, "bench", [value("x", element, ["batch", *given])],
@@ -139,7 +138,7 @@ def _write(
     return path
 
 
-def rows(graph: Path, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def rows(graph: Path, count: int) -> np.ndarray[Any, Any]:
     """Random rows for the only input of one of these graphs, always the same."""
     (entry,) = onnx.load(graph, load_external_data=False).graph.input
     shape = [each.dim_value for each in entry.type.tensor_type.shape.dim[1:]]

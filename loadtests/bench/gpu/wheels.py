@@ -79,7 +79,7 @@ def split(folder: Path, *, part_bytes: int) -> list[Path]:
         if wheel.stat().st_size <= part_bytes:
             continue
         with wheel.open("rb") as file:
-            for number, piece in enumerate(iter(lambda: file.read(part_bytes), b"")):  # noqa: B023
+            for number, piece in enumerate(iter(lambda: file.read(part_bytes), b"")):
                 cut.append(wheel.with_name(f"{wheel.name}.part{number:02d}"))
                 cut[-1].write_bytes(piece)
         wheel.unlink()

@@ -1,0 +1,87 @@
+"""Where the check runs: a GPU, or the CPU in its place, so that all but the GPU is tested."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from service import cuda, nvml
+from service.devices import CPU, CUDA, Device
+
+
+def _unmeasured() -> float | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device, and what meters it.
+
+    Attributes:
+        device: where all of it runs.
+        name: e.g. ``NVIDIA H200``.
+        joules: what the device has used since its driver was loaded; None where nothing tells.
+        usd_per_hour: its price; 0 where none is given.
+    """
+
+    device: Device = CPU
+    name: str = "CPU in a GPU's place"
+    joules: Callable[[], float | None] = field(default=_unmeasured)
+    usd_per_hour: float = 0.0
+
+    def providers(self, *, nhwc: bool = False) -> list[Any]:
+        """ONNX Runtime's providers for bare runs, with fp32 as exact as the server's.
+
+        Args:
+            nhwc: let convolutions have their channels last.
+        """
+        if not self.device.is_gpu:
+            return ["CPUExecutionProvider"]
+        options = {
+            "device_id": str(self.device.index),
+            "use_tf32": "0",
+            "cudnn_conv_algo_search": "EXHAUSTIVE",  # each batch size is run many times
+            "cudnn_conv_use_max_workspace": "1",
+            "prefer_nhwc": "1" if nhwc else "0",
+        }
+        return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+
+    def serve(self) -> tuple[str, ...]:
+        """What `farthing serve` is told about it."""
+        return ("--device", str(self.device)) if self.device.is_gpu else ()
+
+    def usd_per_million(self, rows_per_s: float) -> float | None:
+        """Dollars of a million rows at this rate; None without a price."""
+        if not self.usd_per_hour or rows_per_s <= 0:
+            return None
+        return self.usd_per_hour / 3600 / rows_per_s * 1e6
+
+
+def gpu(index: int, usd_per_hour: float) -> Place:
+    """That GPU, metered by NVIDIA's management library where that answers.
+
+    Raises:
+        CudaFailed: there is no driver, no GPU, or not that one.
+    """
+    found = {each.index: each for each in cuda.gpus()}
+    if index not in found:
+        raise cuda.CudaFailed(f"there is no GPU {index}; this process sees {len(found)}")
+    one = found[index]
+    joules = _unmeasured
+    with suppress(nvml.NvmlFailed):
+        (card,) = nvml.cards([(one.index, one.uuid)])
+        joules = partial(_joules, card)
+    return Place(Device(CUDA, index), one.name, joules, usd_per_hour)
+
+
+def toy(usd_per_hour: float) -> Place:
+    """The CPU in a GPU's place, with an invented meter of 100 watts, so that its figures show."""
+    return Place(joules=lambda: 100 * time.monotonic(), usd_per_hour=usd_per_hour)
+
+
+def _joules(card: nvml.Card) -> float | None:
+    return card.read().energy_j

@@ -1,0 +1,161 @@
+"""The check itself, inside the environment that was made for it: tests/gpu, then the table."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from loadtests import processes
+from loadtests.bench import steps
+from loadtests.bench.gpu import bare, places, scales
+from loadtests.bench.gpu.arguments import ROOT, read
+from loadtests.bench.gpu.measuring import Budget, Measuring, Options
+from loadtests.bench.gpu.places import Place
+from loadtests.bench.gpu.record import PAGE, Record, figures
+from service import hardware
+from service.errors import FarthingError
+
+_PACKAGES = ("onnxruntime-gpu", "onnxruntime", "nvidia-cudnn-cu13", "nvidia-cublas", "grpcio")
+_COLUMNS = 100
+_FAILED, _MISSING, _INTERRUPTED = 1, 2, 130
+_NOTHING_COLLECTED = 5  # pytest's
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tests, then measure; see ``arguments``.
+
+    Returns:
+        0; 1 if a test failed or something could not be measured; 2 if something is missing; 130
+        if it was interrupted.
+    """
+    given = read(argv)
+    console = Console(width=_COLUMNS)
+    try:
+        price = given.price_usd_per_hour
+        place = places.toy(price) if given.toy else places.gpu(given.gpu, price)
+        why = "" if given.toy else bare.unusable()
+    except FarthingError as error:
+        why = str(error)
+    if why:
+        print(f"gpu-check: {why}", file=sys.stderr)
+        return _MISSING
+    record, budget = Record(machine(place), given.out), Budget(given.budget_s)
+    record.write()
+    passed = True
+    try:
+        if "tests" in given.only:
+            passed = _tested(record, min(given.tests_s, budget.left_s))
+            console.print(f"tests/gpu: {record.tests}", markup=False)
+        if "table" in given.only:
+            _measured(given, Measuring(place, _scale(given), record, budget, Path()), console)
+    except KeyboardInterrupt:
+        console.print("interrupted: what was measured until now is kept")
+        return _INTERRUPTED
+    _tell(record, console)
+    console.print(f"written to {given.out / PAGE}", markup=False, soft_wrap=True)
+    return 0 if passed and not record.left_out else _FAILED
+
+
+def machine(place: Place) -> list[str]:
+    """Lines about where it ran."""
+    versions = []
+    for name in _PACKAGES:
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    price = place.usd_per_hour
+    memory_gib = psutil.virtual_memory().total / 2**30
+    return [
+        f"device: {place.name}",
+        f"host: {hardware.cpus()} CPUs, {memory_gib:.0f} GiB, {platform.system()} "
+        f"{platform.release()}, Python {platform.python_version()}",
+        f"versions: {', '.join(versions)}",
+        f"revision: {_revision()}",
+        f"price: {f'{price:g} USD per hour' if price else 'not given'}",
+        "energy: of the whole GPU, its idle power included"
+        if place.joules() is not None
+        else "energy: not measured",
+    ]
+
+
+def _revision() -> str:
+    try:
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def _scale(given: argparse.Namespace) -> scales.Scale:
+    return scales.TOY if given.toy else scales.full(hardware.cpus())
+
+
+def _tested(record: Record, seconds: float) -> bool:
+    """Run tests/gpu; whether all that ran passed. A toy's have no GPU, and skip."""
+    command = [
+        sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-q", "--no-header", "--tb=short",
+        # Warnings of whatever else is installed there are no failures of ours.
+        "-o", "filterwarnings=default", "-p", "no:cacheprovider", "-p", "no:randomly",
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        said = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
+        print(said, flush=True)
+        record.tests = f"ended after {seconds:.0f} s, before they were through"
+        record.write()
+        return False
+    print(done.stdout, flush=True)
+    lines = done.stdout.strip().splitlines()
+    record.tests = lines[-1].strip("= ") if lines else f"pytest ended with {done.returncode}"
+    record.details = [line for line in lines if line.startswith(("FAILED", "ERROR", "SKIPPED"))]
+    record.write()
+    return done.returncode == 0
+
+
+def _measured(given: argparse.Namespace, measuring: Measuring, console: Console) -> None:
+    options = Options(nhwc=given.compare_nhwc, graphs=given.graphs, lanes=given.lanes)
+
+    def tell(step: str) -> None:
+        console.print(f"{measuring.budget.left_s:5.0f} s left; {step}", markup=False)
+
+    with (
+        tempfile.TemporaryDirectory(prefix="farthing-gpu-check-") as directory,
+        steps.told(tell),
+    ):
+        measuring.directory = Path(directory)
+        measuring.run(options)
+
+
+def _tell(record: Record, console: Console) -> None:
+    table = Table(title="on a GPU", title_justify="left")
+    headings = ("model", "what", "rows/s", "over bare", "p50 ms", "p99 ms", "J/1000", "$/million")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < 2 else "right")
+    for row in record.rows:
+        table.add_row(row.model, row.what, *figures(row))
+    console.print(table)
+    for goal in record.goals.values():
+        measured = "" if goal.figure is None else f"{goal.figure:.2f} "
+        console.print(f"{goal.ending}: {goal.name}: {measured}(>= {goal.least:g})", markup=False)
+    for line in record.left_out:
+        console.print(f"not measured: {line}", markup=False)
+
+
+if __name__ == "__main__":
+    processes.end_with_make()
+    sys.exit(main())
