@@ -1,4 +1,4 @@
-"""A protobuf message before it is parsed: how many fields it has.
+"""A protobuf message before it is parsed: how many fields it has, and what some of them hold.
 
 An empty submessage takes two bytes on the wire and a hundred once parsed: a request of 64 MiB that
 names nothing else became 3 GB here, and held the event loop for four seconds. So they are counted
@@ -6,6 +6,8 @@ first, which costs nothing for a message that is too short to hold many.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from google.protobuf.descriptor import Descriptor
 
@@ -54,6 +56,46 @@ def _counted(data: memoryview, most: int, message: Descriptor | None) -> int:
     except IndexError:  # cut off; the parser says so
         pass
     return found
+
+
+def parts(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    """The bytes of each field with this number, those of numbers left out.
+
+    Raises:
+        ValueError: what is there is no message.
+        IndexError: it is cut off.
+    """
+    return (found for found in _fields(message, wanted) if isinstance(found, memoryview))
+
+
+def numbers(message: memoryview, wanted: int) -> list[int]:
+    """The values of each field with this number that is a varint; raises as ``parts`` does."""
+    return [found for found in _fields(message, wanted) if isinstance(found, int)]
+
+
+def texts(message: memoryview, wanted: int) -> list[str]:
+    """The fields with this number as texts; raises as ``parts`` does."""
+    return [str(part, "utf-8") for part in parts(message, wanted)]
+
+
+def _fields(message: memoryview, wanted: int) -> Iterator[memoryview | int]:
+    at = 0
+    while at < len(message):
+        tag, at = number(message, at)
+        kind = tag & 7
+        if kind == _VARINT:
+            value, at = number(message, at)
+            if tag >> 3 == wanted:
+                yield value
+            continue
+        size = {_FIXED64: 8, _FIXED32: 4}.get(kind)
+        if kind == _BYTES:
+            size, at = number(message, at)
+        if size is None or at + size > len(message):
+            raise ValueError("it is no message")
+        if tag >> 3 == wanted and kind == _BYTES:
+            yield message[at : at + size]
+        at += size
 
 
 def number(data: memoryview, at: int) -> tuple[int, int]:

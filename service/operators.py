@@ -7,11 +7,10 @@ GraphProto.node 1 and input 11; NodeProto.input 1, output 2, op_type 4 and domai
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.encoded import number
+from service.encoded import parts, texts
 
 _GRAPH, _FUNCTION = 7, 25
 _NODE, _INPUT = 1, 11
@@ -19,8 +18,6 @@ _INPUTS, _OUTPUTS, _OP_TYPE, _DOMAIN = 1, 2, 4, 7
 _NAME = 1
 # Of ONNX itself, its classical models, and ONNX Runtime's own; all others are named in front.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_SIZES = {_FIXED64: 8, _FIXED32: 4}
 # What is larger takes longer to run than anyone asks this for.
 _MOST_BYTES = 2**24
 
@@ -77,11 +74,11 @@ def steady(path: Path) -> bool:
         if path.stat().st_size > _MOST_BYTES:
             return False
         model = memoryview(path.read_bytes())
-        graphs = list(_parts(model, _GRAPH))
-        if len(graphs) != 1 or next(_parts(model, _FUNCTION), None) is not None:
+        graphs = list(parts(model, _GRAPH))
+        if len(graphs) != 1 or next(parts(model, _FUNCTION), None) is not None:
             return False
-        nodes = [_node(node) for node in _parts(graphs[0], _NODE)]
-        sent = {name for each in _parts(graphs[0], _INPUT) for name in _texts(each, _NAME)}
+        nodes = [_node(node) for node in parts(graphs[0], _NODE)]
+        sent = {name for each in parts(graphs[0], _INPUT) for name in texts(each, _NAME)}
     except (OSError, ValueError, IndexError):
         return False
     return _all_steady(nodes, sent)
@@ -104,29 +101,6 @@ def _all_steady(nodes: list[Node], sent: set[str]) -> bool:
 
 
 def _node(message: memoryview) -> Node:
-    operator, domain = ("".join(_texts(message, field)) for field in (_OP_TYPE, _DOMAIN))
+    operator, domain = ("".join(texts(message, field)) for field in (_OP_TYPE, _DOMAIN))
     name = operator if domain in _DOMAINS else f"{domain}:{operator}"
-    return Node(name, tuple(_texts(message, _INPUTS)), tuple(_texts(message, _OUTPUTS)))
-
-
-def _texts(message: memoryview, wanted: int) -> list[str]:
-    return [str(part, "utf-8") for part in _parts(message, wanted)]
-
-
-def _parts(message: memoryview, wanted: int) -> Iterator[memoryview]:
-    """The bytes of each field with this number."""
-    at = 0
-    while at < len(message):
-        tag, at = number(message, at)
-        kind = tag & 7
-        if kind == _VARINT:
-            _, at = number(message, at)
-            continue
-        size = _SIZES.get(kind)
-        if kind == _BYTES:
-            size, at = number(message, at)
-        if size is None or at + size > len(message):
-            raise ValueError("no ONNX file")
-        if tag >> 3 == wanted and kind == _BYTES:
-            yield message[at : at + size]
-        at += size
+    return Node(name, tuple(texts(message, _INPUTS)), tuple(texts(message, _OUTPUTS)))

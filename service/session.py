@@ -1,14 +1,8 @@
-"""The only room of ONNX Runtime: options from the CPU quota, warm-up, run.
+"""A loaded graph: its tensors, warm-up, run.
 
 BF16 has no dtype in numpy. Its arrays hold the bits, and travel to and from ONNX Runtime as
 OrtValues; models without it take the plain way.
 """
-
-import os
-
-# Before the import, and for child processes too: the wheels since 1.29 write a device id to disk
-# and send events unless this is set when the library is loaded (onnxruntime pull request 27379).
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import ctypes
 import math
@@ -16,22 +10,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# First: it turns ONNX Runtime's telemetry off before anything imports onnxruntime.
+from service import runtime  # isort: skip
+
 import numpy as np
 import onnxruntime as ort
 
-from service import hardware
+from service import providers as plans
 from service.datatypes import BY_NAME, BY_ORT_NAME
 from service.errors import ModelUnusable
 from service.manifest import TensorSpec
+from service.runtime import NotOnGpu, telemetry_is_off
 from service.sessionoptions import SessionOptions
 
-__all__ = ["Session", "SessionOptions"]  # who opens the one needs the other
+# Who opens the one needs the other.
+__all__ = ["NotOnGpu", "Session", "SessionOptions", "telemetry_is_off"]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
-
-# ONNX Runtime's lines are no JSON, and a caller's bad rows would write some; what they say is in
-# the exceptions too.
-_SILENT = 4
 
 _BF16 = "BF16"
 _BF16_IN_ONNX = 16  # TensorProto.BFLOAT16
@@ -49,6 +44,8 @@ class Session:
         inputs: what a run must be given.
         outputs: what it answers.
         optional: inputs that the graph has values for; a run may be given others.
+        options: it was made with.
+        copies: the graph on each of its devices.
     """
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
@@ -58,14 +55,12 @@ class Session:
             ModelUnusable: the file is missing, is no ONNX graph that this ONNX Runtime runs, uses a
                 datatype the wire does not have, or the options are none of ONNX Runtime's.
         """
-        self.path = path
+        self.path, self.options = path, options
         try:
-            # It would say on standard output that it tries again, which is in vain.
-            self._ort: Any = ort.InferenceSession(
-                str(path), _ort_options(options), providers=["CPUExecutionProvider"],
-                enable_fallback=0,
-            )  # fmt: skip
-            self._run_options = _run_options(options)
+            self.copies = runtime.copies(path, options)
+            first = self.copies[0]
+            self._ort: Any = runtime.Several(self.copies) if len(self.copies) > 1 else first.ort
+            self._run_options = first.run_options
             # Names that are not UTF-8 show here.
             self.inputs = tuple(_spec(node, path) for node in self._ort.get_inputs())
             self.outputs = tuple(_spec(node, path) for node in self._ort.get_outputs())
@@ -128,7 +123,7 @@ class Session:
 
         A run that has begun keeps the graph until it is over.
         """
-        self._ort = None
+        self._ort, self.copies = None, ()
         # The C library keeps what was freed: a process that loaded 100 MB twelve times in turn
         # held 507 MiB without this, and 169 with it. Only glibc has it.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -170,6 +165,8 @@ class Session:
             outputs = self.run(feeds)
         except Exception as error:  # as above
             sentence = f"the model loads but fails to run on {what}"
+            if full := plans.memory_full(str(error), self.options):
+                sentence = f"{sentence}: {full}"
             raise RunFailed(f"{sentence}: {_first_line(error)}", told=sentence) from error
         for name, array in outputs.items():
             if rows is not None and array.shape[:1] != (rows,):
@@ -179,33 +176,6 @@ class Session:
                     "fixed first dimension, or with outputs that follow the batch"
                 )
                 raise ModelUnusable(sentence, told=sentence)
-
-
-def _ort_options(options: SessionOptions) -> ort.SessionOptions:
-    result = ort.SessionOptions()
-    result.intra_op_num_threads = options.threads or hardware.cpus()
-    result.inter_op_num_threads = options.inter_op_threads
-    if options.parallel:
-        result.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-    if options.graph_level is not None:
-        result.graph_optimization_level = getattr(ort.GraphOptimizationLevel, options.graph_level)
-    result.enable_cpu_mem_arena = options.mem_arena
-    result.enable_mem_pattern = options.mem_pattern
-    spinning = "1" if options.spin else "0"
-    result.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-    for name, value in options.config:
-        result.add_session_config_entry(name, value)
-    result.log_severity_level = _SILENT
-    return result
-
-
-def _run_options(options: SessionOptions) -> ort.RunOptions | None:
-    if not options.run_config:
-        return None
-    result = ort.RunOptions()
-    for name, value in options.run_config:
-        result.add_run_config_entry(name, value)
-    return result
 
 
 def _bf16_value(bits: np.ndarray[Any, Any]) -> Any:
@@ -242,11 +212,6 @@ def _zeros(spec: TensorSpec, rows: int) -> np.ndarray[Any, Any]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def telemetry_is_off() -> bool:
-    """Whether ONNX Runtime was loaded with its telemetry switched off."""
-    return os.environ.get("ORT_DISABLE_TELEMETRY") == "1"
 
 
 def providers() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from service import gpuknobs
 from service.errors import InvalidSetting
 from service.knobs import address, check, collector, flag, knob, never
 from service.pins import pins
@@ -58,7 +59,7 @@ class Settings:
     max_batch: int = knob(
         0,
         "Rows in one run, 1 to 4096; 0 takes what `farthing tune` found on this hardware, else "
-        "max_batch_size of config.pbtxt, else 16. "
+        "max_batch_size of config.pbtxt, else 16, or 64 on a GPU. "
         "Larger raises throughput on wide hardware, and the latency of every caller in the batch. "
         "A request with more rows runs in parts.",
         low=0,
@@ -90,8 +91,8 @@ class Settings:
     instances: int = knob(
         0,
         "Runs at the same time per model, 1 to 256; 0 takes what `farthing tune` found, else "
-        "instance_group of config.pbtxt, else 1. More instances with fewer threads each favour "
-        "throughput, fewer favour the latency of one caller.",
+        "instance_group of config.pbtxt, else 1, or 2 on each GPU. More instances with fewer "
+        "threads each favour throughput, fewer favour the latency of one caller.",
         low=0,
         high=256,
     )
@@ -110,6 +111,11 @@ class Settings:
         "config.pbtxt may turn it on.",
         kind=bool,
     )
+    device: str = gpuknobs.DEVICE
+    cpu_fallback: str = gpuknobs.CPU_FALLBACK
+    gpu_mem_mib: int = gpuknobs.GPU_MEM_MIB
+    cuda_graphs: bool | None = gpuknobs.CUDA_GRAPHS
+    trt_cache: str = gpuknobs.TRT_CACHE
     max_message_mib: int = knob(
         64,
         "Largest request or answer in MiB, 1 to 1023; more is refused with INVALID_ARGUMENT, and "

@@ -23,16 +23,22 @@ SERVICE_IMPORTS = {
     "service.manifest": LEAVES,
     "service.golden": LEAVES | {"service.manifest"},
     "service.rows": LEAVES | {"service.manifest"},
-    "service.trial": LEAVES | {"service.devices"},
+    "service.trial": LEAVES | {"service.devices", "service.providers", "service.runtime"},
     "service.machine": LEAVES
     | {"service.cuda", "service.devices", "service.hardware", "service.trial"},
     "service.sessionoptions": LEAVES | {"service.devices"},
+    "service.graphs": {"service.encoded"},
     "service.providers": LEAVES
-    | {"service.devices", "service.manifest", "service.sessionoptions"},
+    | {"service.devices", "service.graphs", "service.sessionoptions"},
+    "service.runtime": LEAVES
+    | {
+        "service.devices", "service.graphs", "service.hardware", "service.manifest",
+        "service.providers", "service.sessionoptions",
+    },
     "service.session": LEAVES
     | {
-        "service.cuda", "service.devices", "service.hardware", "service.manifest",
-        "service.providers", "service.sessionoptions",
+        "service.devices", "service.hardware", "service.manifest", "service.providers",
+        "service.runtime", "service.sessionoptions",
     },
     "service.staging": LEAVES | {"service.manifest"},
     "service.buffers": LEAVES | {"service.cputime", "service.cuda", "service.staging"},
@@ -47,12 +53,12 @@ SERVICE_IMPORTS = {
     },
     "service.instances": LEAVES
     | {
-        "service.batching", "service.callers", "service.latency", "service.ledger",
-        "service.scheduler", "service.spans",
+        "service.account", "service.batching", "service.callers", "service.latency",
+        "service.ledger", "service.scheduler", "service.spans",
     },
     "service.batcher": LEAVES
     | {
-        "service.batching", "service.bill", "service.callers", "service.inplace",
+        "service.account", "service.batching", "service.bill", "service.callers", "service.inplace",
         "service.instances", "service.latency", "service.ledger", "service.scheduler",
         "service.spans",
     },
@@ -84,6 +90,10 @@ SERVICE_IMPORTS = {
     "service.figures": set(),
     "service.bill": {"service.figures"},
     "service.cputime": LEAVES,
+    "service.charging": set(),
+    "service.account": {
+        "service.charging", "service.figures", "service.ledger", "service.tickets",
+    },
     "service.tickets": {"service.figures"},
     "service.metering": {"service.bill"},
     "service.ledger": {
@@ -113,7 +123,8 @@ SERVICE_IMPORTS = {
         "service.tuned",
     },
     "service.inplace": {
-        "service.batching", "service.bill", "service.latency", "service.ledger", "service.spans",
+        "service.account", "service.batching", "service.bill", "service.latency",
+        "service.ledger", "service.spans",
     },
     "service.operators": {"service.encoded"},
     "service.opened": LEAVES
@@ -130,7 +141,7 @@ SERVICE_IMPORTS = {
     },
     "service.model": LEAVES
     | {
-        "service.batcher", "service.batching", "service.bill", "service.choice",
+        "service.account", "service.batcher", "service.batching", "service.bill", "service.choice",
         "service.cputime", "service.layout", "service.ledger", "service.manifest",
         "service.modelconfig", "service.opening", "service.precedence", "service.session",
         "service.settings", "service.statistics",
@@ -259,7 +270,7 @@ ROOMS = {
     "grpc_health": {"service.health", "service.ports"},
     "grpc_reflection": {"service.ports"},
     "onnxruntime": {
-        "service.session", "converter.halves", "converter.quantize", "converter.diagnosis",
+        "service.session", "service.runtime", "service.trial", "converter.halves", "converter.quantize", "converter.diagnosis",
     },
     "cuda": {"service.cuda"},
     "pynvml": {"service.nvml"},

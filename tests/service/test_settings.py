@@ -53,6 +53,8 @@ def another(name: str) -> tuple[str, Any]:
         return str(meta["high"]), type(default)(meta["high"])
     if name == "control":
         return "settings,repository", "settings,repository"
+    if name == "device":
+        return "cuda:1", "cuda:1"
     if name == "otlp_endpoint":
         return "http://collector:4317", "http://collector:4317"
     text = meta["choices"][-1] if meta["choices"] else "elsewhere"

@@ -1,0 +1,211 @@
+"""Makes ONNX Runtime's own sessions: on the CPU, or on GPUs with no silent fall-back."""
+
+import os
+
+# Before the import, and for child processes too: the wheels since 1.29 write a device id to disk
+# and send events unless this is set when the library is loaded (onnxruntime pull request 27379).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import onnxruntime as ort
+
+from service import graphs, hardware, log, manifest, providers
+from service.devices import TENSORRT, Device
+from service.errors import ModelUnusable
+from service.sessionoptions import SessionOptions
+
+# ONNX Runtime's lines are no JSON, and a caller's bad rows would write some; what they say is in
+# the exceptions too.
+SILENT = 4
+_GRAPHS_REFUSED = "cannot use the graph capture feature"  # core/session/inference_session.cc
+
+
+class NotOnGpu(ModelUnusable):
+    """A GPU cannot run the graph, or not all of it, and the CPU may not help out."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A graph on one device.
+
+    Attributes:
+        device: where it lies.
+        ort: ONNX Runtime's session.
+        run_options: of each run; None where there are none.
+        graphs: whether its runs are recorded and replayed.
+    """
+
+    device: Device
+    ort: Any
+    run_options: Any = None
+    graphs: bool = False
+
+
+class Several:
+    """Copies of a graph in one session's place: each run goes to the one with the fewest."""
+
+    def __init__(self, copies: Sequence[Copy]) -> None:
+        """Take turns among these."""
+        self._copies, self._lock = copies, Lock()
+        self._busy = [0] * len(copies)
+        self.get_inputs, self.get_outputs = copies[0].ort.get_inputs, copies[0].ort.get_outputs
+        self.get_overridable_initializers = copies[0].ort.get_overridable_initializers
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, Any], _: Any = None) -> Any:
+        """As ONNX Runtime's."""
+        return self._on_one("run", names, feeds)
+
+    def run_with_ort_values(
+        self, names: Sequence[str], feeds: Mapping[str, Any], _: Any = None
+    ) -> Any:
+        """As ONNX Runtime's."""
+        return self._on_one("run_with_ort_values", names, feeds)
+
+    def _on_one(self, how: str, names: Sequence[str], feeds: Mapping[str, Any]) -> Any:
+        with self._lock:
+            index = min(range(len(self._busy)), key=self._busy.__getitem__)
+            self._busy[index] += 1
+        copy = self._copies[index]
+        try:
+            return getattr(copy.ort, how)(names, feeds, copy.run_options)
+        finally:
+            with self._lock:
+                self._busy[index] -= 1
+
+
+def copies(path: Path, options: SessionOptions) -> tuple[Copy, ...]:
+    """The graph on each of the devices.
+
+    Raises:
+        ModelUnusable: a GPU cannot run it, with what to do about it. Whatever ONNX Runtime raises
+            of the file itself comes as it is.
+    """
+    if not options.devices[0].is_gpu:
+        # It would say on standard output that it tries again, which is in vain.
+        session = ort.InferenceSession(
+            str(path), session_options(options), providers=[providers.CPU_PROVIDER],
+            enable_fallback=0,
+        )  # fmt: skip
+        return (Copy(options.devices[0], session, run_options(options)),)
+    facts = graphs.facts(path)
+    return tuple(_on_gpu(path, options, facts, device) for device in options.devices)
+
+
+def _on_gpu(path: Path, options: SessionOptions, facts: graphs.Facts, device: Device) -> Copy:
+    try:
+        return _tried(path, options, facts, device)
+    except ModelUnusable:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        said = str(error)
+        if _GRAPHS_REFUSED in said and options.cuda_graphs:
+            log.warning("its runs cannot be recorded as CUDA graphs, and run without",
+                        file=path.name, reason=said.strip().split("\n", 1)[0][:500])  # fmt: skip
+            return _on_gpu(path, replace(options, cuda_graphs=False), facts, device)
+        if "disable_cpu_ep_fallback" in said or "fallback to CPU EP" in said:
+            sentence = "a part of it can only run on the CPU, which --cpu-fallback none rules out"
+            raise NotOnGpu(f"{path}: {sentence}; {providers.REMEDY}", told=sentence) from error
+        if full := providers.memory_full(said, options):
+            raise ModelUnusable(f"{path} does not fit on {device}: {full}", told=full) from error
+        raise
+
+
+def _tried(path: Path, options: SessionOptions, facts: graphs.Facts, device: Device) -> Copy:
+    engines = _engines(path, options, device)
+    plan = providers.planned(device, options, facts, engines=engines)
+    entries = tuple(providers.entries(device, options).items())
+    session = ort.InferenceSession(
+        str(path), session_options(replace(options, config=(*options.config, *entries))),
+        providers=plan, enable_fallback=0,
+    )  # fmt: skip
+    made = session.get_providers()
+    if made[: len(plan)] != [name for name, _ in plan]:
+        sentence = f"ONNX Runtime could not make {device}'s provider, and took {made[0]}"
+        raise NotOnGpu(f"{path}: {sentence}; `farthing doctor` says why", told=sentence)
+    check_nodes(session, path, options)
+    return Copy(device, session, run_options(options, device), providers.graphs_on(device, options))
+
+
+def check_nodes(session: Any, path: Path, options: SessionOptions) -> None:
+    """Make sure that only such nodes run on the CPU as may; those that do are logged.
+
+    Args:
+        session: that keeps the record of its nodes.
+        path: of its graph, for messages.
+        options: say which may.
+
+    Raises:
+        NotOnGpu: others do, and which.
+    """
+    assigned = session.get_provider_graph_assignment_info()
+    on_cpu = Counter(node.op_type for part in assigned if part.ep_name == providers.CPU_PROVIDER
+                     for node in part.get_nodes())  # fmt: skip
+    if sentence := providers.refused(on_cpu, options.cpu_fallback):
+        raise NotOnGpu(f"{path}: {sentence}", told=sentence)
+    if on_cpu:
+        count = sum(len(part.get_nodes()) for part in assigned)
+        log.info("nodes that run on the CPU", file=path.name, nodes=providers.counted(on_cpu),
+                 of=count, allowed=options.cpu_fallback)  # fmt: skip
+
+
+def _engines(path: Path, options: SessionOptions, device: Device) -> str:
+    """A directory of this file's own: TensorRT does not look at the weights of what it cached.
+
+    Raises:
+        ModelUnusable: it cannot be written.
+    """
+    if device.kind != TENSORRT or not options.trt_cache:
+        return ""
+    directory = Path(options.trt_cache) / manifest.sha256_of(path)[:16]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sentence = f"--trt-cache {options.trt_cache} cannot be written: {error.strerror}"
+        raise ModelUnusable(sentence, told="the cache of engines cannot be written") from error
+    return str(directory)
+
+
+def session_options(options: SessionOptions) -> Any:
+    """ONNX Runtime's own form of the options, but for the providers."""
+    result = ort.SessionOptions()
+    result.intra_op_num_threads = options.threads or hardware.cpus()
+    result.inter_op_num_threads = options.inter_op_threads
+    if options.parallel:
+        result.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    if options.graph_level is not None:
+        result.graph_optimization_level = getattr(ort.GraphOptimizationLevel, options.graph_level)
+    result.enable_cpu_mem_arena = options.mem_arena
+    result.enable_mem_pattern = options.mem_pattern
+    spinning = "1" if options.spin else "0"
+    result.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    for name, value in options.config:
+        result.add_session_config_entry(name, value)
+    result.log_severity_level = SILENT
+    return result
+
+
+def run_options(options: SessionOptions, device: Device | None = None) -> Any:
+    """ONNX Runtime's own form of what is said of each run; None where nothing is.
+
+    Args:
+        options: of the session.
+        device: of a GPU, whose own number takes the place of any in the entries.
+    """
+    if not options.run_config:
+        return None
+    result = ort.RunOptions()
+    for name, value in options.run_config:
+        own = value if device is None else value.replace("gpu:0", f"gpu:{device.index}")
+        result.add_run_config_entry(name, own)
+    return result
+
+
+def telemetry_is_off() -> bool:
+    """Whether ONNX Runtime was loaded with its telemetry switched off."""
+    return os.environ.get("ORT_DISABLE_TELEMETRY") == "1"
