@@ -94,10 +94,9 @@ class Measuring:
             ),
         )
         self._model("resnet50 fp16", self.scale.closed, thorough=True)
-        self._model("resnet50 fp32", self.scale.closed_few)
-        self._compared()
-        self._model("bert fp16", self.scale.closed_few)
-        self._model("bert fp32", self.scale.closed_few)
+        for model in self.scale.others:
+            self._model(model, self.scale.closed_few)
+            self._compared()
         self._options(options)
 
     def graph(self, model: str) -> Path:

@@ -21,6 +21,7 @@ class Scale:
         text: the encoder's size.
         batches: rows of bare runs.
         bare_s: of each of them.
+        others: models beside the one that goals are about, in order.
         closed: closed loops of the model that goals are about.
         closed_few: those of the others.
         open_shares: rates of open loops over the wire, as shares of the best closed loop there.
@@ -37,6 +38,7 @@ class Scale:
     text: Text
     batches: tuple[int, ...]
     bare_s: float
+    others: tuple[str, ...]
     closed: tuple[Load, ...]
     closed_few: tuple[Load, ...]
     open_shares: tuple[float, ...]
@@ -61,6 +63,7 @@ def full(cpus: int) -> Scale:
         text=Text(),
         batches=(1, 2, 4, 8, 16, 32, 64, 128),
         bare_s=1.5,
+        others=("resnet50 fp32", "bert fp16", "bert fp32"),
         closed=(
             Load(callers=1), Load(callers=16), Load(callers=128), Load(callers=32, rows=8),
             Load(callers=128, shared=True), Load(callers=32, rows=8, shared=True),
@@ -82,7 +85,8 @@ TOY = Scale(
     text=Text(layers=1, width=16, heads=2, inner=32, words=50, tokens=8),
     batches=(1, 4),
     bare_s=0.05,
-    closed=(Load(callers=2, seconds=0.2), Load(callers=2, rows=2, shared=True, seconds=0.2)),
+    others=("resnet50 fp32", "bert fp16"),
+    closed=(Load(callers=2, seconds=0.2),),
     closed_few=(Load(callers=2, seconds=0.2),),
     open_shares=(0.2,),
     open_s=0.3,
