@@ -31,14 +31,15 @@ from concurrent.futures import Executor
 from functools import partial
 
 from service import batching
-from service.batching import Answer, Arrays, Limits, Run
+from service.account import Account
+from service.batching import Answer, Arrays, Limits, Run, Stack
 from service.bill import BUSY, NO_MODEL, WASTE
 from service.callers import Part, Request, too_late, waited_too_long
 from service.errors import Draining
 from service.inplace import InPlace, Then
 from service.instances import Instances, OnRun
 from service.latency import Latency
-from service.ledger import Account, Ledger
+from service.ledger import Ledger
 from service.scheduler import Entry, Queue
 from service.spans import Span
 
@@ -61,6 +62,7 @@ class Batcher:
         latency: Latency | None = None,
         cpu: Callable[[], float] = time.thread_time,
         account: Account | None = None,
+        stack: Stack | None = None,
     ) -> None:
         """Assign; nothing starts before the first ``submit``.
 
@@ -73,6 +75,7 @@ class Batcher:
             latency: what is known of its runs already; it goes on learning here.
             cpu: CPU seconds of the calling thread.
             account: pays for the runs; None for one that nobody reads.
+            stack: as ``batching.run_together`` takes it.
         """
         self._limits, self._clock = limits, clock
         latency = latency or Latency()
@@ -81,7 +84,7 @@ class Batcher:
         self._queue: Queue[Part] = Queue(limits, latency)
         self._instances = Instances(
             run, self._queue, limits, executor=executor, clock=clock, latency=latency,
-            account=account, on_run=on_run,
+            account=account, on_run=on_run, stack=stack,
         )  # fmt: skip
         self._in_place = InPlace(
             partial(batching.run, run, batched=limits.batched, clock=clock), limits.in_place_rows,

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from statistics import median
 
+from service.account import Account
 from service.batching import Answer, Arrays, Ran
 from service.bill import BUSY, WASTE
 from service.latency import Latency
-from service.ledger import Account, Ticket
+from service.ledger import Ticket
 from service.spans import Joint, Span
 
 Runs = Callable[[Sequence[Arrays], Sequence[int]], Ran]

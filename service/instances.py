@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from service import batching
-from service.batching import Answer, Arrays, Limits, Ran, Run
+from service.account import Account
+from service.batching import Answer, Arrays, Limits, Ran, Run, Stack
 from service.callers import Part
 from service.errors import Draining, InferenceFailed
 from service.latency import Latency
-from service.ledger import Account, Ticket
+from service.ledger import Ticket
 from service.scheduler import Queue
 from service.spans import Joint
 
@@ -43,9 +44,11 @@ class Instances:
         latency: Latency,
         account: Account,
         on_run: OnRun | None,
+        stack: Stack | None,
     ) -> None:
         """Start with all of them idle; they take from the queue. For the others see ``Batcher``."""
         self._model, self._queue, self._limits = run, queue, limits
+        self._stack = stack
         self._executor, self._clock = executor, clock
         self._latency, self._account, self._on_run = latency, account, on_run
         self.idle, self.followed = limits.instances, False
@@ -99,22 +102,28 @@ class Instances:
     def charged(self, ticket: Ticket, feeds: Sequence[Arrays], counts: Sequence[int]) -> Ran:
         """Run on the calling thread and charge it: one thread stacks the rows, all run the model.
 
+        Of a GPU, its own thread charges what it computes (``charging``), and nothing else is.
+
         Raises:
             InferenceFailed: the model failed.
         """
-        ledger, threads, model = self._account.ledger, self._account.threads, self._model
+        account, model = self._account, self._model
+        ledger, threads, beside = account.ledger, account.threads, account.beside
 
         def run(stacked: Arrays) -> Arrays:
             ledger.begin(ticket, threads)
             try:
                 return model(stacked)
             finally:
-                ledger.begin(ticket, 1)
+                ledger.begin(ticket, beside)
 
-        ledger.begin(ticket, 1)
+        ledger.begin(ticket, beside)
         try:
             batched, clock = self._limits.batched, self._clock
-            return batching.run(run, feeds, counts, batched=batched, clock=clock)
+            with account.paying(ticket):
+                return batching.run(
+                    run, feeds, counts, batched=batched, clock=clock, stack=self._stack
+                )
         finally:
             ledger.end(ticket)
 

@@ -24,7 +24,6 @@ In a simulation. It knows no threads and no sockets: with a clock of simulated s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Lock
 from typing import TypeVar
 
@@ -46,7 +45,7 @@ from service.figures import Labels
 from service.metering import Meter
 from service.tickets import Ticket
 
-__all__ = ["PERIOD_S", "Account", "Ledger", "Ticket"]
+__all__ = ["PERIOD_S", "Ledger", "Ticket"]
 PERIOD_S = 1.0
 K = TypeVar("K")
 
@@ -273,27 +272,3 @@ class Ledger:
 
 def _pay(lines: dict[K, float], line: K, amount: float) -> None:
     lines[line] = lines.get(line, 0.0) + amount
-
-
-@dataclass(frozen=True)
-class Account:
-    """The part of a ledger that one model's runs go into.
-
-    Attributes:
-        ledger: of the process.
-        labels: model, version and variant.
-        threads: of one run; on a GPU ledger the GPUs that it takes: 1, or 0 of a run on the CPU.
-    """
-
-    ledger: Ledger
-    labels: Labels
-    threads: int
-
-    @property
-    def beside(self) -> int:
-        """What stacking rows for a run takes, and loading: one thread; of a GPU nothing."""
-        return self.ledger.unit.beside
-
-    def ticket(self, rows: int) -> Ticket:
-        """For one run of so many rows."""
-        return Ticket(self.labels, rows)

@@ -22,8 +22,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.utils import floatToGoString
 
-from service import statistics, tritonmetrics
-from service.bill import Bill, Price
+from service import costs, gpumetrics, statistics, tritonmetrics
 from service.figures import Ending, Figures, Histogram, Labels
 from service.statistics import Book
 
@@ -129,7 +128,8 @@ class Metrics:
             value=float(self._ready()),
         )
         yield from _counters(figures)
-        yield from _costs(self._book.ledger.read(), self._book.ledger.price)
+        yield from costs.metrics(self._book.ledger.read(), self._book.ledger.price)
+        yield from gpumetrics.metrics(self._book.gpus())
         yield from _histograms(figures)
         yield from _gauges(models)
         yield from tritonmetrics.counters(statistics.by_version(figures))
@@ -187,42 +187,6 @@ def _counters(figures: Mapping[Labels, Figures]) -> Iterator[Metric]:
         for counter, (_, value) in zip(simple, _COUNTERS.values(), strict=True):
             counter.add_metric(labels, value(of))
     yield from (requests, refused, judged, calls, *simple)
-
-
-def _costs(bill: Bill, price: Price | None) -> Iterator[Metric]:
-    """Of one moment, so that the sum shows: all kinds and what is unsettled are what was paid."""
-    seconds = CounterMetricFamily(
-        "farthing_core_seconds",
-        "Core-seconds, by what they went into: busy (runs for answers in time), waste (for those "
-        "that were late, failed or given up) and warm_up (loading) of each model; serving (the "
-        "front end), idle and warm_up (the start) of the process, without a model's name.",
-        labels=(*_MODEL, "kind"),
-    )
-    for (labels, kind), core_s in bill.lines.items():
-        seconds.add_metric((*labels, kind), core_s)
-    unsettled = GaugeMetricFamily(
-        "farthing_unsettled_core_seconds",
-        "Core-seconds of runs of which it is not known yet how they end: busy or waste later on.",
-        labels=_MODEL,
-    )
-    known = {labels: 0.0 for labels, _ in bill.lines if any(labels)}
-    for labels, core_s in {**known, **bill.unsettled}.items():
-        unsettled.add_metric(labels, core_s)
-    paid = CounterMetricFamily(
-        "farthing_paid_core_seconds",
-        "Cores x seconds since the process began: what is to be paid, whatever was done with it.",
-        value=bill.paid_core_s,
-    )
-    cores = GaugeMetricFamily(
-        "farthing_cores", "CPUs that this process may keep busy.", value=bill.cores
-    )
-    yield from (seconds, unsettled, paid, cores)
-    if price is not None:
-        hourly = GaugeMetricFamily(
-            "farthing_price_usd_per_hour", "Dollars for an hour of all cores.", labels=("price",)
-        )
-        hourly.add_metric((price.id,), price.usd_per_hour)
-        yield hourly
 
 
 def _histograms(figures: Mapping[Labels, Figures]) -> Iterator[Metric]:

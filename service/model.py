@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from service import cputime, log
+from service.account import Account
 from service.batcher import Batcher
 from service.batching import Limits
 from service.bill import NO_MODEL, WARM_UP
 from service.choice import Chosen
 from service.layout import Mark, Place
-from service.ledger import Account, Ticket
+from service.ledger import Ticket
 from service.manifest import Manifest, Variant
 from service.modelconfig import Options
 from service.opening import labels, open_version
@@ -104,9 +105,10 @@ def load(
         ModelUnusable: it cannot be served as it is.
     """
     ticket = Ticket(NO_MODEL, 1)  # until its variant is chosen: names are the clients' own
-    book.ledger.begin(ticket, 1)
+    loading = Account(book.ledger, NO_MODEL, threads=0)
+    book.ledger.begin(ticket, loading.beside)
     try:
-        with cputime.computing():
+        with cputime.computing(), loading.paying(ticket):
             return _load(place, version, options, settings, book, clock=clock, ticket=ticket)
     finally:
         book.ledger.end(ticket, WARM_UP)
@@ -126,7 +128,7 @@ def _load(
     opened, running = open_version(place, version, options, settings=settings, clock=clock)
     contract, chosen, instances = opened.contract, opened.chosen, running.instances
     account = Account(book.ledger, (contract.name, str(version), chosen.variant.name),
-                      threads=running.session.threads)  # fmt: skip
+                      threads=book.ledger.unit.beside * running.session.threads)  # fmt: skip
     ticket.labels = account.labels
     book.ledger.know(account.labels)
     book.ledger.begin(ticket, account.threads)
@@ -143,7 +145,7 @@ def _load(
     limits = _limits(settings, options, max_rows, instances, batched=contract.batched)
     limits = replace(limits, in_place_rows=opened.quick_rows(max_rows, executor, clock, latency))
     batcher = Batcher(opened.run, limits, executor=executor, clock=clock, on_run=tally.executed,
-                      latency=latency, account=account)  # fmt: skip
+                      latency=latency, account=account, stack=opened.stack)  # fmt: skip
     return Model(
         manifest=contract,
         version=str(version),

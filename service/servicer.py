@@ -168,9 +168,13 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
 
     def _cost(self, core_s: float) -> tuple[tuple[str, str], ...]:
         """Trailing metadata; a period's scaling comes later, so a busy server's bill is less."""
-        usd = self._repository.book.ledger.usd(core_s)
-        told = (("farthing-core-seconds", f"{core_s:.6g}"),)
-        return told if usd is None else (*told, ("farthing-cost-usd", f"{usd:.6g}"))
+        ledger = self._repository.book.ledger
+        figures = {
+            f"farthing-{ledger.unit.name}-seconds": core_s,
+            "farthing-cost-usd": ledger.usd(core_s),
+            "farthing-joules": ledger.meter.of(core_s),
+        }
+        return tuple((name, f"{each:.6g}") for name, each in figures.items() if each is not None)
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[Any], call: Call

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from threading import Lock
 
 from service.errors import ServingError
 from service.figures import Compute, Duration, Ending, Figures, Histogram, Labels
+from service.gpuwatch import Seen
 from service.ledger import Ledger
 from service.phases import SECONDS, Answered, Phases
 from service.proto import inference_pb2 as pb
@@ -179,6 +180,7 @@ class Book:
 
     Attributes:
         ledger: where its core-seconds go.
+        gpus: what is seen of its GPUs.
     """
 
     def __init__(
@@ -188,6 +190,7 @@ class Book:
         *,
         target_s: float = 0.0,
         ledger: Ledger | None = None,
+        gpus: Callable[[], Sequence[Seen]] = tuple,
     ) -> None:
         """Hold nothing yet; for the clocks see ``Tally``.
 
@@ -197,8 +200,9 @@ class Book:
             target_s: the server's latency target, which becomes an edge of the histograms; 0 is
                 none. A model's own does not: histograms with other edges cannot be added up.
             ledger: of the process; None for one of a single core.
+            gpus: asked at each scrape, on any thread; it must not wait for a driver.
         """
-        self.ledger = ledger or Ledger(cores=1.0, clock=clock)
+        self.ledger, self.gpus = ledger or Ledger(cores=1.0, clock=clock), gpus
         self._clock, self._today_ms = clock, today_ms
         self._edges_s = tuple(sorted({*SECONDS, target_s} - {0.0}))
         self._tallies: dict[Labels, Tally] = {}

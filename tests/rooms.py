@@ -101,12 +101,17 @@ SERVICE_IMPORTS = {
     },
     "service.phases": {"service.figures"},
     "service.statistics": LEAVES
-    | {"service.figures", "service.ledger", "service.phases", "service.proto"},
+    | {
+        "service.figures", "service.gpuwatch", "service.ledger", "service.phases",
+        "service.proto",
+    },
     "service.tritonmetrics": {"service.figures", "service.model"},
+    "service.gpumetrics": {"service.gpuwatch", "service.nvml"},
+    "service.costs": {"service.bill", "service.figures"},
     "service.metrics": LEAVES
     | {
-        "service.bill", "service.figures", "service.ledger", "service.model", "service.statistics",
-        "service.tritonmetrics",
+        "service.costs", "service.figures", "service.gpumetrics", "service.model",
+        "service.statistics", "service.tritonmetrics",
     },
     "service.tracing": LEAVES,
     "service.layout": LEAVES | {"service.manifest", "service.modelconfig", "service.warmup"},
@@ -275,7 +280,8 @@ ROOMS = {
     "cuda": {"service.cuda"},
     "pynvml": {"service.nvml"},
     "prometheus_client": {
-        "loadtests.pricing.scrape", "service.metrics", "service.tritonmetrics", "service.server",
+        "loadtests.pricing.scrape", "service.costs", "service.gpumetrics", "service.metrics",
+        "service.tritonmetrics", "service.server",
     },
     "opentelemetry": {"service.otel", "service.otlp"},
     "locust": {"loadtests.users", "loadtests.swarm.__main__"},

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from service.account import Account
 from service.batcher import Answer, Batcher, Limits, OnRun
 from service.latency import Latency
-from service.ledger import Account, Ledger
+from service.ledger import Ledger
 from tests.fakes import Arrays, FakeRun, ManualClock
 
 DOOR = 0.0
@@ -39,6 +40,7 @@ class Stage:
         run: Callable[[Arrays], Arrays] | None = None,
         on_run: OnRun | None = None,
         known_s: float | None = None,
+        threads: int = 2,
         **limits: Any,
     ) -> Batcher:
         given = {"max_rows": 8, "max_queue_rows": 100, **limits}
@@ -53,7 +55,7 @@ class Stage:
             on_run=on_run,
             latency=latency,
             cpu=self.cpu,
-            account=Account(self.ledger, LABELS, threads=2),
+            account=Account(self.ledger, LABELS, threads=threads),
         )
 
     async def occupy(self, batcher: Batcher) -> Caller:

@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from service import charging
+from service.account import Account
 from service.batcher import Batcher, Limits
 from service.batching import Answer
-from service.bill import BUSY, SERVING, WASTE
+from service.bill import BUSY, GPU, IDLE, SERVING, WASTE
 from service.errors import (
     DeadlineExceeded,
     Draining,
@@ -17,7 +19,7 @@ from service.errors import (
     InvalidInput,
     Overloaded,
 )
-from service.ledger import Account
+from service.ledger import Ledger
 from tests.fakes import Arrays
 from tests.service.stage import LABELS, Stage, feeds, is_answer, queue, submit, until
 
@@ -271,3 +273,48 @@ async def test_stacking_takes_one_thread_and_the_run_all_of_the_sessions(stage: 
         )  # fmt: skip
         await batcher.submit(feeds(1), 1, None)
     assert core_s(stage) == {BUSY: 23.0, WASTE: 0.0}
+
+
+class OnGpu:
+    """A model that waits for its GPU, computes there on another thread, and copies back."""
+
+    def __init__(self, stage: Stage, gpu: ThreadPoolExecutor) -> None:
+        self.stage, self.gpu = stage, gpu
+
+    def __call__(self, given: Arrays) -> Arrays:
+        self.stage.clock.advance(4.0)
+        answer = self.gpu.submit(charging.charged(self.compute), given).result()
+        self.stage.clock.advance(8.0)
+        return answer
+
+    def compute(self, given: Arrays) -> Arrays:
+        self.stage.clock.advance(2.0)
+        return self.stage(given)
+
+
+async def test_of_a_gpu_only_its_own_time_is_paid_not_waiting_or_copying(stage: Stage) -> None:
+    stage.ledger = Ledger(cores=1.0, clock=stage.clock, cpu=stage.cpu, unit=GPU)
+    stage.ledger.ready()
+    with ThreadPoolExecutor(1) as gpu:
+        batcher = stage.batcher(OnGpu(stage, gpu), threads=0)
+        answer = await submit(batcher, 1)
+    assert answer.core_s == 2.0
+    assert core_s(stage) == {BUSY: 2.0, WASTE: 0.0}
+    assert stage.ledger.read().of(IDLE) == 12.0
+
+
+async def test_failed_run_on_a_gpu_is_waste_and_takes_it_no_longer(stage: Stage) -> None:
+    stage.ledger = Ledger(cores=1.0, clock=stage.clock, cpu=stage.cpu, unit=GPU)
+    with ThreadPoolExecutor(1) as gpu:
+        batcher = stage.batcher(OnGpu(stage, gpu), threads=0)
+        with pytest.raises(InferenceFailed):
+            await submit(batcher, -1)
+    await over(batcher)
+    stage.clock.advance(5.0)
+    assert core_s(stage) == {BUSY: 0.0, WASTE: 2.0}
+
+
+async def test_run_on_the_cpu_of_a_gpu_server_costs_no_gpu(stage: Stage) -> None:
+    stage.ledger = Ledger(cores=1.0, clock=stage.clock, cpu=stage.cpu, unit=GPU)
+    await submit(stage.batcher(Taking(stage), threads=0), 1)
+    assert core_s(stage) == {BUSY: 0.0, WASTE: 0.0}
