@@ -10,18 +10,14 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
-from service import arguments, cputime, hardware, layout, log, repository, server, settings
-from service.bill import Price
-from service.ledger import Ledger
+from service import arguments, keeping, layout, log, machine, repository, server, settings
 from service.pins import pins
-from service.statistics import Book
 
 _INTERRUPTED = 130
 
@@ -56,26 +52,15 @@ def _take_files() -> None:
 
 def _loaded(chosen: settings.Settings) -> repository.Repository:
     """Load on a thread of its own, since a signal would wait until ONNX Runtime comes back."""
+    book = keeping.book(chosen, machine.found(chosen.device).gpus)
     with ThreadPoolExecutor(1, thread_name_prefix="loading") as pool:
-        loading = pool.submit(repository.load, chosen, book=_book(chosen))
+        loading = pool.submit(repository.load, chosen, book=book)
         try:
             return loading.result()
         except KeyboardInterrupt:
             log.info("interrupted while loading models")
             logging.shutdown()
             os._exit(_INTERRUPTED)  # nothing else ends a thread that is in ONNX Runtime
-
-
-def _book(chosen: settings.Settings) -> Book:
-    hourly = chosen.price_usd_per_hour
-    ledger = Ledger(
-        cores=hardware.cores(),
-        clock=time.monotonic,
-        cpu=cputime.FrontEnd(),
-        age_s=cputime.age_s(),
-        price=Price(hourly, chosen.price_id) if hourly else None,
-    )
-    return Book(target_s=chosen.latency_target_ms / 1000, ledger=ledger)
 
 
 async def _run(chosen: settings.Settings, models: repository.Repository) -> int:

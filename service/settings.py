@@ -196,8 +196,9 @@ class Settings:
     )
     price_usd_per_hour: float = knob(
         0.0,
-        "Dollars for an hour of all CPUs that this process may use, 0 to 1000000; 0 is an unknown "
-        "price. The metrics then tell a price beside the core-seconds that each model took.",
+        "Dollars for an hour of all CPUs that this process may use, or of its GPUs: of one that "
+        "it shares with others (MIG, time slicing) the price of its part. 0 to 1000000; 0 is an "
+        "unknown price. The metrics then tell it beside the seconds that each model took.",
         low=0,
         high=1_000_000,
     )
@@ -209,8 +210,9 @@ class Settings:
     cost_metadata: bool = knob(
         False,
         "Whether answers, but for those in streams, carry what their runs cost at most, as the "
-        "trailing metadata farthing-core-seconds and, where the price is known, farthing-cost-usd. "
-        "It tells every caller your price.",
+        "trailing metadata farthing-core-seconds (on GPUs farthing-gpu-seconds, and "
+        "farthing-joules by the power they draw then) and, where the price is known, "
+        "farthing-cost-usd. It tells every caller your price.",
     )
     access_log: float = knob(
         0.0,

@@ -32,16 +32,18 @@ SERVICE_IMPORTS = {
     | {"service.devices", "service.graphs", "service.sessionoptions"},
     "service.runtime": LEAVES
     | {
-        "service.devices", "service.graphs", "service.hardware", "service.manifest",
-        "service.providers", "service.sessionoptions",
+        "service.buffers", "service.cuda", "service.devices", "service.graphs",
+        "service.hardware", "service.manifest", "service.providers", "service.sessionoptions",
     },
     "service.session": LEAVES
     | {
-        "service.devices", "service.hardware", "service.manifest", "service.providers",
-        "service.runtime", "service.sessionoptions",
+        "service.buffers", "service.cuda", "service.devices", "service.hardware",
+        "service.lanes", "service.manifest", "service.providers", "service.runtime",
+        "service.sessionoptions", "service.staging",
     },
     "service.staging": LEAVES | {"service.manifest"},
-    "service.buffers": LEAVES | {"service.cputime", "service.cuda", "service.staging"},
+    "service.buffers": LEAVES
+    | {"service.charging", "service.cputime", "service.cuda", "service.staging"},
     "service.lanes": LEAVES | {"service.buffers", "service.cuda", "service.staging"},
     "service.batching": LEAVES,
     "service.latency": set(),
@@ -78,14 +80,16 @@ SERVICE_IMPORTS = {
     },
     "service.configfields": LEAVES | {"service.proto"},
     "service.policies": LEAVES | {"service.batching", "service.configfields", "service.proto"},
-    "service.ortoptions": LEAVES | {"service.configfields", "service.proto"},
+    "service.gpuoptions": LEAVES | {"service.configfields", "service.proto"},
+    "service.ortoptions": LEAVES
+    | {"service.configfields", "service.gpuoptions", "service.proto"},
     "service.modeltensors": LEAVES
     | {"service.configfields", "service.manifest", "service.proto"},
     "service.warmup": LEAVES | {"service.configfields", "service.manifest", "service.proto"},
     "service.modelconfig": LEAVES
     | {
-        "service.batching", "service.configfields", "service.manifest", "service.modeltensors",
-        "service.ortoptions", "service.policies", "service.proto", "service.warmup",
+        "service.batching", "service.configfields", "service.gpuoptions", "service.manifest",
+        "service.modeltensors", "service.ortoptions", "service.policies", "service.proto", "service.warmup",
     },
     "service.figures": set(),
     "service.bill": {"service.figures"},
@@ -98,6 +102,12 @@ SERVICE_IMPORTS = {
     "service.metering": {"service.bill"},
     "service.ledger": {
         "service.bill", "service.figures", "service.metering", "service.tickets",
+    },
+    "service.keeping": LEAVES
+    | {
+        "service.bill", "service.cputime", "service.cuda", "service.gpuwatch",
+        "service.hardware", "service.ledger", "service.nvml", "service.settings",
+        "service.statistics",
     },
     "service.phases": {"service.figures"},
     "service.statistics": LEAVES
@@ -134,8 +144,9 @@ SERVICE_IMPORTS = {
     "service.operators": {"service.encoded"},
     "service.opened": LEAVES
     | {
-        "service.batching", "service.choice", "service.inplace", "service.latency",
-        "service.manifest", "service.operators", "service.session", "service.warmup",
+        "service.batching", "service.choice", "service.inplace", "service.lanes",
+        "service.latency", "service.manifest", "service.operators", "service.session",
+        "service.warmup",
     },
     "service.opening": LEAVES
     | {
@@ -212,9 +223,8 @@ SERVICE_IMPORTS = {
        "service.manifest", "service.opening", "service.session", "service.settings",
        "service.tuned"},
     "service.cli": LEAVES
-    | {"service.arguments", "service.bill", "service.cputime", "service.hardware",
-       "service.layout", "service.ledger", "service.pins", "service.repository",
-       "service.server", "service.settings", "service.statistics"},
+    | {"service.arguments", "service.keeping", "service.layout", "service.machine",
+       "service.pins", "service.repository", "service.server", "service.settings"},
 }  # fmt: skip
 
 # What the other two packages may import from the service.
