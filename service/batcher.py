@@ -32,7 +32,7 @@ from functools import partial
 
 from service import batching
 from service.account import Account
-from service.batching import Answer, Arrays, Limits, Run, Stack
+from service.batching import Answer, Arrays, Limits, Run
 from service.bill import BUSY, NO_MODEL, WASTE
 from service.callers import Part, Request, too_late, waited_too_long
 from service.errors import Draining
@@ -62,12 +62,12 @@ class Batcher:
         latency: Latency | None = None,
         cpu: Callable[[], float] = time.thread_time,
         account: Account | None = None,
-        stack: Stack | None = None,
     ) -> None:
         """Assign; nothing starts before the first ``submit``.
 
         Args:
-            run: arrays in, arrays out; called on the executor's threads.
+            run: arrays in, arrays out; called on the executor's threads. ``batching.Stacking``
+                where it reads rows in memory of its own.
             limits: how much to take on.
             executor: at least ``limits.instances`` threads that nobody else uses.
             clock: monotonic seconds, the same that deadlines are given in.
@@ -75,7 +75,6 @@ class Batcher:
             latency: what is known of its runs already; it goes on learning here.
             cpu: CPU seconds of the calling thread.
             account: pays for the runs; None for one that nobody reads.
-            stack: as ``batching.run_together`` takes it.
         """
         self._limits, self._clock = limits, clock
         latency = latency or Latency()
@@ -84,7 +83,7 @@ class Batcher:
         self._queue: Queue[Part] = Queue(limits, latency)
         self._instances = Instances(
             run, self._queue, limits, executor=executor, clock=clock, latency=latency,
-            account=account, on_run=on_run, stack=stack,
+            account=account, on_run=on_run,
         )  # fmt: skip
         self._in_place = InPlace(
             partial(batching.run, run, batched=limits.batched, clock=clock), limits.in_place_rows,

@@ -16,6 +16,8 @@ _MOST_PARTS = 1024
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Run = Callable[[Arrays], Arrays]
+# several callers' feeds, equal in ``shapes``, as one run takes them
+Stack = Callable[[Sequence[Arrays]], Arrays]
 
 
 @dataclass(slots=True)  # not frozen: that takes three times as long, for every request
@@ -94,6 +96,23 @@ class Limits:
         return self.policies.get(priority, self.default_policy)
 
 
+@dataclass(frozen=True)
+class Stacking:
+    """A run that reads its rows in memory of its own, where they are gathered.
+
+    Attributes:
+        run: of what ``stack`` gave, or of any other feeds.
+        stack: gathers.
+    """
+
+    run: Run
+    stack: Stack
+
+    def __call__(self, feeds: Arrays) -> Arrays:
+        """Run."""
+        return self.run(feeds)
+
+
 @dataclass(slots=True)
 class Ran:
     """One run, taken apart again.
@@ -135,6 +154,11 @@ def cut(feeds: Arrays, rows: int, most: int) -> list[tuple[Arrays, int]]:
     ]
 
 
+def stacked(parts: Sequence[Arrays]) -> Arrays:
+    """The rows of several callers, equal in ``shapes``, behind each other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def joined(answers: Sequence[Answer], whole_s: float) -> Answer:
     """One answer of several, in the order of their rows.
 
@@ -170,8 +194,9 @@ def run(
     *,
     batched: bool,
     clock: Callable[[], float],
+    stack: Stack | None = None,
 ) -> Ran:
-    """Run what these callers sent, several only where rows can be told apart.
+    """Run what these callers sent, several only where rows can be told apart; see below.
 
     Raises:
         InferenceFailed: for whatever the model raises. Translated here, since a StopIteration
@@ -180,7 +205,7 @@ def run(
     try:
         if not batched:
             return run_alone(model, feeds[0], clock)
-        return run_together(model, feeds, counts, clock)
+        return run_together(model, feeds, counts, clock, stack=stack)
     except InferenceFailed:
         raise
     except Exception as error:
@@ -188,7 +213,12 @@ def run(
 
 
 def run_together(
-    run: Run, parts: Sequence[Arrays], counts: Sequence[int], clock: Callable[[], float]
+    run: Run,
+    parts: Sequence[Arrays],
+    counts: Sequence[int],
+    clock: Callable[[], float],
+    *,
+    stack: Stack | None = None,
 ) -> Ran:
     """Stack, run and split; no copy for a single part, one gather for more.
 
@@ -197,6 +227,7 @@ def run_together(
         parts: feeds of each caller, equal in ``shapes``.
         counts: rows of each caller.
         clock: monotonic seconds.
+        stack: gathers the parts where the run reads them; None where any memory does.
 
     Returns:
         The outputs of each caller, as views of the run's.
@@ -206,8 +237,10 @@ def run_together(
     """
     started = clock()
     feeds = parts[0]
-    if len(parts) > 1:
-        feeds = {name: np.concatenate([part[name] for part in parts]) for name in feeds}
+    if stack is not None:
+        feeds = stack(parts)
+    elif len(parts) > 1:
+        feeds = stacked(parts)
     assembled = clock()
     outputs = run(feeds)
     ended = clock()

@@ -6,23 +6,23 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from service import cputime, log
+from service import charging, cputime, log
 from service.cuda import CudaFailed, Memory
 from service.staging import Array, Arrays, Plan, Room
 
 Outputs = dict[str, Array]
+P = ParamSpec("P")
+R = TypeVar("R")
 
-_NO_GRAPH = -1  # for ``gpu_graph_id``; others are recorded and replayed
+UNRECORDED = -1  # ``gpu_graph_id`` of runs that are neither recorded nor replayed
 
 
 @cache
-def turn(device: str, index: int) -> Executor:
+def turn(index: int) -> Executor:
     """The thread on which all runs of one GPU compute, one after another; as old as the process."""
-    return ThreadPoolExecutor(
-        1, thread_name_prefix=f"{device}:{index}", initializer=cputime.computes
-    )
+    return ThreadPoolExecutor(1, thread_name_prefix=f"gpu:{index}", initializer=cputime.computes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,10 @@ class OnGpu:
     turn: Executor
     options: Callable[[int], Any]
     plain: Callable[[Any, Arrays], Outputs]
+
+    def compute(self, what: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do this on the GPU's thread, when its turn comes; the caller's account pays for it."""
+        return self.turn.submit(charging.charged(what), *args, **kwargs).result()
 
 
 class Buffers:
@@ -76,7 +80,7 @@ class Buffers:
         on, plan = self._on, self._plan
         padded = plan.padded(rows)
         on.memory.copies([self._inwards(room, padded) for room in plan.inputs], self._stream)
-        loose = on.turn.submit(self._compute, padded).result()
+        loose = on.compute(self._compute, padded)
         on.memory.copies([self._outwards(room, rows) for room in plan.outputs], self._stream)
         return loose | {room.name: room.view(self._host, rows).copy() for room in plan.outputs}
 
@@ -109,7 +113,7 @@ class Buffers:
             binding.bind_output(*self._where(room, padded))
         for name in plan.loose:
             binding.bind_output(name, "cpu")
-        graph = _NO_GRAPH
+        graph = UNRECORDED
         if padded in plan.buckets:
             graph = 1 + self._number * len(plan.buckets) + plan.buckets.index(padded)
         made = binding, on.options(graph)

@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 
 from service import batching
 from service.account import Account
-from service.batching import Answer, Arrays, Limits, Ran, Run, Stack
+from service.batching import Answer, Arrays, Limits, Ran, Run, Stacking
 from service.callers import Part
 from service.errors import Draining, InferenceFailed
 from service.latency import Latency
@@ -44,11 +44,10 @@ class Instances:
         latency: Latency,
         account: Account,
         on_run: OnRun | None,
-        stack: Stack | None,
     ) -> None:
         """Start with all of them idle; they take from the queue. For the others see ``Batcher``."""
         self._model, self._queue, self._limits = run, queue, limits
-        self._stack = stack
+        self._stack = run.stack if isinstance(run, Stacking) else None
         self._executor, self._clock = executor, clock
         self._latency, self._account, self._on_run = latency, account, on_run
         self.idle, self.followed = limits.instances, False

@@ -45,6 +45,10 @@ class Lane:
     buffers: Buffers | None = None
 
 
+# ``seen`` and ``rows``, as ``staging.plan`` takes them
+Planned = Callable[..., Plan | None]
+
+
 class Staged(dict[str, Array]):
     """Feeds that lie in a lane; whoever runs them gives it back."""
 
@@ -78,13 +82,15 @@ class Staged(dict[str, Array]):
 class Lanes:
     """All lanes of one graph, over the GPUs that it lies on; for any threads."""
 
-    def __init__(self, places: Sequence[OnGpu], each: int) -> None:
+    def __init__(self, places: Sequence[OnGpu], each: int, planned: Planned) -> None:
         """Start with lanes without buffers.
 
         Args:
             places: the graph on each GPU.
             each: lanes on each of them.
+            planned: the plan that what a run of so many rows came to allows for, if any.
         """
+        self._planned = planned
         self._all = [Lane(on, number) for number in range(each) for on in places]
         self._idle = list(self._all)
         self._busy: Counter[OnGpu] = Counter()
@@ -141,24 +147,34 @@ class Lanes:
         if staged is not None:
             return staged.run()
         with self._taken() as lane:
-            return self._plainly(lane.on, feeds)
+            return lane.on.compute(lane.on.plain, lane.on.session, feeds)
 
-    def plainly(self, feeds: Arrays) -> list[Outputs]:
-        """Run once on each GPU, the plain way; nothing else may run meanwhile."""
-        return [self._plainly(on, feeds) for on in dict.fromkeys(lane.on for lane in self._all)]
+    def warm_up(self, feeds: Arrays, rows: int | None) -> list[Outputs]:
+        """Run once on each lane, where recorded graphs are recorded; nothing else may run.
 
-    def everywhere(self, feeds: Arrays) -> list[Outputs]:
-        """Run once on each lane; nothing else may run meanwhile."""
-        plan = self._plan
-        rows = None if plan is None else plan.rows([feeds])
-        if plan is None or rows is None:
-            return self.plainly(feeds)
-        outputs = []
-        for lane in self._all:
-            assert lane.buffers is not None
-            plan.gather(lane.buffers.views, [feeds], rows)
-            outputs.append(lane.buffers.run(rows))
-        return outputs
+        The first run is a plain one on each GPU. When it has shown how large outputs are, lanes
+        get their buffers.
+
+        Args:
+            feeds: as ``run`` takes them.
+            rows: of them; None where they can't be told apart.
+
+        Raises:
+            CudaFailed: the memory does not suffice.
+        """
+        if self._plan is None:
+            places = dict.fromkeys(lane.on for lane in self._all)
+            outputs = [on.compute(on.plain, on.session, feeds) for on in places]
+            seen = {name: array.shape for name, array in outputs[0].items()}
+            plan = self._planned(seen=seen, rows=rows)
+            if plan is None:
+                return outputs
+            self.lay(plan)
+        assert self._plan is not None
+        fed = self._plan.rows([feeds])
+        if fed is None:
+            return [lane.on.compute(lane.on.plain, lane.on.session, feeds) for lane in self._all]
+        return [self._alone(lane, feeds, fed) for lane in self._all]
 
     def close(self) -> None:
         """Give the memory back; lanes with a run do so when it is over."""
@@ -170,8 +186,10 @@ class Lanes:
         for lane in idle:
             _close(lane)
 
-    def _plainly(self, on: OnGpu, feeds: Arrays) -> Outputs:
-        return on.turn.submit(on.plain, on.session, feeds).result()
+    def _alone(self, lane: Lane, feeds: Arrays, rows: int) -> Outputs:
+        assert lane.buffers is not None and self._plan is not None
+        self._plan.gather(lane.buffers.views, [feeds], rows)
+        return lane.buffers.run(rows)
 
     @contextmanager
     def _taken(self) -> Iterator[Lane]:

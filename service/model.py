@@ -144,8 +144,8 @@ def _load(
     tally = book.tally(account.labels)
     limits = _limits(settings, options, max_rows, instances, batched=contract.batched)
     limits = replace(limits, in_place_rows=opened.quick_rows(max_rows, executor, clock, latency))
-    batcher = Batcher(opened.run, limits, executor=executor, clock=clock, on_run=tally.executed,
-                      latency=latency, account=account, stack=opened.stack)  # fmt: skip
+    batcher = Batcher(opened.runs, limits, executor=executor, clock=clock, on_run=tally.executed,
+                      latency=latency, account=account)  # fmt: skip
     return Model(
         manifest=contract,
         version=str(version),

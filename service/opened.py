@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from service import inplace, log, operators, warmup
-from service.batching import Arrays
+from service import batching, inplace, log, operators, warmup
+from service.batching import Arrays, Run, Stacking
 from service.choice import Chosen
+from service.lanes import Lanes, Staged
 from service.latency import Latency
 from service.manifest import Manifest
 from service.session import RunFailed, Session
@@ -47,9 +49,23 @@ class Opened:
                 outputs[spec.name] = reshaped(outputs[spec.name], now, spec.shape)
         return outputs
 
+    @property
+    def runs(self) -> Run:
+        """``run``; where it reads rows on a GPU, callers' are gathered for it."""
+        lanes = self.session.lanes
+        if lanes is None or lanes.plan is None:
+            return self.run
+        return Stacking(self.run, partial(self._stacked, lanes))
+
+    def _stacked(self, lanes: Lanes, parts: Sequence[Arrays]) -> Arrays:
+        feeds = lanes.stage([self.inwards(part) for part in parts])
+        if feeds is not None:
+            return feeds
+        return parts[0] if len(parts) == 1 else batching.stacked(parts)
+
     def inwards(self, feeds: Arrays) -> Arrays:
-        """Feeds as the graph takes them."""
-        if not self.reshapes:
+        """Feeds as the graph takes them; those that lie in a lane do already."""
+        if not self.reshapes or isinstance(feeds, Staged):
             return feeds
         wire = {spec.name: spec.shape for spec in self.contract.inputs}
         return {
@@ -82,13 +98,13 @@ class Opened:
         """
         contract, latency = self.contract, Latency()
         doubtful = self._doubtful
-        for rows in sorted({1, max_rows}):
+        for rows in self._sizes(max_rows):
             feeds = self.inwards(warmup.zeros(contract, rows))
             follow = rows if contract.batched else None
             try:
                 self.session.warm_up_with(feeds, f"{rows} rows of zeros", rows=follow)
                 begun = clock()  # again, without what only the first run does
-                self.session.warm_up_with(feeds, f"{rows} rows of zeros", rows=follow)
+                self.session.warm_up_with(feeds, f"{rows} rows of zeros", rows=follow, once=True)
                 latency.observe(rows, clock() - begun)
             except RunFailed as error:
                 if not (doubtful or samples or contract.golden):
@@ -98,6 +114,14 @@ class Opened:
             for feeds in warmup.feeds(sample, contract, directory):
                 self.session.warm_up_with(self.inwards(feeds))
         return latency
+
+    def _sizes(self, max_rows: int) -> Iterator[int]:
+        """Numbers of rows to warm up with: the ends, and whatever is recorded."""
+        yield 1
+        # Known by now: the first run has shown what lanes have room for.
+        plan = None if self.session.lanes is None else self.session.lanes.plan
+        recorded = () if plan is None else plan.buckets
+        yield from sorted({max_rows, *recorded} - {1})
 
     @property
     def _doubtful(self) -> bool:
@@ -123,6 +147,8 @@ class Opened:
         def run(rows: int) -> None:
             self.session.warm_up_with(self.inwards(warmup.zeros(self.contract, rows)))
 
+        if self.session.lanes is not None:  # a GPU's thread is another anyway
+            return 0
         if self._doubtful or latency(1) >= inplace.LONGEST_S:
             return 0
         if not operators.steady(self.session.path):

@@ -7,15 +7,15 @@ import os
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import onnxruntime as ort
 
-from service import graphs, hardware, log, manifest, providers
+from service import buffers, cuda, graphs, hardware, log, manifest, providers
+from service.buffers import UNRECORDED, OnGpu
 from service.devices import TENSORRT, Device
 from service.errors import ModelUnusable
 from service.sessionoptions import SessionOptions
@@ -23,7 +23,12 @@ from service.sessionoptions import SessionOptions
 # ONNX Runtime's lines are no JSON, and a caller's bad rows would write some; what they say is in
 # the exceptions too.
 SILENT = 4
+_CUDA_MEMORY = "cuda"  # of TensorRT's provider too
 _GRAPHS_REFUSED = "cannot use the graph capture feature"  # core/session/inference_session.cc
+
+
+# a session, feeds, options of the run
+Plain = Callable[[Any, Mapping[str, Any], Any], dict[str, Any]]
 
 
 class NotOnGpu(ModelUnusable):
@@ -45,38 +50,6 @@ class Copy:
     ort: Any
     run_options: Any = None
     graphs: bool = False
-
-
-class Several:
-    """Copies of a graph in one session's place: each run goes to the one with the fewest."""
-
-    def __init__(self, copies: Sequence[Copy]) -> None:
-        """Take turns among these."""
-        self._copies, self._lock = copies, Lock()
-        self._busy = [0] * len(copies)
-        self.get_inputs, self.get_outputs = copies[0].ort.get_inputs, copies[0].ort.get_outputs
-        self.get_overridable_initializers = copies[0].ort.get_overridable_initializers
-
-    def run(self, names: Sequence[str], feeds: Mapping[str, Any], _: Any = None) -> Any:
-        """As ONNX Runtime's."""
-        return self._on_one("run", names, feeds)
-
-    def run_with_ort_values(
-        self, names: Sequence[str], feeds: Mapping[str, Any], _: Any = None
-    ) -> Any:
-        """As ONNX Runtime's."""
-        return self._on_one("run_with_ort_values", names, feeds)
-
-    def _on_one(self, how: str, names: Sequence[str], feeds: Mapping[str, Any]) -> Any:
-        with self._lock:
-            index = min(range(len(self._busy)), key=self._busy.__getitem__)
-            self._busy[index] += 1
-        copy = self._copies[index]
-        try:
-            return getattr(copy.ort, how)(names, feeds, copy.run_options)
-        finally:
-            with self._lock:
-                self._busy[index] -= 1
 
 
 def copies(path: Path, options: SessionOptions) -> tuple[Copy, ...]:
@@ -190,16 +163,42 @@ def session_options(options: SessionOptions) -> Any:
     return result
 
 
-def run_options(options: SessionOptions, device: Device | None = None) -> Any:
+def place(copy: Copy, options: SessionOptions, plain: Plain) -> OnGpu:
+    """A copy as lanes take it.
+
+    Args:
+        copy: on a GPU.
+        options: of the session.
+        plain: runs a session on arrays of the host, with options of the run.
+    """
+
+    def of_graph(graph: int) -> Any:
+        return run_options(options, copy.device, graph if copy.graphs else None)
+
+    # Else the first plain run would be recorded, and what it was fed replayed for all others.
+    unrecorded = of_graph(UNRECORDED)
+    return OnGpu(
+        copy.ort, cuda.Cuda(copy.device.index), (_CUDA_MEMORY, copy.device.index),
+        buffers.turn(copy.device.index), of_graph,
+        lambda session, feeds: plain(session, feeds, unrecorded),
+    )  # fmt: skip
+
+
+def run_options(
+    options: SessionOptions, device: Device | None = None, graph: int | None = None
+) -> Any:
     """ONNX Runtime's own form of what is said of each run; None where nothing is.
 
     Args:
         options: of the session.
         device: of a GPU, whose own number takes the place of any in the entries.
+        graph: which recorded graph is meant; None where none are recorded.
     """
-    if not options.run_config:
+    if not options.run_config and graph is None:
         return None
     result = ort.RunOptions()
+    if graph is not None:
+        result.add_run_config_entry("gpu_graph_id", str(graph))
     for name, value in options.run_config:
         own = value if device is None else value.replace("gpu:0", f"gpu:{device.index}")
         result.add_run_config_entry(name, own)

@@ -7,6 +7,8 @@ OrtValues; models without it take the plain way.
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,12 @@ import numpy as np
 import onnxruntime as ort
 
 from service import providers as plans
+from service import staging
+from service.buffers import OnGpu, Outputs
+from service.cuda import CudaFailed
 from service.datatypes import BY_NAME, BY_ORT_NAME
 from service.errors import ModelUnusable
+from service.lanes import Lanes
 from service.manifest import TensorSpec
 from service.runtime import NotOnGpu, telemetry_is_off
 from service.sessionoptions import SessionOptions
@@ -59,8 +65,7 @@ class Session:
         try:
             self.copies = runtime.copies(path, options)
             first = self.copies[0]
-            self._ort: Any = runtime.Several(self.copies) if len(self.copies) > 1 else first.ort
-            self._run_options = first.run_options
+            self._ort: Any = first.ort
             # Names that are not UTF-8 show here.
             self.inputs = tuple(_spec(node, path) for node in self._ort.get_inputs())
             self.outputs = tuple(_spec(node, path) for node in self._ort.get_outputs())
@@ -75,11 +80,18 @@ class Session:
                 f"ONNX Runtime cannot load {path}: {_first_line(error)}",
                 told="ONNX Runtime cannot load the model's file; the server's log says why",
             ) from error
-        self._output_names = [spec.name for spec in self.outputs]
         fed = (*self.inputs, *self.optional)
-        self._bf16_inputs = frozenset(spec.name for spec in fed if spec.datatype == _BF16)
-        self._bf16_outputs = frozenset(s.name for s in self.outputs if s.datatype == _BF16)
-        if self._bf16_outputs and any(spec.datatype == "BYTES" for spec in fed):
+        self._plain = _Plain(
+            [spec.name for spec in self.outputs],
+            frozenset(spec.name for spec in fed if spec.datatype == _BF16),
+            frozenset(spec.name for spec in self.outputs if spec.datatype == _BF16),
+            first.run_options,
+        )
+        self._lanes: Lanes | None = None
+        if options.devices[0].is_gpu:
+            places = [runtime.place(copy, options, self._plain.run) for copy in self.copies]
+            self.run_on(places, graphs=all(copy.graphs for copy in self.copies))
+        if self._plain.bf16_outputs and any(spec.datatype == "BYTES" for spec in fed):
             sentence = "it takes strings and answers BF16, which ONNX Runtime's Python cannot do"
             raise ModelUnusable(f"{path}: {sentence}; cast the outputs to FP32", told=sentence)
 
@@ -88,7 +100,7 @@ class Session:
         """Whether the first dimension of every tensor is free, and so counts rows."""
         return all(spec.shape[:1] == (-1,) for spec in (*self.inputs, *self.outputs))
 
-    def run(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+    def run(self, feeds: Arrays) -> Outputs:
         """Run the graph once.
 
         Args:
@@ -98,31 +110,33 @@ class Session:
         Returns:
             One array for each output.
         """
-        if self._bf16_outputs:
-            return self._run_on_values(feeds)
-        if self._bf16_inputs:
-            feeds = {n: _bf16_value(a) if n in self._bf16_inputs else a for n, a in feeds.items()}
-        outputs = self._ort.run(self._output_names, feeds, self._run_options)
-        return dict(zip(self._output_names, outputs, strict=True))
+        if self._lanes is not None:
+            return self._lanes.run(feeds)
+        return self._plain.run(self._ort, feeds)
 
-    def _run_on_values(self, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-        values = {
-            name: _bf16_value(array)
-            if name in self._bf16_inputs
-            else ort.OrtValue.ortvalue_from_numpy(array)
-            for name, array in feeds.items()
-        }
-        outputs = self._ort.run_with_ort_values(self._output_names, values, self._run_options)
-        return {
-            name: _bf16_bits(value) if name in self._bf16_outputs else value.numpy()
-            for name, value in zip(self._output_names, outputs, strict=True)
-        }
+    def run_on(self, places: Sequence[OnGpu], *, graphs: bool = False) -> None:
+        """Run on these GPUs' copies of the graph from now on, through lanes.
+
+        Args:
+            places: the graph on each GPU.
+            graphs: whether runs are recorded once for each bucket of rows, and replayed.
+        """
+        planned = partial(staging.plan, self.inputs, self.outputs, graphs=graphs,
+                          max_rows=self.options.max_rows)  # fmt: skip
+        self._lanes = Lanes(places, self.options.lanes, planned)
+
+    @property
+    def lanes(self) -> Lanes | None:
+        """Where batches are under way on GPUs; None on the CPU."""
+        return self._lanes
 
     def close(self) -> None:
         """Give the graph's memory back to the machine; no run may follow. Takes some milliseconds.
 
         A run that has begun keeps the graph until it is over.
         """
+        if self._lanes is not None:
+            self._lanes.close()
         self._ort, self.copies = None, ()
         # The C library keeps what was freed: a process that loaded 100 MB twelve times in turn
         # held 507 MiB without this, and 169 with it. Only glibc has it.
@@ -148,27 +162,39 @@ class Session:
             self.warm_up_with(feeds, f"{count} rows of zeros", rows=count if follow else None)
 
     def warm_up_with(
-        self, feeds: Arrays, what: str = "its warm-up sample", *, rows: int | None = None
+        self,
+        feeds: Arrays,
+        what: str = "its warm-up sample",
+        *,
+        rows: int | None = None,
+        once: bool = False,
     ) -> None:
-        """Run once on these feeds, as ``run`` takes them.
+        """Run once, on each lane where there are any, on these feeds, as ``run`` takes them.
 
         Args:
             feeds: one array for each input.
             what: they are, for messages.
             rows: that each output must have; None where rows are not to be told apart.
+            once: on any lane, as callers' feeds are.
 
         Raises:
             RunFailed: the graph loads but fails to run on them.
-            ModelUnusable: its outputs do not follow the batch.
+            ModelUnusable: its outputs do not follow the batch, or a GPU has no room for a batch.
         """
         try:
-            outputs = self.run(feeds)
+            if self._lanes is None or once:
+                answers = [self.run(feeds)]
+            else:
+                answers = self._lanes.warm_up(feeds, rows)
+        except CudaFailed as error:
+            sentence = f"{error}; lower --max-batch or --instances"
+            raise ModelUnusable(f"{self.path}: {sentence}", told=sentence) from error
         except Exception as error:  # as above
             sentence = f"the model loads but fails to run on {what}"
             if full := plans.memory_full(str(error), self.options):
                 sentence = f"{sentence}: {full}"
             raise RunFailed(f"{sentence}: {_first_line(error)}", told=sentence) from error
-        for name, array in outputs.items():
+        for name, array in (item for outputs in answers for item in outputs.items()):
             if rows is not None and array.shape[:1] != (rows,):
                 sentence = (
                     f"the model answers {rows} rows with an output '{name}' of shape "
@@ -176,6 +202,48 @@ class Session:
                     "fixed first dimension, or with outputs that follow the batch"
                 )
                 raise ModelUnusable(sentence, told=sentence)
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A run on arrays of the host, where ONNX Runtime copies what a GPU needs.
+
+    Attributes:
+        names: of all outputs.
+        bf16_inputs: names of those that are BF16.
+        bf16_outputs: likewise.
+        options: of the run.
+    """
+
+    names: list[str]
+    bf16_inputs: frozenset[str]
+    bf16_outputs: frozenset[str]
+    options: Any
+
+    def run(
+        self, session: Any, feeds: Arrays, options: Any = None
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        if self.bf16_outputs:
+            return self._run_on_values(session, feeds, options or self.options)
+        if self.bf16_inputs:
+            feeds = {n: _bf16_value(a) if n in self.bf16_inputs else a for n, a in feeds.items()}
+        outputs = session.run(self.names, feeds, options or self.options)
+        return dict(zip(self.names, outputs, strict=True))
+
+    def _run_on_values(
+        self, session: Any, feeds: Arrays, options: Any
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        values = {
+            name: _bf16_value(array)
+            if name in self.bf16_inputs
+            else ort.OrtValue.ortvalue_from_numpy(array)
+            for name, array in feeds.items()
+        }
+        outputs = session.run_with_ort_values(self.names, values, options)
+        return {
+            name: _bf16_bits(value) if name in self.bf16_outputs else value.numpy()
+            for name, value in zip(self.names, outputs, strict=True)
+        }
 
 
 def _bf16_value(bits: np.ndarray[Any, Any]) -> Any:

@@ -186,7 +186,7 @@ class TestGraphs:
         lanes = onhost.laid(double, place, each=2, max_rows=6, graphs=True)
         assert lanes.plan is not None and lanes.plan.buckets == (1, 2, 4, 6)
         for count in (1, 2, 4, 6):
-            for outputs in lanes.everywhere(rows(count)):
+            for outputs in lanes.warm_up(rows(count), count):
                 np.testing.assert_array_equal(outputs["y"], rows(count)["x"] * 2)
         recorded = {graph: id(binding) for _, graph, binding in place.session.runs}
         assert len(recorded) == 8 == len(set(recorded.values()))
@@ -199,7 +199,7 @@ class TestGraphs:
     def test_two_gpus_may_use_the_same_names(self, double: Path) -> None:
         places = [onhost.place(double), onhost.place(double)]
         lanes = onhost.laid(double, *places, each=1, max_rows=2, graphs=True)
-        lanes.everywhere(rows(2))
+        lanes.warm_up(rows(2), 2)
         assert [[graph for _, graph, _ in place.session.runs] for place in places] == [[2], [2]]
 
     def test_without_graphs_nothing_is_padded_or_recorded(self, double: Path) -> None:
@@ -324,7 +324,7 @@ class TestWhatDoesNotFit:
 
     def test_waits_for_a_lane_too(self, double: Path) -> None:
         place = onhost.place(double)
-        lanes = Lanes([place], 1)  # without buffers
+        lanes = Lanes([place], 1, onhost.no_plan)  # without buffers
         assert lanes.stage([rows(1)]) is None
         with ThreadPoolExecutor(4) as threads:
             answers = list(threads.map(lambda n: lanes.run(rows(1, n))["y"][0, 0], range(8)))
@@ -366,7 +366,7 @@ class TestSizes:
         assert onhost.planned(path, None, 1) is None  # its input has as many as a caller likes
         plan = onhost.planned(fixed, None, 1, graphs=True)
         assert plan is not None and (plan.loose, plan.buckets) == ((), (1,))
-        lanes = Lanes([onhost.place(fixed)], 1)
+        lanes = Lanes([onhost.place(fixed)], 1, onhost.no_plan)
         lanes.lay(plan)
         np.testing.assert_array_equal(lanes.run(rows(2))["y"], rows(2)["x"] * 2)
 
