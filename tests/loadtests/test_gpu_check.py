@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -266,3 +267,25 @@ def test_what_does_not_fit_into_the_time_is_named_and_ends_with_1(tmp_path: Path
     page = (tmp_path / PAGE).read_text()
     assert "- resnet50 fp16, served: the time was used up" in page
     assert page.count("not measured |") == 3
+
+
+def test_the_gpu_s_tests_run_on_a_cpu_as_far_as_they_go() -> None:
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu", "--stand-in",
+        "-p", "no:cacheprovider",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=environment.ROOT, capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    skipped = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert all("needs a GPU, for which nothing stands in" in line for line in skipped)
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed[1]) >= 25
+
+
+def test_tests_of_the_gpu_are_run_by_no_other_verb() -> None:
+    makefile = (environment.ROOT / "Makefile").read_text(encoding="utf-8")
+    lines = [line for line in makefile.splitlines() if "-m pytest" in line]
+    everything = [line for line in lines if "tests/" not in line or "--ignore" in line]
+    assert len(everything) == 2 and all("not gpu" in line for line in everything)
