@@ -9,7 +9,7 @@ from statistics import geometric_mean, median
 from service import pins
 from service.errors import ModelUnusable
 from service.manifest import Manifest, Variant
-from service.tuned import Tuned, counted
+from service.tuned import Tuned, units
 
 AUTO = pins.AUTO
 # fp32's order is kept unless a variant wins by more than this.
@@ -35,7 +35,12 @@ class Chosen:
 
 
 def known(
-    contract: Manifest, wanted: str, fingerprint: str, *, tuned: Tuned | None = None
+    contract: Manifest,
+    wanted: str,
+    fingerprint: str,
+    *,
+    tuned: Tuned | None = None,
+    meant: str = "cpu",
 ) -> Chosen | None:
     """The choice that needs no measuring; None where the variants must be timed.
 
@@ -44,6 +49,7 @@ def known(
         wanted: ``auto``, or a variant's name.
         fingerprint: this hardware's (``hardware.fingerprint``).
         tuned: what holds here of what was tuned.
+        meant: for which the model runs: ``cpu`` or ``gpu`` (``Device.meant``).
 
     Raises:
         ModelUnusable: a variant was pinned that was not published.
@@ -59,7 +65,7 @@ def known(
     if fingerprint in contract.chosen:
         choice = contract.chosen[fingerprint]
         return Chosen(contract.variant(choice.variant), "recorded", choice.reason)
-    candidates = for_cpu(contract)
+    candidates = for_device(contract, meant)
     if len(candidates) == 1:
         return Chosen(candidates[0], "only", "nothing else is there to choose from")
     return None
@@ -81,16 +87,30 @@ def pinned(contract: Manifest, name: str) -> Variant:
 
 def as_tuned(variant: Variant, tuned: Tuned) -> Chosen:
     """The choice of what ``farthing tune`` found."""
-    cpus = counted(tuned.cpus, "CPU")
-    why = f"tuned on {tuned.date} for this hardware and {cpus}: {tuned.said}"
+    held = units(tuned.fingerprint, tuned.cpus)
+    why = f"tuned on {tuned.date} for this hardware and {held}: {tuned.said}"
     figures = {f"tuned_{name}": value for name, value in tuned.figures.items()}
     return Chosen(variant, "tuned", why, figures)
 
 
 def for_cpu(contract: Manifest) -> list[Variant]:
     """The published variants that are meant for a CPU, the reference first."""
+    return for_device(contract, "cpu")
+
+
+def for_device(contract: Manifest, meant: str) -> list[Variant]:
+    """The published variants that may be served on a device, the reference first.
+
+    Args:
+        contract: the model's.
+        meant: ``cpu`` or ``gpu``. The reference runs on both: on a GPU it is the only one that was
+            not made for another.
+    """
     published = [contract.variant(name) for name in contract.published]
-    return [v for v in published if v.device == "cpu"] or published[:1]
+    taken = [v for v in published if v.device == meant]
+    if meant != "cpu" and published and published[0] not in taken:
+        taken.insert(0, published[0])
+    return taken or published[:1]
 
 
 def timed(

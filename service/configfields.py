@@ -55,6 +55,23 @@ IGNORED = {
     "runtime": "the ONNX Runtime of this process runs the model",
 }
 
+# The same where the model runs on a GPU, as far as it differs; nothing where it is heeded there.
+ON_GPU = {
+    "cc_model_filenames": "one file serves all GPUs, so default_model_filename is taken",
+    "instance_group.gpus": "",
+    "instance_group.secondary_devices": "its instances run on the GPU itself",
+    "optimization.cuda": "",
+    "optimization.cuda.busy_wait_events": "threads sleep until a copy or a run is over",
+    "optimization.cuda.graph_spec": "runs are recorded for 1, 2, 4, ... rows up to the largest",
+    "optimization.cuda.output_copy_stream": "each batch under way has a stream of its own",
+    "optimization.execution_accelerators": "",
+    "optimization.execution_accelerators.cpu_execution_accelerator": "the model runs on the GPU",
+    "optimization.gather_kernel_buffer_threshold": "rows are gathered on the host",
+    "optimization.input_pinned_memory": "",
+    "optimization.output_pinned_memory": "",
+    "optimization.priority": "models share the GPU, one run after the other",
+}
+
 # The key in ``parameters`` that is heeded and not ONNX Runtime's.
 LATENCY_TARGET = "latency_target_ms"
 
@@ -83,8 +100,12 @@ def unusable(sentence: str) -> ModelUnusable:
     return ModelUnusable(f"config: {sentence}", told=f"config: {sentence}")
 
 
-def warnings(config: pb.ModelConfig) -> tuple[str, ...]:
+def warnings(config: pb.ModelConfig, *, on_gpu: bool = False) -> tuple[str, ...]:
     """One sentence for each field that is set and has no effect here.
+
+    Args:
+        config: as it was read.
+        on_gpu: whether the model runs on a GPU.
 
     Raises:
         ModelUnusable: a field is set without which the model would not be the same, or to a
@@ -94,7 +115,8 @@ def warnings(config: pb.ModelConfig) -> tuple[str, ...]:
     for path in found:
         if path in REFUSED:
             raise unusable(f"{path} {REFUSED[path]}")
-    return tuple(no_effect(path, IGNORED[path]) for path in found if path in IGNORED)
+    instead = IGNORED | ON_GPU if on_gpu else IGNORED
+    return tuple(no_effect(path, instead[path]) for path in found if instead.get(path))
 
 
 # The enum's number -> the wire's name.

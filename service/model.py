@@ -133,7 +133,8 @@ def _load(
     book.ledger.know(account.labels)
     book.ledger.begin(ticket, account.threads)
     with place.named():
-        _warn(place.name, options.warnings)
+        on_gpu = running.session.devices[0].is_gpu
+        _warn(place.name, options.gpu.warnings if on_gpu else options.warnings)
         warn_of_too_many(place.name, running)
         max_rows = running.max_batch if contract.batched else 1
         latency = opened.warm_up(max_rows, options.warmups, place.directory, clock)

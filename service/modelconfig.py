@@ -14,10 +14,11 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from service import configfields, modeltensors, ortoptions, policies, warmup
+from service import configfields, gpuoptions, modeltensors, ortoptions, policies, warmup
 from service.batching import QueuePolicy
 from service.configfields import no_effect, unusable
 from service.errors import InvalidInput, ModelUnusable
+from service.gpuoptions import OnGpu
 from service.manifest import MODEL_FILE, Manifest, TensorSpec
 from service.policies import VersionPolicy
 from service.proto import inference_pb2 as pb
@@ -50,7 +51,8 @@ class Options:
         latency_target_ms: when an answer is worthless; None if nothing is said.
         session: fields of ``SessionOptions`` that are said.
         warmups: samples to run before callers come.
-        warnings: sentences about what has no effect here.
+        warnings: sentences about what has no effect where the model runs on the CPU.
+        gpu: what is said for GPUs alone.
         config: what all this was read from; None without ``config.pbtxt``.
         requested: whether a load request brought it; then it is taken as it is, and what was tuned
             has no effect.
@@ -73,6 +75,7 @@ class Options:
     session: Mapping[str, Any] = field(default_factory=dict)
     warmups: tuple[Warmup, ...] = ()
     warnings: tuple[str, ...] = ()
+    gpu: OnGpu = field(default_factory=OnGpu)
     config: pb.ModelConfig | None = None
     requested: bool = False
 
@@ -177,6 +180,7 @@ def options(config: pb.ModelConfig, directory_name: str) -> Options:
         session=session,
         warmups=warmup.read(config.model_warmup),
         warnings=(*warnings, *batch_warnings, *instance_warnings, *session_warnings),
+        gpu=_on_gpu(config, batch_warnings),
         config=config,
     )  # fmt: skip
 
@@ -186,6 +190,12 @@ def _check_backend(config: pb.ModelConfig) -> None:
         raise unusable(f"backend is '{config.backend}'; this server runs {BACKEND} only")
     if config.platform not in ("", PLATFORM):
         raise unusable(f"platform is '{config.platform}'; this server runs {PLATFORM} only")
+
+
+def _on_gpu(config: pb.ModelConfig, batch_warnings: tuple[str, ...]) -> OnGpu:
+    said = gpuoptions.read(config)
+    session, warnings = ortoptions.read(config, on_gpu=True)
+    return replace(said, session=session, warnings=(*said.warnings, *batch_warnings, *warnings))
 
 
 def _max_batch(config: pb.ModelConfig) -> tuple[int | None, tuple[str, ...]]:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from service import choice, golden, hardware, log, manifest, modelconfig, tuned, warmup
+from service import choice, golden, hardware, log, machine, manifest, modelconfig, tuned, warmup
 from service.batching import Arrays
 from service.choice import Chosen
+from service.devices import AUTO, CPU, CPU_KIND, Device
 from service.errors import ModelUnusable
+from service.heeding import heeded, told
 from service.layout import Place
 from service.manifest import Manifest, Variant
 from service.modelconfig import Options
 from service.opened import Opened
 from service.pins import pinned
-from service.precedence import Running, settled
-from service.session import Session, SessionOptions, ort_version
+from service.precedence import Running, placed, settled
+from service.session import NotOnGpu, Session, SessionOptions
 from service.settings import Settings
 from service.tuned import Tuned
 from service.variants import Opener, Timing, check_tensors, choose
@@ -81,11 +83,26 @@ def open_version(
     directory = place.version_directory(version)
     settings = replace(settings, variant=pinned(settings.variant, place.name))
     heed = heed_tuned and not place.single and not options.requested
-    find = partial(_tuned_here, place, directory, settings.variant) if heed else _nothing
-    with place.named():
+    here = machine.found(settings.device)
+
+    def opened(devices: tuple[Device, ...]) -> tuple[Opened, Running]:
+        mark, units = here.fingerprint(devices), here.units(devices)
+        find = partial(heeded, place, directory, settings.variant, fingerprint=mark, units=units)
+        opener = _Opening(place, directory, options, find if heed else _nothing, settings, devices)
         if is_published(place, directory):
-            return _published(place, directory, options, find, settings=settings, clock=clock)
-        return _as_it_is(place, directory, options, find, settings=settings)
+            return opener.published(mark, clock)
+        return opener.as_it_is()
+
+    with place.named():
+        devices = placed(options, here.devices)
+        try:
+            return opened(devices)
+        except NotOnGpu as error:
+            if settings.device != AUTO or options.gpu.asked:
+                raise
+            log.warning("it cannot run on the GPU, so it runs on the CPU", model=place.name,
+                        reason=str(error))  # fmt: skip
+            return opened((CPU,))
 
 
 def checked(place: Place, version: int, options: Options) -> Manifest:
@@ -101,7 +118,9 @@ def checked(place: Place, version: int, options: Options) -> Manifest:
             for variant in map(contract.variant, contract.published):
                 manifest.check_digest(directory / str(variant.file), variant)
         else:
-            opened, _ = _as_it_is(place, directory, options, _nothing, settings=Settings())
+            on_cpu = Settings(device=CPU_KIND)
+            opening = _Opening(place, directory, options, _nothing, on_cpu, (CPU,))
+            opened, _ = opening.as_it_is()
             opened.session.close()
             contract = opened.contract
         for sample in options.warmups:
@@ -155,113 +174,80 @@ def _contract(place: Place, options: Options, directory: Path) -> Manifest:
     return contract
 
 
-def _published(
-    place: Place,
-    directory: Path,
-    options: Options,
-    find: Find,
-    *,
-    settings: Settings,
-    clock: Callable[[], float],
-) -> tuple[Opened, Running]:
-    """By its manifest, which says what callers send whatever config.pbtxt reshapes for Triton."""
-    contract = _contract(place, options, directory)
-    entry = find([contract.variant(name) for name in contract.published])
-    running = settled(settings, options, entry)
-    opener, timing = Opener(directory, running.session), Timing(running.max_batch, clock)
-    chosen, session = choose(contract, settings.variant, opener, timing, tuned=entry)
-    check_tensors(contract, session, directory / str(chosen.variant.file))
-    if contract.golden is not None:
-        golden.check(session.run, directory, contract.golden, variant=chosen.variant.name)
-    return Opened(contract, _told(place, chosen, running, entry), session), running
+@dataclass(frozen=True)
+class _Opening:
+    """One version, about to be opened on some devices."""
+
+    place: Place
+    directory: Path
+    options: Options
+    find: Find
+    settings: Settings
+    devices: tuple[Device, ...]
+
+    def published(self, mark: str, clock: Callable[[], float]) -> tuple[Opened, Running]:
+        """By its manifest, which says what callers send whatever config.pbtxt reshapes for Triton.
+
+        Args:
+            mark: of the hardware that it runs on.
+            clock: seconds.
+        """
+        directory = self.directory
+        contract = _contract(self.place, self.options, directory)
+        entry = self.find([contract.variant(name) for name in contract.published])
+        running = settled(self.settings, self.options, entry, devices=self.devices)
+        opener, timing = Opener(directory, running.session), Timing(running.max_batch, clock)
+        chosen, session = choose(
+            contract, self.settings.variant, opener, timing, fingerprint=mark, tuned=entry
+        )
+        check_tensors(contract, session, directory / str(chosen.variant.file))
+        if contract.golden is not None:
+            golden.check(session.run, directory, contract.golden, variant=chosen.variant.name)
+        return Opened(contract, told(self.place, chosen, running, entry), session), running
+
+    def as_it_is(self) -> tuple[Opened, Running]:
+        """A file that nobody converted here, with the tensors that config.pbtxt gives it."""
+        place, options = self.place, self.options
+        path = self.directory / (place.single or options.filename)
+        if not path.is_file():
+            raise _missing(self.directory, path.name)
+        variant = _only(path)
+        entry = self.find([variant])
+        running = settled(self.settings, options, entry, devices=self.devices)
+        session = Session(path, running.session)
+        contract = _under(options, _bare(place.name, session, variant))
+        options = modelconfig.fitted(options, contract)
+        contract = modelconfig.applied(options, contract, session.optional)
+        if self.settings.variant != choice.AUTO:
+            choice.pinned(contract, self.settings.variant)  # which it has not
+        chosen = Chosen(variant, "only", variant.reason)
+        if entry is not None:
+            chosen = choice.as_tuned(variant, entry)
+        chosen = told(place, chosen, running, entry)
+        return Opened(contract, chosen, session, options.reshapes), running
 
 
-def _as_it_is(
-    place: Place, directory: Path, options: Options, find: Find, *, settings: Settings
-) -> tuple[Opened, Running]:
-    """A file that nobody converted here, with the tensors that config.pbtxt gives it."""
-    path = directory / (place.single or options.filename)
-    if not path.is_file():
-        raise _missing(directory, path.name)
-    variant = _only(path)
-    entry = find([variant])
-    running = settled(settings, options, entry)
-    session = Session(path, running.session)
-    contract = _under(options, _bare(place.name, session, variant))
-    options = modelconfig.fitted(options, contract)
-    contract = modelconfig.applied(options, contract, session.optional)
-    if settings.variant != choice.AUTO:
-        choice.pinned(contract, settings.variant)  # which it has not
-    chosen = Chosen(variant, "only", variant.reason)
-    if entry is not None:
-        chosen = choice.as_tuned(variant, entry)
-    return Opened(
-        contract, _told(place, chosen, running, entry), session, options.reshapes
-    ), running
-
-
-def tuned_here(directory: Path, variants: Sequence[Variant]) -> tuned.Here:
+def tuned_here(
+    directory: Path, variants: Sequence[Variant], *, fingerprint: str = "", units: int = 0
+) -> tuned.Here:
     """What holds of what was tuned for a version, on this hardware and for these files.
+
+    Args:
+        directory: the version's.
+        variants: of it.
+        fingerprint: of the hardware that it runs on; this CPU's where it is empty.
+        units: CPUs, or GPUs, of it; with a fingerprint.
 
     Raises:
         ModelUnusable: ``tuned.json`` cannot be read.
     """
     digests = {variant.name: variant.sha256 for variant in variants}
-    cpus, fingerprint = hardware.cpus(), hardware.fingerprint()
-    return tuned.here(directory, digests, fingerprint=fingerprint, cpus=cpus)
+    mark, count = fingerprint or hardware.fingerprint(), units or hardware.cpus()
+    return tuned.here(directory, digests, fingerprint=mark, cpus=count)
 
 
 def _nothing(variants: Sequence[Variant]) -> None:
     return None
-
-
-def _tuned_here(
-    place: Place, directory: Path, wanted: str, variants: Sequence[Variant]
-) -> Tuned | None:
-    """What was tuned for this hardware, as far as it still holds; what does not hold is logged.
-
-    Never a reason not to serve: it only says how fast.
-    """
-    name = place.name
-    try:
-        here = tuned_here(directory, variants)
-    except ModelUnusable as error:
-        log.warning("served without what was tuned", model=name, reason=str(error))
-        return None
-    if here.stale:
-        log.warning("served without what was tuned; tune again", model=name, reason=here.why)
-    elif here.why:
-        log.info("nothing was tuned for this hardware and number of CPUs", model=name,
-                 reason=here.why)  # fmt: skip
-    entry = here.entry
-    if entry is None:
-        return None
-    if wanted not in (choice.AUTO, entry.variant):
-        log.info("served without what was tuned: another variant is pinned", model=name,
-                 tuned=entry.variant, pinned=wanted)  # fmt: skip
-        return None
-    if entry.onnxruntime != ort_version():
-        log.info("tuned with another ONNX Runtime; tune again to be sure", model=name,
-                 then=entry.onnxruntime, now=ort_version())  # fmt: skip
-    return entry
-
-
-def _told(place: Place, chosen: Chosen, running: Running, entry: Tuned | None) -> Chosen:
-    """The choice, with what flags change of what was tuned; the log is told of both."""
-    if entry is None:
-        return chosen
-    if running.overruled:
-        names = ", ".join(running.overruled)
-        pair = "instances, threads"
-        names = names.replace(pair, "instances and threads (they were measured together)")
-        why = f"{chosen.why}; but not {names}: the command line's flags win"
-        chosen = replace(chosen, why=why, figures={})
-    log.info("runs as tuned", model=place.name, variant=chosen.variant.name,
-             max_batch=running.max_batch, instances=running.instances,
-             threads=running.session.threads, spin=running.session.spin,
-             overruled_by_flags=list(running.overruled),
-             instead_of_config=dict(running.replaced or {}))  # fmt: skip
-    return chosen
 
 
 def _missing(directory: Path, file: str) -> ModelUnusable:

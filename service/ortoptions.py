@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from service.configfields import LATENCY_TARGET, no_effect, unusable
+from service.gpuoptions import PARAMETERS
 from service.proto import inference_pb2 as pb
 
 _MAX_THREADS = 1024
@@ -42,8 +43,12 @@ _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 _NUMBER, _DEVICE = re.compile(r"[0-9]{1,9}"), re.compile(r"(cpu|gpu):[0-9]{1,3}")
 
 
-def read(config: pb.ModelConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
+def read(config: pb.ModelConfig, *, on_gpu: bool = False) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Fields of ``SessionOptions`` -> values, for those that are said; and warnings.
+
+    Args:
+        config: as it was read.
+        on_gpu: whether the model runs on a GPU; what counts only there is ``gpuoptions``'.
 
     Raises:
         ModelUnusable: a value is not one that the key takes, or two keys contradict each other.
@@ -52,8 +57,9 @@ def read(config: pb.ModelConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
         {
             key: parameter.string_value
             for key, parameter in config.parameters.items()
-            if key != LATENCY_TARGET
-        }
+            if key != LATENCY_TARGET and not (on_gpu and key in PARAMETERS)
+        },
+        on_gpu=on_gpu,
     )
     level = config.optimization.graph.level
     if level in _LEVELS:
@@ -67,7 +73,7 @@ def read(config: pb.ModelConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
     return options, tuple(warnings)
 
 
-def _parameters(given: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+def _parameters(given: dict[str, str], *, on_gpu: bool) -> tuple[dict[str, Any], list[str]]:
     options: dict[str, Any] = {}
     warnings: list[str] = []
     for key, value in sorted(given.items()):
@@ -84,13 +90,14 @@ def _parameters(given: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
                 raise _wrong(key, value, "0 (sequential) or 1 (parallel)")
             options["parallel"] = value == "1"
         elif key == _SHRINKAGE:
-            if _shrinks(value, warnings):
-                options["run_config"] = ((key, "cpu:0"),)
+            if shrunk := _shrunk(value, warnings, on_gpu=on_gpu):
+                options["run_config"] = ((key, shrunk),)
         elif key == _SHARED:
             if not _boolean(key, value):
                 warnings.append(no_effect(f"parameters {key}", "all instances share one session"))
         else:
-            warnings.append(no_effect(f"parameters {key!r}", "no such parameter is known"))
+            why = "the model runs on the CPU" if key in PARAMETERS else "no such parameter is known"
+            warnings.append(no_effect(f"parameters {key!r}", why))
     return options, warnings
 
 
@@ -107,15 +114,17 @@ def _boolean(key: str, value: str) -> bool:
     return _BOOLEANS[value.lower()]
 
 
-def _shrinks(value: str, warnings: list[str]) -> bool:
-    """Whether the CPU's arena is shrunk after each run."""
+def _shrunk(value: str, warnings: list[str], *, on_gpu: bool) -> str:
+    """The devices whose arena is shrunk after each run, of those that the model runs on."""
     devices = [device for device in value.split(";") if device]
     if not all(_DEVICE.fullmatch(device) for device in devices):
         raise _wrong(_SHRINKAGE, value, "a list such as cpu:0;gpu:0")
+    if on_gpu:  # on whichever it runs
+        return ";".join(dict.fromkeys(re.sub("gpu:.*", "gpu:0", device) for device in devices))
     if set(devices) - {"cpu:0"}:
         warnings.append(no_effect(f"parameters {_SHRINKAGE} of others than cpu:0",
                                   "the model runs on the CPU"))  # fmt: skip
-    return "cpu:0" in devices
+    return "cpu:0" if "cpu:0" in devices else ""
 
 
 def _wrong(key: str, value: str, takes: str) -> Exception:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from service.devices import CUDA, TENSORRT
 from service.errors import ModelUnusable
 from service.manifest import check_figures
 
@@ -32,7 +33,8 @@ class Tuned:
 
     Attributes:
         fingerprint: of the hardware (``hardware.fingerprint``).
-        cpus: that the process had (``hardware.cpus``); another number wants other threads.
+        cpus: that the process had (``hardware.cpus``), or its GPUs where it ran on some; another
+            number wants other threads, or other instances.
         variant: that was measured.
         sha256: digest of that variant's file; what was measured on another file says nothing.
         max_batch: rows in one run; 0 for a model without a batch dimension.
@@ -79,6 +81,12 @@ def said(*, max_batch: int, instances: int, threads: int, spin: bool) -> str:
     return f"{rows}{instances} x {count}, spinning {'on' if spin else 'off'}"
 
 
+def units(fingerprint: str, number: int) -> str:
+    """CPUs, or GPUs, of what has this fingerprint, e.g. ``2 GPUs``."""
+    on_gpu = fingerprint.rpartition(", ")[2] in (CUDA, TENSORRT)
+    return counted(number, "GPU" if on_gpu else "CPU")
+
+
 def counted(number: int, noun: str) -> str:
     """A number of things, e.g. ``1 CPU``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -121,8 +129,8 @@ def here(
     entries = read(directory)
     entry = find(entries, fingerprint, cpus)
     if entry is None:
-        others = "; ".join(f"{e.fingerprint} with {counted(e.cpus, 'CPU')}" for e in entries)
-        this = f"{fingerprint} with {counted(cpus, 'CPU')}"
+        others = "; ".join(f"{e.fingerprint} with {units(e.fingerprint, e.cpus)}" for e in entries)
+        this = f"{fingerprint} with {units(fingerprint, cpus)}"
         return Here(None, f"it was tuned for {others}; this is {this}" if others else "")
     if entry.variant not in digests:
         return Here(None, f"the tuned variant '{entry.variant}' is not published", stale=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service import choice, golden, hardware, log, manifest
+from service import choice, golden, log, manifest
 from service.batching import Arrays
 from service.choice import Chosen
 from service.errors import ModelUnusable
@@ -59,6 +59,7 @@ def choose(
     opener: Opener,
     timing: Timing,
     *,
+    fingerprint: str,
     tuned: Tuned | None = None,
 ) -> tuple[Chosen, Session]:
     """The variant to serve and its session.
@@ -68,19 +69,21 @@ def choose(
         wanted: ``auto``, or the name of the variant.
         opener: of its files.
         timing: used where nothing is recorded for this hardware.
+        fingerprint: of that hardware, where the model runs.
         tuned: what holds here of what was tuned.
 
     Raises:
         ModelUnusable: what was pinned was not published, or no file can be used.
     """
-    chosen = choice.known(contract, wanted, hardware.fingerprint(), tuned=tuned)
+    meant = opener.options.devices[0].meant
+    chosen = choice.known(contract, wanted, fingerprint, tuned=tuned, meant=meant)
     if chosen is not None:
         return chosen, opener.variant(chosen.variant)
     samples = _samples(contract, opener.directory, timing.max_rows)
     sessions: dict[str, Session] = {}
     runs: dict[str, list[Callable[[], None]]] = {}
     refused: list[ModelUnusable] = []
-    for variant in choice.for_cpu(contract):
+    for variant in choice.for_device(contract, meant):
         try:
             session = opener.variant(variant)
             tries = [_try(contract, session, sample) for sample in samples]

@@ -125,16 +125,21 @@ SERVICE_IMPORTS = {
     },
     "service.tracing": LEAVES,
     "service.layout": LEAVES | {"service.manifest", "service.modelconfig", "service.warmup"},
-    "service.tuned": LEAVES | {"service.manifest"},
+    "service.tuned": LEAVES | {"service.devices", "service.manifest"},
     "service.choice": LEAVES | {"service.manifest", "service.pins", "service.tuned"},
     "service.variants": LEAVES
     | {
-        "service.batching", "service.choice", "service.golden", "service.hardware",
+        "service.batching", "service.choice", "service.golden",
         "service.manifest", "service.session", "service.tuned",
+    },
+    "service.heeding": LEAVES
+    | {
+        "service.choice", "service.devices", "service.layout", "service.manifest",
+        "service.precedence", "service.session", "service.tuned",
     },
     "service.precedence": LEAVES
     | {
-        "service.hardware", "service.modelconfig", "service.session", "service.settings",
+        "service.devices", "service.hardware", "service.modelconfig", "service.session", "service.settings",
         "service.tuned",
     },
     "service.inplace": {
@@ -150,8 +155,9 @@ SERVICE_IMPORTS = {
     },
     "service.opening": LEAVES
     | {
-        "service.batching", "service.choice", "service.golden", "service.hardware",
-        "service.layout", "service.manifest", "service.modelconfig", "service.opened",
+        "service.batching", "service.choice", "service.devices", "service.golden",
+        "service.hardware", "service.heeding", "service.layout", "service.machine",
+        "service.manifest", "service.modelconfig", "service.opened",
         "service.pins", "service.precedence", "service.session", "service.settings",
         "service.tuned", "service.variants", "service.warmup",
     },

@@ -11,6 +11,7 @@ from service import modelconfig
 from service.batching import QueuePolicy
 from service.errors import ModelUnusable
 from service.manifest import TensorSpec
+from service.gpuoptions import OnGpu
 from service.modelconfig import Options
 from service.policies import VersionPolicy
 from service.proto import inference_pb2 as pb
@@ -50,10 +51,10 @@ def parsed(text: str) -> pb.ModelConfig:
 
 
 def options(text: str) -> Options:
-    """What the text comes to, without the text itself."""
+    """What the text comes to on a CPU, without the text itself."""
     found = modelconfig.options(parsed(text), "digits")
     assert found.config == parsed(text)
-    return replace(found, config=None)
+    return replace(found, config=None, gpu=OnGpu())
 
 
 def test_everything_that_is_heeded_arrives_without_a_warning() -> None:
