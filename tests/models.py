@@ -146,6 +146,35 @@ def not_batched(path: Path) -> Path:
     )
 
 
+def lookup(path: Path, *, batch: str | int = "batch") -> Path:
+    """``y`` is the row of four in a table of eight that ``x`` tells; another number is refused."""
+    table = np.arange(32, dtype=np.float32).reshape(8, 4)
+    return _write(
+        path,
+        [helper.make_node("Gather", ["table", "x"], ["y"])],
+        [_value("x", TensorProto.INT64, [batch])],
+        [_value("y", TensorProto.FLOAT, [batch, 4])],
+        [numpy_helper.from_array(table, "table")],
+    )
+
+
+def found(path: Path, *, batch: str | int = "batch") -> Path:
+    """Where ``x`` is not zero: as many numbers as there are, and ``x`` itself."""
+    return _write(
+        path,
+        [
+            helper.make_node("NonZero", ["x"], ["where"]),
+            helper.make_node("Identity", ["x"], ["same"]),
+        ],
+        [_value("x", TensorProto.FLOAT, [batch, 4])],
+        [
+            _value("where", TensorProto.INT64, [2, "found"]),
+            _value("same", TensorProto.FLOAT, [batch, 4]),
+        ],
+        [],
+    )
+
+
 def long_to_load(path: Path, *, size: int = 2000, products: int = 200) -> Path:
     """A chain of products of constants, which ONNX Runtime folds when it loads it: many seconds."""
     weight = np.full((size, size), 1 / size, np.float32)
