@@ -35,6 +35,7 @@ def convert(
     prune: float = 0.3,
     uint8_input: str = "",
     top_k: int = 0,
+    device: str = "auto",
     signature: str = "",
     trust: bool = False,
     imports: Iterable[str] = (),
@@ -51,7 +52,8 @@ def convert(
         example: some rows to trace a PyTorch module with; calibration or evaluate serve as well.
         variants: which to build beside fp32.
         max_drop: points of the metric that a variant may lose, at 95 % confidence.
-        min_speedup: how many times faster than fp32 an int8 or pruned variant must be here.
+        min_speedup: how many times faster than fp32 a variant must be on the device; on a CPU that
+            is not asked of fp16.
         metric: ``auto``, ``accuracy``, ``agreement`` or ``distance``.
         tolerance: of ``distance``: how far a row's answer may move, as a share of the spread.
         accept_unproven: publish what too few rows can neither prove nor refute.
@@ -59,6 +61,7 @@ def convert(
         prune: share of the channels that ``pruned`` cuts.
         uint8_input: normalisation to fold into the graph; see ``farthing convert --help``.
         top_k: answer with the best classes instead of all scores.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:0``, ``tensorrt``: what variants are judged on.
         signature: of a SavedModel with several.
         trust: run code in the file (pickles, Lambda layers).
         imports: modules that register custom layers.
@@ -106,6 +109,7 @@ def convert(
             prune=prune,
             uint8=uint8_input,
             top_k=top_k,
+            device=device,
         )
         return pipeline.run(recipe)
 

@@ -21,14 +21,21 @@ _MOST_BYTES = 4_000_000
 _MARGIN, _RELATIVE = 2.0, 1e-3
 
 
-def write(path: Path, feeds: Arrays, reference: Session, variants: Mapping[str, Path]) -> Golden:
+def write(
+    path: Path,
+    feeds: Arrays,
+    reference: Session,
+    variants: Mapping[str, Path],
+    options: SessionOptions | None = None,
+) -> Golden:
     """Write the samples, and say how near each variant must come.
 
     Args:
         path: the file to write.
         feeds: rows; the first few are taken, 4 MB at most but one at least.
-        reference: fp32.
+        reference: fp32, on a CPU, whatever the variants were judged on.
         variants: those that are published, and their files.
+        options: with which those are opened; a CPU's unless said.
     """
     taken = feeds
     if reference.batched:  # else the first dimension counts something else
@@ -43,7 +50,7 @@ def write(path: Path, feeds: Arrays, reference: Session, variants: Mapping[str, 
             arrays[name] = array.astype(np.str_)
     np.savez(path, **arrays)
     tolerance = {
-        name: _tolerance(Session(file, SessionOptions()).run(taken), answers)
+        name: _tolerance(Session(file, options or SessionOptions()).run(taken), answers)
         for name, file in variants.items()
     }
     count = len(next(iter(taken.values())))

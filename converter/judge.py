@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from converter import compare, search, speed, verify
+from converter.earlier import JUDGED_ON
 from converter.evidence import Evidence
 from converter.recipe import Recipe
 from converter.samples import Samples
 from converter.search import Found, Selection
 from converter.sources import Exported
-from converter.variants import CPU, VARIANTS, Workshop
-from service import hardware, manifest
+from converter.target import Target, this_cpu
+from converter.variants import VARIANTS, meant_for, refused
+from converter.verify import FAILS, HOLDS, UNPROVEN
+from converter.workshop import Workshop
+from service import manifest
 from service.errors import FarthingError, InvalidSetting
-from service.manifest import MODEL_FILE, REFERENCE, Choice, Figures, Variant
+from service.manifest import MODEL_FILE, REFERENCE, Figures, Variant
 from service.session import Session, SessionOptions
 
 # A file this large beside fp32's was hardly quantized at all.
 _UNTOUCHED = 0.9
 Tell = Callable[[str], None]
-HOLDS, UNPROVEN, FAILS = "holds", "not proven", "fails"
+_UNSEEN = "; meant for a GPU, speed not measured here"
+# A few rounds are noisy: a candidate is only given up if it is clearly too slow.
+_HOPELESS = 0.75
 
 
 class Judge:
@@ -40,6 +46,7 @@ class Judge:
         *,
         selection: Samples | None,
         held_out: Samples | None,
+        target: Target | None = None,
     ) -> None:
         """Hold what all variants of one conversion are judged by.
 
@@ -49,10 +56,13 @@ class Judge:
             shop: where candidates are made, and of what.
             selection: rows to search on; None where there are none.
             held_out: rows to judge on; None where there are none.
+            target: where variants are judged; this CPU unless said.
 
         Raises:
-            FarthingError: the export, the labels or the metric cannot be what they should be.
+            FarthingError: the export, the labels or the metric cannot be what they should be, or
+                fp32 loses too much on the target itself.
         """
+        self._target = target or this_cpu()
         self._budget = recipe.budget
         self.bounds = recipe.bounds
         self._exported = exported
@@ -68,8 +78,12 @@ class Judge:
             exported.expected, self._reference, held_out, exported.tolerated
         )
         self.bounds = replace(recipe.bounds, metric=self._metric(self._evidence))
+        if self._target.device.is_gpu:
+            # The export was held against its framework on the CPU; from here on it is the GPU's.
+            self._reference = Session(exported.path, self._target.options)
+            self._evidence = self._evidence.answered_by(self._reference)
         if selection is not None:
-            self._selection = Selection(self._reference, selection, self.bounds)
+            self._selection = Selection(self._reference, selection, self.bounds, self._target)
 
     def variant(self, name: str, tell: Tell = lambda text: None) -> tuple[Variant, Path]:
         """Build one variant, and accept or refuse it with the reason.
@@ -85,25 +99,28 @@ class Judge:
             return self._fp32(), self._exported.path
         nothing = self._exported.path
         build = VARIANTS[name]
+        why = refused(name, self._target.device)
+        if why:
+            return self._not_built(name, why), nothing
         missing = []
         if build.needs and self._shop.rows is None:
             missing.append(f"{build.needs} with --calibration")
         if self._evidence is None:
             missing.append("held-out rows to verify it on with --evaluate")
         if missing or self._evidence is None:
-            return _not_built(name, f"give {' and '.join(missing)}"), nothing
+            return self._not_built(name, f"give {' and '.join(missing)}"), nothing
         try:
             found = self._search(name, tell)
             variant = self._decide(name, found, self._evidence, tell)
         except FarthingError as error:
-            return _not_built(name, str(error)), nothing
+            return self._not_built(name, str(error)), nothing
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise  # nothing after it could be written either
-            return _not_built(name, f"building or running it failed: {error}"), nothing
+            return self._not_built(name, f"building or running it failed: {error}"), nothing
         except Exception as error:  # the quantizers raise anything
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return _not_built(name, f"building or running it failed: {first[:200]}"), nothing
+            return self._not_built(name, f"building or running it failed: {first[:200]}"), nothing
         if name == "pruned" and found.score.good:
             # By the selection rows: by the held-out ones would be a look at them for pruned-int8.
             self._shop.pruned = found.candidate.path
@@ -124,20 +141,28 @@ class Judge:
         """The reference: not gated, since it equals its framework; what it did is told."""
         difference = self._exported.facts.get("largest_difference")
         reason = "as it is; there is no framework to compare it with"
+        target = self._target
         if difference is not None:
             reason = f"answers random rows as its framework does, within {difference:.1e}"
         if self._evidence is None:
-            return _record(REFERENCE, self._exported.path, reason, {}, accepted=True, outcome="")
+            return self._record(
+                REFERENCE, self._exported.path, reason, {}, accepted=True, outcome=""
+            )
         evidence = self._evidence
         verdict = verify.judge_accuracy(
             evidence.answers, evidence.expected, evidence.rows.labels, self.bounds
         )
+        if target.device.is_gpu and verdict.outcome == FAILS:
+            raise FarthingError(
+                f"fp32 itself does not answer on {target.told} as the trained model does: "
+                f"{verdict.reason}; convert with --device cpu"
+            )
         if difference is not None:
             largest = verdict.figures["largest_difference"]
             reason += f", and {len(evidence.rows)} held-out rows within {largest:.1e}"
         if verdict.figures["newly_wrong"]:  # rows on a tree's threshold
             reason += f"; {verdict.reason}"
-        return _record(
+        return self._record(
             REFERENCE, self._exported.path, reason, verdict.figures, accepted=True,
             # Few rows prove little about a variant, but do not make the reference wrong.
             outcome=verdict.outcome if verdict.figures["newly_wrong"] else HOLDS,
@@ -147,7 +172,7 @@ class Judge:
         """The candidate to judge: the first without selection rows, else what a search finds."""
         build = VARIANTS[name]
         ladder = build.ladder(self._shop)
-        gated = build.device == CPU
+        gated = meant_for(name, self._target.device) == self._target.device.meant
         if self._selection is None:
             candidate = next(ladder)
             ladder.close()
@@ -170,18 +195,26 @@ class Judge:
             "trials": found.trials,
             "looks": 0,
         }
-        gated = VARIANTS[name].device == CPU
-        session = Session(path, SessionOptions())
+        target = self._target
+        gated = meant_for(name, target.device) == target.device.meant
+        if target.device.is_gpu:
+            made[JUDGED_ON] = {"provider": target.device.kind, "gpu": target.name}
+        session = Session(path, target.options)
         figures: dict[str, float] = {}
         if gated:
             tell(f"{name}: timing it beside fp32")
-            feeds = evidence.rows.slice(0, max(speed.BATCHES))
+            feeds = evidence.rows.slice(0, max(target.batches))
             # What was hardly changed is as fast as fp32: no need to know it to a percent.
             rounds = speed.FEW_ROUNDS if self._untouched(path) else speed.ROUNDS
-            figures = speed.speed_up(self._reference, session, feeds, rounds=rounds)
-            if speed.least(figures) < self.bounds.min_speedup:
+            figures = speed.speed_up(
+                self._reference, session, feeds,
+                rounds=rounds, batches=target.batches, warm=target.warm,
+            )  # fmt: skip
+            if not target.pays(figures, self.bounds.min_speedup):
                 reason = self._does_not_pay(path, figures)
-                return _record(name, path, reason, figures, accepted=False, made=made)
+                if target.device.is_gpu and found.candidate.excluded:
+                    reason += f"; {found.candidate.how}"
+                return self._record(name, path, reason, figures, accepted=False, made=made)
         tell(f"{name}: judging it on {len(evidence.rows)} held-out rows")
         made["looks"] = 1
         answers = verify.predict_in_company(session, evidence.rows)
@@ -197,15 +230,15 @@ class Judge:
             reason += f"; {found.candidate.how}"
         if found.told and not accepted:
             reason += f"; {found.told}"
-        reason += f"; {_speeds(figures)}" if gated else "; meant for a GPU, speed not measured here"
-        return _record(
+        reason += f"; {speed.said(figures)}" if gated else _UNSEEN
+        return self._record(
             name, path, reason, figures, accepted=accepted, made=made, outcome=verdict.outcome
         )
 
     def _does_not_pay(self, path: Path, figures: Figures) -> str:
         reason = (
-            f"does not pay on this CPU: {_speeds(figures)} against fp32, and no more than "
-            f"{speed.least(figures):.2f}x in a quarter of the rounds, where "
+            f"does not pay on {self._target.told}: {speed.said(figures)} against fp32, and no more "
+            f"than {speed.least(figures):.2f}x in a quarter of the rounds, where "
             f"{self.bounds.min_speedup:g}x is asked"
         )
         if self._untouched(path):
@@ -213,69 +246,35 @@ class Judge:
         return reason
 
     def _untouched(self, path: Path) -> bool:
-        return path.stat().st_size > _UNTOUCHED * self._exported.path.stat().st_size
+        # TensorRT's int8 keeps its weights as floats.
+        whole = self._exported.path.stat().st_size
+        return not self._target.device.is_gpu and path.stat().st_size > _UNTOUCHED * whole
 
+    def _record(
+        self,
+        name: str,
+        path: Path,
+        reason: str,
+        figures: Figures,
+        *,
+        accepted: bool,
+        made: dict[str, object] | None = None,
+        outcome: str = FAILS,
+    ) -> Variant:
+        file = MODEL_FILE if name == REFERENCE else f"model.{name}.onnx"
+        return Variant(
+            name=name,
+            accepted=accepted,
+            reason=reason,
+            file=file if accepted else None,
+            sha256=manifest.sha256_of(path) if accepted else None,
+            bytes=path.stat().st_size,
+            figures=figures,
+            outcome=outcome,
+            device=meant_for(name, self._target.device),
+            made=made or {},
+        )
 
-# A few rounds are noisy: a candidate is only given up if it is clearly too slow.
-_HOPELESS = 0.75
-
-
-def choose(judged: Sequence[Variant]) -> Choice:
-    """What to serve on this CPU: the variant that holds with the largest least speed-up.
-
-    Of what was published below fp32's speed, or unproven, none: that is for whoever pins it.
-    """
-    paying = [
-        variant
-        for variant in judged
-        if variant.accepted
-        and variant.outcome == HOLDS
-        and variant.name != REFERENCE
-        and variant.device == CPU
-        and speed.least(variant.figures) > 1
-    ]
-    if not paying:
-        return Choice(REFERENCE, "no variant that holds is faster on this CPU")
-    best = max(paying, key=lambda variant: speed.least(variant.figures))
-    one, eight = (best.figures[f"speedup_batch_{batch}"] for batch in speed.BATCHES)
-    return Choice(
-        best.name,
-        f"the fastest variant that holds: {one:.2f}x fp32 at batch 1, {eight:.2f}x at batch 8, on "
-        f"this CPU with {hardware.cpus()} threads",
-    )
-
-
-def _speeds(figures: Figures) -> str:
-    return " and ".join(
-        f"{figures[f'speedup_batch_{batch}']:.2f}x at batch {batch}" for batch in speed.BATCHES
-    )
-
-
-def _record(
-    name: str,
-    path: Path,
-    reason: str,
-    figures: Figures,
-    *,
-    accepted: bool,
-    made: dict[str, object] | None = None,
-    outcome: str = FAILS,
-) -> Variant:
-    file = MODEL_FILE if name == REFERENCE else f"model.{name}.onnx"
-    return Variant(
-        name=name,
-        accepted=accepted,
-        reason=reason,
-        file=file if accepted else None,
-        sha256=manifest.sha256_of(path) if accepted else None,
-        bytes=path.stat().st_size,
-        figures=figures,
-        outcome=outcome,
-        device=VARIANTS[name].device if name in VARIANTS else CPU,
-        made=made or {},
-    )
-
-
-def _not_built(name: str, reason: str) -> Variant:
-    device = VARIANTS[name].device if name in VARIANTS else CPU
-    return Variant(name=name, accepted=False, reason=f"not built: {reason}", device=device)
+    def _not_built(self, name: str, reason: str) -> Variant:
+        device = meant_for(name, self._target.device)
+        return Variant(name=name, accepted=False, reason=f"not built: {reason}", device=device)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from converter import child, cleaning, golden, publish, reshape, samples, sources
+from converter import child, cleaning, earlier, golden, publish, reshape, samples, sources
+from converter.choosing import choose
 from converter.exporters import trained
 from converter.exporters.trained import Request
-from converter.judge import Judge, choose
+from converter.judge import Judge
 from converter.recipe import Recipe
 from converter.samples import Samples
 from converter.sources import Exported
-from converter.variants import Workshop
-from service import hardware
+from converter.target import Target, target_of
+from converter.workshop import Workshop
 from service.errors import FarthingError
 from service.manifest import Manifest, Variant
 from service.session import Session, SessionOptions, ort_version
@@ -33,12 +35,13 @@ def silent(what: str) -> Iterator[Tell]:
     yield lambda text: None
 
 
-def run(recipe: Recipe, step: Step = silent) -> Manifest:
+def run(recipe: Recipe, step: Step = silent, *, target: Target | None = None) -> Manifest:
     """The story of one conversion.
 
     Args:
         recipe: what to convert, and which bounds to hold.
         step: shows what is being done.
+        target: what variants are judged on; what the recipe's device comes to, unless given.
 
     Returns:
         The manifest as published, refused variants and their reasons among it.
@@ -46,6 +49,9 @@ def run(recipe: Recipe, step: Step = silent) -> Manifest:
     Raises:
         FarthingError: in one sentence, what to mend; the repository is as it was.
     """
+    target = target or target_of(recipe.device)
+    if target.device.is_gpu:
+        recipe = replace(recipe, device=str(target.device))
     # First: what is read later may have been written anew meanwhile.
     source = {"file": recipe.source.told, "sha256": recipe.source.sha256()}
     tools = {tool: metadata.version(tool) for tool in _TOOLS} | {"onnxruntime": ort_version()}
@@ -61,16 +67,11 @@ def run(recipe: Recipe, step: Step = silent) -> Manifest:
         _check_use(recipe, reference)
         calibration, held_out = files.read(reference)
         rows, selection = samples.divided(calibration) if calibration else (None, None)
-        shop = Workshop(exported.path, stage, rows, recipe.prune, seen=calibration)
-        judged: list[Variant] = []
-        kept: dict[str, Path] = {}
-        judge = Judge(recipe, exported, shop, selection=selection, held_out=held_out)
-        for name in recipe.wanted:
-            with step(f"building and verifying {name}") as tell:
-                variant, path = judge.variant(name, tell)
-            judged.append(variant)
-            if variant.file:
-                kept[variant.file] = path
+        shop = Workshop(
+            exported.path, stage, rows, recipe.prune, seen=calibration, device=target.device
+        )
+        judge = Judge(recipe, exported, shop, selection=selection, held_out=held_out, target=target)
+        judged, kept = _judged(judge, recipe.wanted, step)
         feeds = held_out.feeds if held_out else trained.random_rows(reference.inputs, 4)
         by_name = {v.name: kept[v.file] for v in judged if v.file}
         contract = Manifest(
@@ -79,22 +80,40 @@ def run(recipe: Recipe, step: Step = silent) -> Manifest:
             inputs=reference.inputs,
             outputs=reference.outputs,
             variants=tuple(judged),
-            chosen={hardware.fingerprint(): choose(judged)},
+            chosen={target.fingerprint: choose(judged, target)},
             source={**source, **exported.facts},
-            samples={
-                key: part.describe()
-                for key, part in (("calibration", calibration), ("held_out", held_out))
-                if part is not None
-            },
+            samples=_described(calibration=calibration, held_out=held_out),
             tools=tools | exported.tools,
             reproduce=recipe.command(),
-            golden=golden.write(stage / golden.FILE, feeds, reference, by_name),
+            golden=golden.write(stage / golden.FILE, feeds, reference, by_name, target.options),
             bounds=asdict(judge.bounds),
         )
+        contract, older = earlier.joined(
+            contract, recipe.out / recipe.name, stage, on_gpu=target.device.is_gpu
+        )
+        kept = {v.file: (kept | older)[v.file] for v in contract.variants if v.file}
         kept[golden.FILE] = stage / golden.FILE
         with step(f"publishing {recipe.name}"):
             publish.publish(contract, kept, out=recipe.out, stage=stage)
     return contract
+
+
+def _judged(
+    judge: Judge, names: Iterable[str], step: Step
+) -> tuple[list[Variant], dict[str, Path]]:
+    """The decisions, and the files of what is published, by the names they will have."""
+    judged, kept = [], {}
+    for name in names:
+        with step(f"building and verifying {name}") as tell:
+            variant, path = judge.variant(name, tell)
+        judged.append(variant)
+        if variant.file:
+            kept[variant.file] = path
+    return judged, kept
+
+
+def _described(**parts: Samples | None) -> dict[str, Any]:
+    return {key: part.describe() for key, part in parts.items() if part is not None}
 
 
 def _check_use(recipe: Recipe, reference: Session) -> None:

@@ -48,6 +48,14 @@ _CALIBRATORS = {
     "Percentile": CalibrationMethod.Percentile,
 }
 
+_FOR_TENSORRT = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "AddQDQPairToWeight": True,
+    "QuantizeBias": False,
+    "DedicatedQDQPair": True,
+}
+
 
 class UnknownNode(FarthingError):
     """An exclusion that names no node: it would silently do nothing."""
@@ -87,19 +95,30 @@ class Static:
 
     QDQ per channel. On x86 activations are unsigned (U8S8: 3.3x on ResNet50 where the default S8S8
     gives 1.5x); without VNNI the range is reduced, since 8 x 8 bit products saturate there.
+    TensorRT takes signed, symmetric numbers only, weights and biases as floats behind which the
+    pairs stand (onnxruntime-inference-examples, quantization/nlp/bert/trt).
 
     Attributes:
         prepared: the graph, as ``prepare`` left it.
     """
 
-    def __init__(self, prepared: Path, calibration: Samples, calibrator: str = "MinMax") -> None:
+    def __init__(
+        self,
+        prepared: Path,
+        calibration: Samples,
+        calibrator: str = "MinMax",
+        *,
+        symmetric: bool = False,
+    ) -> None:
         """Hold a graph and rows.
 
         Args:
             prepared: see ``prepare``.
             calibration: rows that set the ranges; read once.
             calibrator: ``MinMax`` or ``Percentile`` (Entropy fails on transformers' constants).
+            symmetric: for TensorRT, not for this CPU.
         """
+        self._symmetric = symmetric
         self.prepared = prepared
         self._calibration = calibration
         if calibrator != "MinMax":  # it keeps every activation of every row in memory
@@ -125,7 +144,7 @@ class Static:
             UnknownNode: a name is no node's.
         """
         check_names(self._nodes, (*only, *without))
-        x86 = platform.machine() in ("x86_64", "AMD64")
+        x86 = platform.machine() in ("x86_64", "AMD64") and not self._symmetric
         with _quiet():
             quantize_static(
                 self.prepared,
@@ -141,7 +160,8 @@ class Static:
                 nodes_to_exclude=list(without) or None,
                 calibrate_method=self._method,
                 calibration_cache_path=self._ranges,
-                extra_options={"CalibPercentile": 99.99},
+                extra_options={"CalibPercentile": 99.99}
+                | (_FOR_TENSORRT if self._symmetric else {}),
             )
 
     def ranges_sha256(self) -> str:

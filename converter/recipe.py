@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from converter import fold
-from service import hardware, manifest
+from service import devices, hardware, manifest
 from service.errors import InvalidSetting
 from service.manifest import NAME, REFERENCE
 
@@ -69,7 +69,8 @@ class Bounds:
 
     Attributes:
         max_drop: points of the metric that may be lost, at 95 % confidence.
-        min_speedup: how many times faster than fp32 an int8 or pruned variant must be here.
+        min_speedup: how many times faster than fp32 a variant must be here: an int8 or pruned one
+            on a CPU, each one on a GPU.
         metric: ``accuracy`` (labels decide), ``agreement`` (the trained model's decisions do),
             ``distance`` (of its numbers), or ``auto``: the first of these that can be had.
         tolerance: of the metric ``distance``: how far a row's answer may move, as a share of the
@@ -114,6 +115,7 @@ class Recipe:
         prune: share of the channels that ``pruned`` cuts.
         uint8: the input that is to take bytes, and its normalization (``fold.parse``); or empty.
         top_k: how many best classes to answer with instead of all scores; 0 for all.
+        device: what variants are judged on, as ``--device`` takes it, with one GPU at most.
     """
 
     source: Source
@@ -128,13 +130,14 @@ class Recipe:
     prune: float = 0.3
     uint8: str = ""
     top_k: int = 0
+    device: str = devices.AUTO
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is started.
 
         Raises:
-            InvalidSetting: a missing file, a name that is no directory's name, an unknown variant,
-                or a bound out of range.
+            InvalidSetting: a missing file, a name that is no directory's name, an unknown variant
+                or device, or a bound out of range.
         """
         if self.source.path is None and not self.source.factory:
             raise InvalidSetting("give a trained model, or --factory pkg.mod:build")
@@ -158,6 +161,10 @@ class Recipe:
             )
         if self.uint8:
             fold.parse(self.uint8)
+        if len(devices.asked(self.device).indices) > 1:
+            raise InvalidSetting(
+                f"--device is '{self.device}'; variants are judged on one GPU, such as cuda:0"
+            )
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -211,6 +218,7 @@ class Recipe:
         )
         for option, value in texts:
             words += [option, str(value)] if value else []
+        words += ["--device", self.device] if self.device != devices.AUTO else []
         for module in source.imports:
             words += ["--import", module]
         words += ["--trust"] if source.trust and not source.given else []

@@ -20,7 +20,8 @@ from converter.exporters.trained import first_line
 from converter.proof import plausible
 from converter.recipe import Bounds, Budget
 from converter.samples import Samples
-from service.session import Session, SessionOptions
+from converter.target import Target, this_cpu
+from service.session import Session
 
 # Until the drop on the selection rows looks like at most this share of what is allowed.
 _SHARE = 0.5
@@ -92,14 +93,22 @@ class Found:
 class Selection:
     """Rows and the reference's answers for them, by which candidates are compared."""
 
-    def __init__(self, reference: Session, rows: Samples, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        reference: Session,
+        rows: Samples,
+        bounds: Bounds,
+        target: Target | None = None,
+    ) -> None:
         """Hold the reference's answers.
 
         Args:
-            reference: fp32.
+            reference: fp32, on the target.
             rows: none of them held out.
             bounds: what a variant has to hold.
+            target: where candidates are tried; this CPU unless said.
         """
+        self._target = target or this_cpu()
         self._reference = reference
         self._rows = rows
         self._bounds = bounds
@@ -120,12 +129,16 @@ class Selection:
         Raises:
             ModelUnusable: ONNX Runtime cannot load it.
         """
-        session = Session(candidate.path, SessionOptions())
+        target = self._target
+        session = Session(candidate.path, target.options)
         ratio = 0.0
         if gated and not candidate.probe:
-            feeds = self._rows.slice(0, max(speed.BATCHES))
-            figures = speed.speed_up(self._reference, session, feeds, rounds=speed.FEW_ROUNDS)
-            ratio = min(figures[f"speedup_batch_{rows}"] for rows in speed.BATCHES)
+            feeds = self._rows.slice(0, max(target.batches))
+            figures = speed.speed_up(
+                self._reference, session, feeds,
+                rounds=speed.FEW_ROUNDS, batches=target.batches, warm=target.warm,
+            )  # fmt: skip
+            ratio = min(figures[f"speedup_batch_{rows}"] for rows in target.batches)
         answers = verify.predict(session, self._rows)
         wrong, _ = verify.newly_wrong(
             answers, self._answers, None, self._metric, self._bounds.tolerance

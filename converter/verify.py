@@ -25,6 +25,9 @@ from converter.samples import Samples
 from service.errors import FarthingError
 from service.session import Session
 
+# The outcomes: ``Variant.outcome``.
+HOLDS, UNPROVEN, FAILS = "holds", "not proven", "fails"
+
 # Of fp32 by itself: so many rows in random batches, of which so many may move so far.
 _COMPANY_ROWS, _COMPANY_SHARE, _COMPANY_DISTANCE = 64, 0.05, 0.05
 
@@ -218,13 +221,13 @@ def judge_accuracy(
         what = f"moved by more than {100 * bounds.tolerance:g} % of the outputs' spread"
     said = f"{events} of {rows} held-out rows {what}, a drop of at most {bound:.2f} points"
     if bound <= bounds.max_drop:
-        return Verdict("holds", said, figures)
+        return Verdict(HOLDS, said, figures)
     said += f", where {bounds.max_drop:g} is allowed"
     if 100 * events / rows > bounds.max_drop:
-        return Verdict("fails", f"loses too much: {said}", figures)
+        return Verdict(FAILS, f"loses too much: {said}", figures)
     needed = rows_to_prove(events, bounds.max_drop)
     needs = f"needs {needed}" if needed else "and no number of rows could prove it"
-    return Verdict("not proven", f"not proven with {rows} rows, {needs}: {said}", figures)
+    return Verdict(UNPROVEN, f"not proven with {rows} rows, {needs}: {said}", figures)
 
 
 def _beside(

@@ -10,13 +10,15 @@ import pytest
 
 import farthing
 from converter import judge, quantize
+from converter.choosing import choose
 from converter.evidence import Evidence
 from converter.judge import Judge
 from converter.quantize import Static
 from converter.recipe import Bounds, Recipe, Source
 from converter.samples import Samples
 from converter.sources import Exported
-from converter.variants import Workshop
+from converter.target import this_cpu
+from converter.workshop import Workshop
 from service.errors import FarthingError, InvalidSetting
 from service.manifest import Manifest, Variant
 from service.session import Session, SessionOptions
@@ -139,25 +141,25 @@ FP32 = Variant("fp32", True, "")
 
 def test_the_fastest_that_holds_on_this_cpu_is_chosen() -> None:
     others = [decided("int8-dynamic", 1.5), decided("int8-static", 2.5), decided("pruned", 2.0)]
-    choice = judge.choose([FP32, *others])
+    choice = choose([FP32, *others], this_cpu())
     assert choice.variant == "int8-static"
     assert "2.50x fp32 at batch 1" in choice.reason
 
 
 def test_what_is_slower_than_fp32_or_unproven_is_left_to_whoever_pins_it() -> None:
     slow, unproven = decided("pruned", 0.6), decided("int8-static", 3.0, outcome="not proven")
-    assert judge.choose([FP32, slow, unproven]).variant == "fp32"
+    assert choose([FP32, slow, unproven], this_cpu()).variant == "fp32"
 
 
 def test_what_is_refused_or_meant_for_a_gpu_is_never_chosen() -> None:
     others = [decided("fp16", 9.0, device="gpu"), decided("int8-static", 9.0, accepted=False)]
-    assert judge.choose([FP32, *others]).variant == "fp32"
+    assert choose([FP32, *others], this_cpu()).variant == "fp32"
 
 
 def test_the_smaller_gain_of_the_two_batches_counts() -> None:
     uneven = decided("int8-dynamic", 1.5)
     uneven.figures["speedup_batch_1"] = uneven.figures["speedup_batch_1_low"] = 9.0  # type: ignore[index]
-    assert judge.choose([FP32, uneven, decided("int8-static", 2.0)]).variant == "int8-static"
+    assert choose([FP32, uneven, decided("int8-static", 2.0)], this_cpu()).variant == "int8-static"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from onnx import TensorProto
 
 from converter.samples import Samples
 from converter.search import Candidate, Score
-from converter.variants import GPU, VARIANTS, VariantFailed, Workshop
+from converter.variants import GPU, VARIANTS, VariantFailed
+from converter.workshop import Workshop
 from service.session import Session, SessionOptions
 from tests.converter import nets
 from tests.converter.conftest import Converted, Material
