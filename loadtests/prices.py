@@ -51,22 +51,28 @@ class Price:
     accelerators: int = 0
     currency: str = "USD"
 
-    def share_per_hour(self, cpus: float) -> float:
-        """US dollars per hour for so many of its CPUs, in proportion; with accelerators for all.
+    def share_per_hour(self, cpus: float, gpus: float = 0.0) -> float:
+        """US dollars per hour for so many of its CPUs, in proportion.
 
-        An assumption, to be printed as one: nobody sells half an instance, nor half of its GPU.
+        With accelerators for so many of those, and 0 is all: its CPUs go with them. 0.25 is a
+        quarter of one, as a slice (MIG) or by turns. An assumption, to be printed as one: nobody
+        sells half an instance, nor a quarter of its GPU.
         """
-        return self.usd_per_hour if self.accelerators else self.usd_per_hour * cpus / self.cpus
+        if self.accelerators:
+            return self.usd_per_hour * (gpus / self.accelerators if gpus else 1.0)
+        return self.usd_per_hour * cpus / self.cpus
 
-    def said(self, cpus: float) -> str:
-        """The assumption in words."""
+    def said(self, cpus: float, gpus: float = 0.0) -> str:
+        """The assumption in words; for the figures see ``share_per_hour``."""
         part = "the whole" if self.accelerators else f"{cpus:g} of the {self.cpus} CPUs"
+        if self.accelerators and gpus:
+            part = f"{gpus:g} of the {self.accelerators} {self.accelerator}"
         if cpus > self.cpus and not self.accelerators:
             part = f"{cpus:g} CPUs at the price of the {self.cpus}"
         return (
             f"{part} of {self.id} at ${self.usd_per_hour:g}/h "
             f"({self.region}, {self.purchase}; {self.date}, {self.source}), so "
-            f"${self.share_per_hour(cpus):.5g}/h"
+            f"${self.share_per_hour(cpus, gpus):.5g}/h"
         )
 
     def is_old(self, today: datetime.date) -> bool:

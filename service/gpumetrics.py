@@ -69,6 +69,10 @@ def metrics(seen: Sequence[Seen]) -> Iterator[Metric]:
     for name, (text, value) in _COUNTERS.items():
         yield _filled(CounterMetricFamily(name, text, labels=_GPU), seen, value)
     yield _energy(seen)
+    about = GaugeMetricFamily("farthing_gpu_info", "1; what it is.", labels=(*_GPU, "name"))
+    for each in seen:
+        about.add_metric((*_labels(each), each.name), 1.0)
+    yield about
     yield _slowed(seen)
     for name, (text, value) in _TRITON.items():
         gauge = GaugeMetricFamily(name, text, labels=("gpu_uuid",))

@@ -27,6 +27,7 @@ class Seen:
     Attributes:
         index: as CUDA counts those that this process sees.
         uuid: as nvidia-smi writes it.
+        name: e.g. ``NVIDIA H200``; empty where it is not told.
         now: the last reading.
         seconds: from the first look to the last.
         busy_s: of them, in which a kernel of anybody ran; None where it is not told.
@@ -36,6 +37,7 @@ class Seen:
 
     index: int
     uuid: str
+    name: str
     now: Reading
     seconds: float = 0.0
     busy_s: float | None = None
@@ -143,6 +145,7 @@ def _seen(card: Card, total: _Sum) -> Seen:
     return Seen(
         index=card.index,
         uuid=card.uuid,
+        name=card.name,
         now=now,
         seconds=total.at - total.began,
         busy_s=None if now.busy is None else total.busy_s,

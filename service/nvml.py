@@ -74,6 +74,10 @@ class Card(Protocol):
     def uuid(self) -> str:
         """As nvidia-smi writes it."""
 
+    @property
+    def name(self) -> str:
+        """E.g. ``NVIDIA H200``; empty where it is not told."""
+
     def read(self) -> Reading:
         """How it is now; a few calls of less than a millisecond each. Never raises."""
 
@@ -85,6 +89,7 @@ class NvmlCard:
         """Name it, by the library's handle."""
         self.index, self.uuid = index, uuid
         self._handle, self._nvml = handle, library
+        self.name = str(self._told(lambda: library.nvmlDeviceGetName(handle)) or "")
 
     def read(self) -> Reading:
         """How it is now; never raises."""

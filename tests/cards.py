@@ -20,6 +20,7 @@ class FakeCard:
     now: Reading
     index: int = 0
     uuid: str = "GPU-0"
+    name: str = "NVIDIA T4"
     looks: int = 0
 
     def read(self) -> Reading:
@@ -54,6 +55,9 @@ class FakeNvml:
         if uuid != self.uuid:
             raise pynvml.NVMLError_NotFound
         return uuid
+
+    def nvmlDeviceGetName(self, handle: str) -> Any:
+        return self._of("nvmlDeviceGetName", "NVIDIA T4")
 
     def nvmlDeviceGetUtilizationRates(self, handle: str) -> Any:
         return self._of("nvmlDeviceGetUtilizationRates", SimpleNamespace(gpu=73, memory=20))

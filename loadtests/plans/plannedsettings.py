@@ -19,6 +19,8 @@ def of(made: Plan, option: Option) -> dict[str, str]:
     if where.price is not None:
         price = where.price
         part = "" if price.accelerators else f"{where.cpus:g} of {price.cpus} CPUs of "
+        if price.accelerators and where.gpus:
+            part = f"{where.gpus:g} of {price.accelerators} {price.accelerator} of "
         told["FARTHING_PRICE_USD_PER_HOUR"] = f"{option.usd_per_hour:.6g}"
         told["FARTHING_PRICE_ID"] = outside.plain(f"{part}{price.id}, {price.date}")
     return told

@@ -166,7 +166,7 @@ def conditions(made: Plan) -> list[str]:
             f"{option.profile.name}: {subject.variant}, sha256 {subject.sha256}, accuracy "
             f"{subject.accuracy_change or 0:+zg} points over the trained model; measured on "
             f"{where.date} on {where.hardware}, the generator's p99 {late}; "
-            f"{price.said(where.cpus) if price else 'no price'}."
+            f"{price.said(where.cpus, where.gpus) if price else 'no price'}."
         )
     return found
 

@@ -28,6 +28,7 @@ class Said:
         accuracy_change: over the trained model, in points (0.1 is a tenth of a percent).
         hardware: the serving machine; empty for this one, if the server runs here.
         cpus: of it that are paid for; None for all of this machine's.
+        gpus: of its accelerators those that are paid for, in fractions; 0 is all.
         price: of the price book.
     """
 
@@ -38,6 +39,7 @@ class Said:
     accuracy_change: float | None = None
     hardware: str = ""
     cpus: float | None = None
+    gpus: float = 0.0
     price: Price | None = None
 
 

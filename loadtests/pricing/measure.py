@@ -278,6 +278,7 @@ def conditions(work: Work, said: Said, slo: Slo, effort: Effort) -> Conditions:
         hardware=said.hardware or here,
         cpus=cpus,
         price=said.price,
+        gpus=said.gpus,
         shared=work.shared,
         rows=work.rows,
         payload=work.payload,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
@@ -21,8 +23,34 @@ _MOST_BYTES = 16 * 2**20
 # Of lines that are sums: no more than rounding may they fall.
 _ROUNDING_S = 1e-6
 _UNSETTLED = "unsettled"
+_LINES = re.compile("farthing_(core|gpu)_seconds_total")
+_OPEN = re.compile("farthing_unsettled_(core|gpu)_seconds")
+_PAID = re.compile("farthing_paid_(core|gpu)_seconds_total")
+_OF_GPUS = {
+    "farthing_gpu_info": "name", "farthing_gpu_watched_seconds_total": "seconds",
+    "farthing_gpu_busy_seconds_total": "busy_s", "farthing_gpu_energy_joules_total": "energy_j",
+}  # fmt: skip
 Sums = defaultdict[str, float]
 PHASES = ("decode", "queue", "assembly", "run", "encode", "request")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU's counters at one moment; all that use it are in them.
+
+    Attributes:
+        name: e.g. ``NVIDIA H200``.
+        seconds: that the others cover, of the server's own clock.
+        busy_s: of them, in which anything ran; None where it is not told.
+        energy_j: that it drew in them; None where it is not told.
+        counted: whether by the card's own counter, not from samples of its power.
+    """
+
+    name: str = ""
+    seconds: float = 0.0
+    busy_s: float | None = None
+    energy_j: float | None = None
+    counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,11 +58,14 @@ class Scrape:
     """Counters at one moment, of one process or the sum of several.
 
     Attributes:
-        lines: line of the ledger -> core-seconds so far; empty where the server keeps none.
+        lines: line of the ledger -> core-seconds so far, or GPU-seconds; empty where the server
+            keeps none.
         phases: phase -> (seconds so far, answered requests so far), of one model.
         memory_bytes: resident; 0 where it is not told.
         paid_core_s: cores x seconds so far, which the lines come to; None where it is not told.
         starts: when each process began, in seconds of its clock; of those that tell it.
+        unit: of the lines: ``core`` or ``gpu``.
+        gpus: those that are watched, by uuid: replicas may share one.
     """
 
     lines: Mapping[str, float] = field(default_factory=dict)
@@ -42,6 +73,8 @@ class Scrape:
     memory_bytes: int = 0
     paid_core_s: float | None = None
     starts: tuple[float, ...] = ()
+    unit: str = "core"
+    gpus: Mapping[str, Gpu] = field(default_factory=dict)
 
     @property
     def answered(self) -> int:
@@ -56,7 +89,7 @@ class Scrape:
         now = {**self.lines, "paid": self.paid_core_s or 0.0}
         for line, core_s in sums:
             if line != _UNSETTLED and now.get(line, 0.0) < core_s - _ROUNDING_S:
-                return f"a server's sum of core-seconds fell while it was measured: {line}"
+                return f"a server's sum of {self.unit}-seconds fell while it was measured: {line}"
         return ""
 
     def paid(self, before: Scrape) -> float | None:
@@ -94,16 +127,18 @@ def parsed(text: str, *, model: str) -> Scrape:
         ValueError: it is no such text.
     """
     lines, sums, counts = Sums(float), Sums(float), Sums(float)
-    memory, paid, starts = 0, None, list[float]()
-    for sample in _samples(text):
+    memory, paid, starts, units = 0, None, list[float](), set[str]()
+    samples = _samples(text)
+    for sample in samples:
         phase = sample.name.removeprefix("farthing_").partition("_seconds_")[0]
-        if sample.name == "farthing_core_seconds_total":
+        if line := _LINES.fullmatch(sample.name):
             if "kind" not in sample.labels:
                 raise ValueError(f"its {sample.name} is of no kind")
             lines[outside.plain(sample.labels["kind"])] += _value(sample)
-        elif sample.name == "farthing_unsettled_core_seconds":
+            units.add(line[1])
+        elif _OPEN.fullmatch(sample.name):
             lines[_UNSETTLED] += _value(sample)
-        elif sample.name == "farthing_paid_core_seconds_total":
+        elif _PAID.fullmatch(sample.name):
             paid = _value(sample)
         elif sample.name == "process_resident_memory_bytes":
             memory = int(_value(sample))
@@ -113,7 +148,27 @@ def parsed(text: str, *, model: str) -> Scrape:
             sums[phase] += _value(sample) if sample.name.endswith("_sum") else 0.0
             counts[phase] += _value(sample) if sample.name.endswith("_count") else 0.0
     phases = {phase: (sums[phase], counts[phase]) for phase in PHASES if counts[phase]}
-    return Scrape(lines, phases, memory, paid, tuple(starts))
+    if len(units) > 1:
+        raise ValueError("its ledger is of cores and of GPUs, which do not add up")
+    unit = next(iter(units), "core")
+    return Scrape(lines, phases, memory, paid, tuple(starts), unit, _gpus(samples))
+
+
+def _gpus(samples: Iterable[Sample]) -> dict[str, Gpu]:
+    found = dict[str, Gpu]()
+    for sample in samples:
+        uuid = outside.plain(sample.labels.get("uuid", ""))
+        field_of = _OF_GPUS.get(sample.name)
+        if uuid and field_of:
+            gpu = found.get(uuid, Gpu())
+            if field_of == "name":
+                told: dict[str, Any] = {"name": outside.plain(sample.labels.get("name", ""))}
+            else:
+                told = {field_of: _value(sample)}
+            if field_of == "energy_j":
+                told["counted"] = sample.labels.get("how") == "counter"
+            found[uuid] = replace(gpu, **told)
+    return found
 
 
 def _samples(text: str) -> list[Sample]:
@@ -144,7 +199,16 @@ def together(scrapes: Iterable[Scrape]) -> Scrape:
             phases[phase] = (before[0] + total, before[1] + count)
     told = [each.paid_core_s for each in scrapes if each.paid_core_s is not None]
     paid = sum(told) if told and len(told) == len(scrapes) else None
-    return Scrape(lines, phases, memory, paid, tuple(each for s in scrapes for each in s.starts))
+    units = {each.unit for each in scrapes if each.lines}
+    if len(units) > 1:
+        raise InvalidSetting(
+            "some of these replicas pay for cores and some for GPUs, which do not add up; measure "
+            "each kind for itself"
+        )
+    return Scrape(
+        lines, phases, memory, paid, tuple(each for s in scrapes for each in s.starts),
+        next(iter(units), "core"), {uuid: gpu for s in scrapes for uuid, gpu in s.gpus.items()},
+    )  # fmt: skip
 
 
 def read(urls: Iterable[str], *, model: str) -> Scrape:

@@ -132,6 +132,16 @@ def slo(
             "the whole machine's.",
         ),
     ] = 0.0,
+    gpus: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1024,
+            help="GPUs that are paid for: of a machine with accelerators that share of the price "
+            "counts, such as 0.25 for a quarter of one, as a slice (MIG) or by turns. 0 is the "
+            "whole machine.",
+        ),
+    ] = 0.0,
     hardware: Annotated[
         str,
         typer.Option(
@@ -198,7 +208,7 @@ def slo(
     said = Said(
         variant=variant or None, sha256=digest, bytes=size, accuracy=accuracy,
         accuracy_change=accuracy_change, hardware=hardware, cpus=cpus or None,
-        price=_price(price_book, price),
+        gpus=gpus, price=_price(price_book, price),
     )  # fmt: skip
     _check_files(rows_file, save_profile)
     console = Console(stderr=as_json, width=WIDTH)

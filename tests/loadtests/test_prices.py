@@ -180,3 +180,23 @@ def test_dollars_per_million_follow_from_dollars_per_hour_and_rate() -> None:
     # 100 requests a second are 360,000 an hour; a million take 2.7778 hours.
     assert prices.usd_per_million(0.36, 100) == pytest.approx(1.0)
     assert prices.usd_per_million(0.36, 200) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "hourly", "said"),
+    [
+        (0.0, 0.4, "the whole of shop.large"), (1.0, 0.05, "1 of the 8 H100 of shop.large"),
+        (0.25, 0.0125, "0.25 of the 8 H100 of shop.large"),
+    ],
+)  # fmt: skip
+def test_part_of_the_gpus_costs_its_part_of_the_machine_and_says_so(
+    gpus: float, hourly: float, said: str
+) -> None:
+    price = Price(**ENTRY | {"accelerator": "H100", "accelerators": 8})
+    assert price.share_per_hour(2, gpus) == pytest.approx(hourly)
+    assert price.said(2, gpus).startswith(said)
+    assert f"so ${hourly:g}/h" in price.said(2, gpus)
+
+
+def test_gpus_change_nothing_of_a_machine_without_any() -> None:
+    assert Price(**ENTRY).share_per_hour(2, 1.0) == pytest.approx(0.1)

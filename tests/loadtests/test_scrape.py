@@ -95,6 +95,42 @@ def test_the_bill_of_a_real_ledger_comes_to_cores_times_seconds(cores: float) ->
     assert sum(bill.values()) == pytest.approx(cores * 100, rel=1e-3)
 
 
+GPU_TEXT = """
+farthing_gpu_seconds_total{model="net",version="1",variant="fp16",kind="busy"} 6.0
+farthing_gpu_seconds_total{model="",version="",variant="",kind="idle"} 4.0
+farthing_unsettled_gpu_seconds{model="net",version="1",variant="fp16"} 0.5
+farthing_paid_gpu_seconds_total 10.5
+farthing_gpu_info{gpu="0",uuid="GPU-a",name="NVIDIA T4"} 1.0
+farthing_gpu_watched_seconds_total{gpu="0",uuid="GPU-a"} 10.0
+farthing_gpu_busy_seconds_total{gpu="0",uuid="GPU-a"} 7.0
+farthing_gpu_energy_joules_total{gpu="0",uuid="GPU-a",how="counter"} 900.0
+"""
+
+
+def test_ledger_of_gpus_is_read_like_one_of_cores() -> None:
+    found = parsed(GPU_TEXT, model="net")
+    assert found.bill(Scrape()) == {"busy": 6.0, "idle": 4.0, "unsettled": 0.5}
+    assert (found.unit, found.paid(Scrape()), AFTER.unit) == ("gpu", 10.5, "core")
+
+
+def test_gpus_are_read_by_their_ids_and_one_that_replicas_share_is_one() -> None:
+    found = parsed(GPU_TEXT, model="net")
+    assert (
+        scrape.together([found, found]).gpus
+        == found.gpus
+        == {"GPU-a": scrape.Gpu("NVIDIA T4", 10.0, 7.0, 900.0, counted=True)}
+    )
+    silent = GPU_TEXT.partition("farthing_gpu_busy")[0]
+    assert parsed(silent, model="net").gpus == {"GPU-a": scrape.Gpu("NVIDIA T4", 10.0)}
+
+
+def test_cores_and_gpus_do_not_add_up() -> None:
+    with pytest.raises(ValueError, match="do not add up"):
+        parsed(GPU_TEXT + text(1, 1, 1, 1), model="net")
+    with pytest.raises(InvalidSetting, match="measure each kind for itself"):
+        scrape.together([parsed(GPU_TEXT, model="net"), AFTER])
+
+
 def test_a_server_without_a_ledger_has_no_bill_and_none_without_answers_a_phase() -> None:
     foreign = parsed("nv_inference_count 7\n", model="net")
     assert foreign.bill(Scrape()) is None

@@ -84,6 +84,7 @@ def test_each_figure_has_our_name_with_index_and_uuid() -> None:
         "busy_seconds_total": 5.0,
     }  # fmt: skip
     assert found["farthing_gpu_energy_joules_total", gpu | {("how", "counter")}] == 2500.0
+    assert found["farthing_gpu_info", gpu | {("name", "NVIDIA T4")}] == 1.0
     assert one().named("farthing_gpu_slowed") == {"power": 0.0, "heat": 1.0, "hardware": 0.0}
 
 
@@ -107,7 +108,7 @@ def test_what_a_card_does_not_tell_has_no_sample() -> None:
     gone = {name for name in told - silent if "gpu" in name or "energy" in name}
     assert len(gone) == 19
     assert {name for name in silent if "farthing_gpu_" in name} == {
-        "farthing_gpu_watched_seconds_total", "farthing_gpu_seconds_total",
+        "farthing_gpu_watched_seconds_total", "farthing_gpu_seconds_total", "farthing_gpu_info",
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ CAP = pynvml.nvmlClocksEventReasonSwPowerCap
 
 def reading(library: FakeNvml) -> Reading:
     (card,) = nvml.cards([(3, "GPU-0")], library)
-    assert (card.index, card.uuid) == (3, "GPU-0")
+    assert (card.index, card.uuid, card.name) == (3, "GPU-0", "NVIDIA T4")
     return card.read()
 
 
@@ -48,6 +48,11 @@ def test_what_a_card_does_not_support_is_absent_and_the_rest_is_there(
     function: str, figures: tuple[str, ...]
 ) -> None:
     assert reading(FakeNvml(pid=os.getpid(), lacks={function})).missing == figures
+
+
+def test_card_without_a_name_is_told_by_the_rest() -> None:
+    (card,) = nvml.cards([(0, "GPU-0")], FakeNvml(lacks={"nvmlDeviceGetName"}))
+    assert card.name == ""
 
 
 def test_process_that_the_library_does_not_see_has_no_memory_of_its_own() -> None:
