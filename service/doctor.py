@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from service import hardware
 from service.arguments import Parser
+from service.devices import AUTO, CUDA, TENSORRT, Asked, Device
 from service.errors import FarthingError, InvalidSetting
 from service.manifest import Manifest
 
@@ -25,6 +26,9 @@ _PACKAGES = (
     "farthing", "grpcio", "protobuf", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx",
     "tensorflow-cpu", "tensorflow", "keras", "tf2onnx", "locust", "opentelemetry-sdk",
 )  # fmt: skip
+
+# The kernel module's own word, where it is loaded.
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def doctor(argv: Sequence[str]) -> int:
         _machine,
         _versions,
         _runtime,
+        _device,
         lambda: [_port(port) for port in options.port or (8001, 8002)],
     ]
     if options.repository:
@@ -133,6 +138,36 @@ def _runtime() -> Iterable[Finding]:
     yield Finding("telemetry", "ok" if off else "problem", f"{'off' if off else 'on'}")
 
 
+def _device() -> Iterable[Finding]:
+    """What ``--device auto`` takes, and why not a GPU where one might be expected."""
+    try:
+        from service import machine, trial
+    except ImportError:  # told already
+        return
+    driver = _DRIVER.read_text(encoding="utf-8").split("\n", 1)[0] if _DRIVER.exists() else ""
+    if driver:
+        yield Finding("gpu", "ok", driver.removeprefix("NVRM version: "))
+    tools = machine.real()
+    here = machine.resolved(Asked(AUTO), tools)
+    for gpu in here.gpus:
+        compute = ".".join(map(str, gpu.compute))
+        yield Finding("gpu", "ok", f"cuda:{gpu.index} is {gpu.name} ({gpu.uuid}), compute {compute}, "
+                      f"{gpu.memory_bytes / 2**30:.1f} GiB")  # fmt: skip
+    if here.why:
+        yield Finding(
+            "gpu", "note", f"ONNX Runtime is built for GPUs, and cannot use one: {here.why}"
+        )
+    elif driver and CUDA not in tools.offered():
+        yield Finding("gpu", "note", f"{tools.wheel()} is built for CPUs only; {machine.EXTRA}")
+    if here.gpus and TENSORRT in tools.offered():
+        missing = trial.missing(Device(TENSORRT, here.gpus[0].index))
+        yield Finding("gpu", "note" if missing else "ok", missing or "TensorRT can be had too")
+    taken = ", ".join(map(str, here.devices))
+    yield Finding("device", "ok", f"--device auto takes {taken}")
+    if here.gpus:
+        yield Finding("fingerprint", "ok", here.fingerprint())
+
+
 def _port(port: int) -> Finding:
     if not 0 < port < 65536:
         raise InvalidSetting(f"--port is {port}; it takes 1 to 65535")
@@ -187,20 +222,22 @@ def _model(place: Place) -> Iterable[Finding]:
 
 
 def _served(label: str, contract: Manifest, directory: Path) -> Iterable[Finding]:
-    from service import choice, opening
+    from service import choice, machine, opening
 
-    entry, why = None, ""
+    on, entry, why = machine.resolved(Asked(AUTO), machine.real()), None, ""
+    mark, meant = on.fingerprint(), on.devices[0].meant
     try:
-        here = opening.tuned_here(directory, [contract.variant(v) for v in contract.published])
+        published = [contract.variant(v) for v in contract.published]
+        here = opening.tuned_here(directory, published, fingerprint=mark, units=on.units())
         entry, why = here.entry, here.why
     except FarthingError as error:
         why = str(error)
     if why:
         yield Finding("repository", "note", f"{label}: served without what was tuned: {why}")
-    known = choice.known(contract, choice.AUTO, hardware.fingerprint(), tuned=entry)
+    known = choice.known(contract, choice.AUTO, mark, tuned=entry, meant=meant)
     serves = f"{known.variant.name}: {known.why}" if known else "what is fastest when it is loaded"
-    published = ", ".join(contract.published)
-    yield Finding("repository", "ok", f"{label}: {published}; auto serves {serves}")
+    names = ", ".join(contract.published)
+    yield Finding("repository", "ok", f"{label}: {names}; auto serves {serves}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from service.cuda import CudaFailed, Gpu
 from service.devices import AUTO, CPU, CPU_KIND, CUDA, Asked, Device, asked
 from service.errors import InvalidSetting
 
-_EXTRA = "pip uninstall onnxruntime, then pip install 'farthing[gpu]'"
+EXTRA = "pip uninstall onnxruntime, then pip install 'farthing[gpu]'"
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,13 @@ class Tools:
     missing: Callable[[Device], str]
 
 
+def real() -> Tools:
+    """Those of this machine."""
+    from service import trial  # it brings ONNX Runtime, which `--device cpu` does not ask anything
+
+    return Tools(trial.offered, trial.wheel, cuda.gpus, trial.missing)
+
+
 @cache
 def found(device: str = AUTO) -> Machine:
     """What ``--device`` comes to here; looked at once, and where ``auto`` cannot, it is logged.
@@ -75,10 +82,7 @@ def found(device: str = AUTO) -> Machine:
     wanted = asked(device)
     if wanted.kind == CPU_KIND:
         return Machine()
-    from service import trial  # it brings ONNX Runtime, which `--device cpu` does not ask anything
-
-    tools = Tools(trial.offered, trial.wheel, cuda.gpus, trial.missing)
-    result = resolved(wanted, tools)
+    result = resolved(wanted, real())
     if result.why:
         log.warning("models run on the CPU: the GPU cannot be used", reason=result.why)
     return result
@@ -105,7 +109,7 @@ def resolved(wanted: Asked, tools: Tools) -> Machine:
 def _named(wanted: Asked, tools: Tools) -> Machine:
     said = f"--device {wanted.kind}"
     if wanted.kind not in tools.offered():
-        raise InvalidSetting(f"{said}: the installed {tools.wheel()} is not built for it; {_EXTRA}")
+        raise InvalidSetting(f"{said}: the installed {tools.wheel()} is not built for it; {EXTRA}")
     try:
         gpus = {gpu.index: gpu for gpu in tools.gpus()}
     except CudaFailed as error:

@@ -225,8 +225,8 @@ SERVICE_IMPORTS = {
         "service.tls", "service.tokens", "service.tracing",
     },
     "service.doctor": LEAVES
-    | {"service.arguments", "service.choice", "service.hardware", "service.layout",
-       "service.manifest", "service.opening", "service.session", "service.settings",
+    | {"service.arguments", "service.choice", "service.devices", "service.hardware",
+       "service.layout", "service.machine", "service.manifest", "service.trial", "service.opening", "service.session", "service.settings",
        "service.tuned"},
     "service.cli": LEAVES
     | {"service.arguments", "service.keeping", "service.layout", "service.machine",
