@@ -151,12 +151,11 @@ def _device() -> Iterable[Finding]:
     here = machine.resolved(Asked(AUTO), tools)
     for gpu in here.gpus:
         compute = ".".join(map(str, gpu.compute))
-        yield Finding("gpu", "ok", f"cuda:{gpu.index} is {gpu.name} ({gpu.uuid}), compute {compute}, "
-                      f"{gpu.memory_bytes / 2**30:.1f} GiB")  # fmt: skip
+        size = f"{gpu.memory_bytes / 2**30:.1f} GiB"
+        told = f"cuda:{gpu.index} is {gpu.name} ({gpu.uuid}), compute {compute}, {size}"
+        yield Finding("gpu", "ok", told)
     if here.why:
-        yield Finding(
-            "gpu", "note", f"ONNX Runtime is built for GPUs, and cannot use one: {here.why}"
-        )
+        yield Finding("gpu", "note", f"{tools.wheel()} is built for GPUs, and has none: {here.why}")
     elif driver and CUDA not in tools.offered():
         yield Finding("gpu", "note", f"{tools.wheel()} is built for CPUs only; {machine.EXTRA}")
     if here.gpus and TENSORRT in tools.offered():

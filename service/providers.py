@@ -133,6 +133,10 @@ REMEDY = (
 )
 
 
+# What ONNX Runtime 1.31 looks for is libnvinfer.so.10.
+TENSORRT_WHEEL = "pip install 'tensorrt-cu13>=10,<11'"
+
+
 def counted(nodes: Mapping[str, int]) -> str:
     """Operators and their numbers, the most first, e.g. ``3 NonZero, 1 TopK``."""
     ordered = sorted(nodes.items(), key=lambda pair: (-pair[1], pair[0]))

@@ -6,9 +6,12 @@ import os
 # and send events unless this is set when the library is loaded (onnxruntime pull request 27379).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+import io
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,7 @@ def copies(path: Path, options: SessionOptions) -> tuple[Copy, ...]:
             enable_fallback=0,
         )  # fmt: skip
         return (Copy(options.devices[0], session, run_options(options)),)
+    preload()
     facts = graphs.facts(path)
     return tuple(_on_gpu(path, options, facts, device) for device in options.devices)
 
@@ -82,17 +86,29 @@ def _on_gpu(path: Path, options: SessionOptions, facts: graphs.Facts, device: De
                         file=path.name, reason=said.strip().split("\n", 1)[0][:500])  # fmt: skip
             return _on_gpu(path, replace(options, cuda_graphs=False), facts, device)
         if "disable_cpu_ep_fallback" in said or "fallback to CPU EP" in said:
+            # The same is said where there is no provider at all: what is so is seen without it.
+            _tried(path, options, facts, device, named=True)
             sentence = "a part of it can only run on the CPU, which --cpu-fallback none rules out"
             raise NotOnGpu(f"{path}: {sentence}; {providers.REMEDY}", told=sentence) from error
+        if "TensorRT libraries" in said:
+            sentence = f"TensorRT is not there; {providers.TENSORRT_WHEEL}"
+            raise NotOnGpu(f"{path}: {sentence}", told="TensorRT is not there") from error
         if full := providers.memory_full(said, options):
             raise ModelUnusable(f"{path} does not fit on {device}: {full}", told=full) from error
         raise
 
 
-def _tried(path: Path, options: SessionOptions, facts: graphs.Facts, device: Device) -> Copy:
+def _tried(
+    path: Path, options: SessionOptions, facts: graphs.Facts, device: Device, *, named: bool = False
+) -> Copy:
+    """Made and checked; ``named`` lets ONNX Runtime put nodes on the CPU, to be named."""
     engines = _engines(path, options, device)
+    if device.kind == TENSORRT:
+        log.info("TensorRT builds its engines, or takes those it kept; it may take minutes",
+                 file=path.name, kept=engines)  # fmt: skip
     plan = providers.planned(device, options, facts, engines=engines)
-    entries = tuple(providers.entries(device, options).items())
+    allowed = replace(options, cpu_fallback=providers.ANY) if named else options
+    entries = tuple(providers.entries(device, allowed).items())
     session = ort.InferenceSession(
         str(path), session_options(replace(options, config=(*options.config, *entries))),
         providers=plan, enable_fallback=0,
@@ -103,6 +119,17 @@ def _tried(path: Path, options: SessionOptions, facts: graphs.Facts, device: Dev
         raise NotOnGpu(f"{path}: {sentence}; `farthing doctor` says why", told=sentence)
     check_nodes(session, path, options)
     return Copy(device, session, run_options(options, device), providers.graphs_on(device, options))
+
+
+@cache
+def preload() -> None:
+    """Load CUDA and cuDNN from their wheels, once; what does not load is seen later by its lack."""
+    said = io.StringIO()
+    with redirect_stdout(said):  # our own standard output is one line of JSON
+        ort.set_default_logger_severity(SILENT)
+        ort.preload_dlls()
+    if said.getvalue():
+        log.info("libraries of CUDA that did not load", said=said.getvalue().strip()[:2000])
 
 
 def check_nodes(session: Any, path: Path, options: SessionOptions) -> None:

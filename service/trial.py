@@ -7,20 +7,16 @@ and tells the reason to standard error alone: so the provider is asked for, and 
 from __future__ import annotations
 
 import ctypes
-import io
-from contextlib import redirect_stdout
-from functools import cache
 from pathlib import Path
 
 # First: it turns ONNX Runtime's telemetry off before anything imports onnxruntime.
-from service.runtime import SILENT  # isort: skip
+from service.runtime import SILENT, preload  # isort: skip
 
 import numpy as np
 import onnxruntime as ort
 
-from service import log
 from service.devices import TENSORRT, Device
-from service.providers import NAMES
+from service.providers import NAMES, TENSORRT_WHEEL
 
 _PACKAGE = Path(ort.__file__).parent / "capi"
 
@@ -56,17 +52,6 @@ def missing(device: Device) -> str:
     return "" if right else f"{device} computes wrong numbers; look at nvidia-smi and dmesg"
 
 
-@cache
-def preload() -> None:
-    """Load CUDA and cuDNN from their wheels, once; what does not load is seen later by its lack."""
-    said = io.StringIO()
-    with redirect_stdout(said):  # our own standard output is one line of JSON
-        ort.set_default_logger_severity(SILENT)
-        ort.preload_dlls()
-    if said.getvalue():
-        log.info("libraries of CUDA that did not load", said=said.getvalue().strip()[:2000])
-
-
 def _unloadable(kind: str, said: str = "") -> str:
     """Why a provider is not there, by the system's own loader.
 
@@ -81,7 +66,7 @@ def _unloadable(kind: str, said: str = "") -> str:
         said = str(error)
     why = said or "ONNX Runtime does not say why"
     if kind == TENSORRT:
-        return f"TensorRT's provider cannot be loaded ({why}); pip install 'tensorrt-cu13>=10,<11'"
+        return f"TensorRT's provider cannot be loaded ({why}); {TENSORRT_WHEEL}"
     return f"CUDA's provider cannot be loaded ({why}); pip install 'farthing[gpu]'"
 
 
