@@ -95,7 +95,9 @@ CMD ["load", "--help"]
 
 FROM runtime AS gpu
 # What NVIDIA's container runtime asks of an image that is not NVIDIA's.
-ENV LD_LIBRARY_PATH=/opt/farthing/cuda \
+# And who runs this image wants a GPU: where there is none, the server ends, and does not crawl on the CPU.
+ENV FARTHING_DEVICE=cuda \
+    LD_LIBRARY_PATH=/opt/farthing/cuda \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=gpu-packages /opt/farthing /opt/farthing

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from service import devices
+
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = ROOT / "Dockerfile"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -160,6 +162,27 @@ def test_serving_images_install_no_framework() -> None:
     assert set(by_target) == set(TARGETS)
     assert by_target["cpu"] == ["cpu", "tracing"]
     assert by_target["gpu"] == ["gpu", "tracing"]
+
+
+def test_the_gpu_s_image_asks_for_a_gpu_and_leaves_that_to_the_settings_of_others() -> None:
+    told = {
+        target: dict(
+            pair.split("=", 1) for name, value in lines if name == "ENV" for pair in value.split()
+        )
+        for target, lines in stages().items()
+        if target in TARGETS
+    }
+    settings = {
+        target: {n for n in env if n.startswith("FARTHING_")} for target, env in told.items()
+    }
+    assert settings == {
+        "gpu": {"FARTHING_DEVICE"},
+        "cpu": set(),
+        "convert": set(),
+        "loadtest": set(),
+    }
+    assert devices.asked(told["gpu"]["FARTHING_DEVICE"]).kind == devices.CUDA
+    assert told["gpu"]["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
 
 
 def build(

@@ -24,6 +24,17 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Run tests/gpu, then measure bare ONNX Runtime and the server on a GPU.",
         epilog=_ENDS,
     )
+    _add(parser)
+    given = parser.parse_args(argv)
+    try:
+        given.lanes = tuple(int(each) for each in given.lanes.split(",") if each)
+    except ValueError:
+        parser.error(f"--lanes is '{given.lanes}'; it takes numbers, such as 1,2")
+    given.only = given.only or ["tests", "table"]
+    return given
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--wheels", type=Path, metavar="DIR", help="install from this folder and ask no network")
     add(
@@ -48,7 +59,7 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="USD",
         help="of this GPU with its share of the machine; 0 is not given, so no dollars are told",
     )
-    add("--compare-nhwc", action="store_true", help="also bare fp16 with prefer_nhwc")
+    add("--compare-nhwc", action="store_true", help="also bare fp16 without prefer_nhwc")
     add("--graphs", action="store_true", help="also the server with CUDA graphs")
     add("--lanes", default="", metavar="N[,N]", help="also the server with so many lanes a GPU")
     add(
@@ -63,10 +74,3 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="on the CPU at toy size: proves that the check runs, and measures nothing",
     )
-    given = parser.parse_args(argv)
-    try:
-        given.lanes = tuple(int(each) for each in given.lanes.split(",") if each)
-    except ValueError:
-        parser.error(f"--lanes is '{given.lanes}'; it takes numbers, such as 1,2")
-    given.only = given.only or ["tests", "table"]
-    return given

@@ -18,6 +18,7 @@ from loadtests.bench.gpu.scales import OVERLOAD_GOALS, Scale
 from loadtests.bench.gpu.served import Load, Rig, Seen
 from service.errors import FarthingError
 
+_GOALS_OF = "resnet50 fp16"
 SERVED_GOAL = "resnet50 fp16, best closed loop over the wire, over bare ONNX Runtime's best batch"
 FASTER_GOAL = "resnet50 served, fp16 over fp32"
 _OVERLOAD_GOAL = "resnet50 fp16, good answers at {:g}x its capacity, over the most at any load"
@@ -28,7 +29,7 @@ class Options:
     """What is measured beside the usual.
 
     Attributes:
-        nhwc: bare fp16 with the provider's ``prefer_nhwc``, beside without.
+        nhwc: bare fp16 without the provider's ``prefer_nhwc`` too, with which it is served.
         graphs: served with CUDA graphs, beside without.
         lanes: served with so many instances, beside the default.
     """
@@ -93,7 +94,7 @@ class Measuring:
                 if times in OVERLOAD_GOALS
             ),
         )
-        self._model("resnet50 fp16", self.scale.closed, thorough=True)
+        self._model(_GOALS_OF, self.scale.closed, thorough=True)
         for model in self.scale.others:
             self._model(model, self.scale.closed_few)
             self._compared()
@@ -126,8 +127,10 @@ class Measuring:
         self._step(f"{model}, bare", bare_s, lambda: self._bare(model))
         self._step(f"{model}, served", served_s, serve)
 
-    def _bare(self, model: str, *, nhwc: bool = False) -> None:
+    def _bare(self, model: str, *, other: bool = False) -> None:
+        """All batch sizes, in the layout that the server takes, or in the other one."""
         graph = self.graph(model)
+        nhwc = (model == _GOALS_OF) != other
         session = Bare(graph, self.place, nhwc=nhwc)
         said = ", prefer_nhwc" if nhwc else ""
         rows, rates = graphs.rows(graph, max(self.scale.batches)), dict[int, Rate]()
@@ -209,14 +212,14 @@ class Measuring:
 
     def _options(self, options: Options) -> None:
         """What was asked for beside the usual, of the model that goals are about."""
-        model, (bare_s, served_s, _) = "resnet50 fp16", self.scale.estimates_s
+        model, (bare_s, served_s, _) = _GOALS_OF, self.scale.estimates_s
 
-        def with_nhwc() -> None:
-            self._bare(model, nhwc=True)
+        def other_layout() -> None:
+            self._bare(model, other=True)
             self._judged_served(model)
 
         if options.nhwc:
-            self._step(f"{model}, bare with prefer_nhwc", bare_s, with_nhwc)
+            self._step(f"{model}, bare without prefer_nhwc", bare_s, other_layout)
         settings: list[tuple[str, tuple[str, ...]]]
         settings = [(f", {n} lanes", ("--instances", str(n))) for n in options.lanes]
         settings += [(", CUDA graphs", ("--cuda-graphs",))] if options.graphs else []
