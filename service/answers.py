@@ -13,7 +13,7 @@ from service.errors import InvalidInput
 from service.manifest import TensorSpec
 from service.parameters import DEFAULT, Limits, classes, listed, quoted, slot
 from service.proto import inference_pb2 as pb
-from service.regions import Regions, Slot
+from service.slots import Slot, Slots
 from service.tensors import to_raw
 
 
@@ -37,7 +37,7 @@ def requested_outputs(
     outputs: Sequence[TensorSpec],
     *,
     limits: Limits = DEFAULT,
-    regions: Regions | None = None,
+    regions: Slots | None = None,
 ) -> list[Wanted]:
     """The outputs this request wants, in its order; all of them if it names none.
 

@@ -9,11 +9,13 @@ from service.errors import Forbidden, InvalidInput, ModelUnusable, Unsupported
 from service.manifest import NAME, is_version
 from service.modelconfig import Options
 from service.proto import inference_pb2 as pb
-from service.regions import Regions
 from service.servicer import Call, Servicer
+from service.settings import CUDA_MEMORY
+from service.sharedmemory import SharedMemory
 from service.tracing import LogValue
 
 _FILE = "file:"
+_FILES = "shared-memory"
 
 
 class Control(Servicer):
@@ -40,7 +42,7 @@ class Control(Servicer):
         self, request: pb.SystemSharedMemoryStatusRequest, call: Call
     ) -> pb.SystemSharedMemoryStatusResponse:
         response = pb.SystemSharedMemoryStatusResponse()
-        for region in self._memory().status(request.name):
+        for region in self._memory(_FILES).system.status(request.name):
             told = response.regions[region.name]
             told.name, told.key = region.name, region.key
             told.offset, told.byte_size = region.offset, region.byte_size
@@ -49,14 +51,40 @@ class Control(Servicer):
     async def SystemSharedMemoryRegister(
         self, request: pb.SystemSharedMemoryRegisterRequest, call: Call
     ) -> pb.SystemSharedMemoryRegisterResponse:
-        self._memory().register(request.name, request.key, request.offset, request.byte_size)
+        self._memory(_FILES).register_system(
+            request.name, request.key, request.offset, request.byte_size
+        )
         return pb.SystemSharedMemoryRegisterResponse()
 
     async def SystemSharedMemoryUnregister(
         self, request: pb.SystemSharedMemoryUnregisterRequest, call: Call
     ) -> pb.SystemSharedMemoryUnregisterResponse:
-        self._memory().unregister(request.name)
+        self._memory(_FILES, CUDA_MEMORY).system.unregister(request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
+
+    async def CudaSharedMemoryStatus(
+        self, request: pb.CudaSharedMemoryStatusRequest, call: Call
+    ) -> pb.CudaSharedMemoryStatusResponse:
+        response = pb.CudaSharedMemoryStatusResponse()
+        for region in self._memory(CUDA_MEMORY).cuda.status(request.name):
+            told = response.regions[region.name]
+            told.name, told.device_id = region.name, region.device_id
+            told.byte_size = region.byte_size
+        return response
+
+    async def CudaSharedMemoryRegister(
+        self, request: pb.CudaSharedMemoryRegisterRequest, call: Call
+    ) -> pb.CudaSharedMemoryRegisterResponse:
+        self._memory(CUDA_MEMORY).register_cuda(
+            request.name, request.raw_handle, request.device_id, request.byte_size
+        )
+        return pb.CudaSharedMemoryRegisterResponse()
+
+    async def CudaSharedMemoryUnregister(
+        self, request: pb.CudaSharedMemoryUnregisterRequest, call: Call
+    ) -> pb.CudaSharedMemoryUnregisterResponse:
+        self._memory(CUDA_MEMORY, _FILES).cuda.unregister(request.name)
+        return pb.CudaSharedMemoryUnregisterResponse()
 
     async def TraceSetting(
         self, request: pb.TraceSettingRequest, call: Call
@@ -95,8 +123,15 @@ class Control(Servicer):
             self._shared.metrics.stray(refused)
             raise refused
 
-    def _memory(self) -> Regions:
-        self._require("shared-memory")
+    def _memory(self, group: str, *others: str) -> SharedMemory:
+        """What is registered.
+
+        Args:
+            group: that must be allowed.
+            others: any of which does too: Triton's clients unregister both kinds before they begin.
+        """
+        if not self._allowed.intersection(others):
+            self._require(group)
         assert self._shared.regions is not None  # given wherever the group is allowed
         return self._shared.regions
 

@@ -70,6 +70,9 @@ class Memory(Protocol):
     def opened(self, handle: bytes) -> int:
         """The address of memory that another process shares by this handle of 64 bytes."""
 
+    def size(self, pointer: int) -> int:
+        """Bytes from there to the end of its allocation."""
+
     def closed(self, pointer: int) -> None:
         """Let go of what ``opened`` gave."""
 
@@ -133,6 +136,14 @@ class Cuda:
         lazy = runtime.cudaIpcMemLazyEnablePeerAccess
         return int(_done(runtime.cudaIpcOpenMemHandle(given, lazy)))
 
+    def size(self, pointer: int) -> int:
+        """Bytes from there to the end of its allocation."""
+        self._runtime()  # makes the GPU's context this thread's
+        from cuda.bindings import driver
+
+        base, nbytes = _done(driver.cuMemGetAddressRange(pointer))
+        return int(base) + int(nbytes) - pointer
+
     def closed(self, pointer: int) -> None:
         """Let go of what ``opened`` gave."""
         _done(self._runtime().cudaIpcCloseMemHandle(pointer))
@@ -188,7 +199,7 @@ _MENDS = {
 
 
 def _done(answer: tuple[Any, ...]) -> Any:
-    """What a call of the runtime came to, without its error code.
+    """What a call came to, without its error code; several values as a tuple.
 
     Raises:
         CudaFailed: the code is an error.
@@ -196,4 +207,6 @@ def _done(answer: tuple[Any, ...]) -> Any:
     code, *values = answer
     if code.value != 0:
         raise CudaFailed(_MENDS.get(code.name, f"the CUDA runtime answers {code.name}"))
+    if len(values) > 1:
+        return tuple(values)
     return values[0] if values else None

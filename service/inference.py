@@ -15,8 +15,8 @@ from service.model import Model
 from service.parameters import Limits
 from service.phases import Phases
 from service.proto import inference_pb2 as pb
-from service.regions import Regions
 from service.repository import Repository
+from service.slots import Slots
 from service.spans import CURRENT, Span
 from service.tracing import Traces
 
@@ -41,7 +41,7 @@ class Inference:
         metrics: Metrics,
         *,
         limits: Limits,
-        regions: Regions | None = None,
+        regions: Slots | None = None,
         traces: Traces | None = None,
         access: Access | None = None,
         max_calls: int = 2**31,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from service.errors import InvalidInput, Unsupported
 from service.proto import inference_pb2 as pb
-from service.regions import Regions, Slot
+from service.slots import Slot, Slots
 
 Given = Mapping[str, pb.InferParameter]
 
@@ -125,7 +125,7 @@ def rows_of(request: pb.ModelInferRequest, *, batched: bool) -> int:
     return max(1, shape[0]) if shape else 1
 
 
-def slot(given: Given, what: str, *, limits: Limits, regions: Regions | None) -> Slot | None:
+def slot(given: Given, what: str, *, limits: Limits, regions: Slots | None) -> Slot | None:
     """The part of shared memory that a tensor's parameters name, or None where they name none.
 
     Args:
@@ -145,7 +145,8 @@ def slot(given: Given, what: str, *, limits: Limits, regions: Regions | None) ->
         return None
     if regions is None:
         raise Unsupported(
-            "shared memory is switched off; start the server with --control shared-memory"
+            "shared memory is switched off; start the server with --control shared-memory, or with "
+            "--control cuda-shared-memory for a GPU's"
         )
     region = str(_typed(given, "shared_memory_region", ("string_param",), "a text"))
     limits.check_name(region, "a shared memory region")

@@ -19,6 +19,7 @@ import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from service import slots
 from service.errors import InvalidInput
 
 _KEY = re.compile(r"/?([A-Za-z0-9_-][A-Za-z0-9_.-]{0,254})")
@@ -55,14 +56,8 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Bytes of a region, for one tensor; stays usable when the region is unregistered.
-
-    Attributes:
-        region: the region's name.
-        offset: bytes before it in the region.
-        byte_size: of the slot.
-    """
+class FileSlot:
+    """Bytes of a region, for one tensor; see ``slots.Slot``."""
 
     region: str
     offset: int
@@ -80,7 +75,7 @@ class Slot:
         try:
             data = os.pread(self._file.fd, self.byte_size, self._start)
         except OSError:
-            raise self._unusable() from None
+            raise slots.unusable(self.region) from None
         if len(data) != self.byte_size:
             raise self._shrunk()
         return data
@@ -91,18 +86,14 @@ class Slot:
         Raises:
             InvalidInput: they are more than it holds, or the file has shrunk.
         """
-        if len(data) > self.byte_size:
-            raise InvalidInput(
-                f"{len(data)} bytes do not fit into the {self.byte_size} bytes of shared memory "
-                f"region '{self.region}' that are set aside for them; set aside more"
-            )
+        slots.check_fits(self.region, len(data), self.byte_size)
         self._check()
         try:
             written = os.pwrite(self._file.fd, data, self._start)
         except OSError:  # the machine's shared memory is full
-            raise self._unusable() from None
+            raise slots.unusable(self.region) from None
         if written != len(data):
-            raise self._unusable()
+            raise slots.unusable(self.region)
 
     def _check(self) -> None:
         # Beyond the end a write would make the file longer.
@@ -113,11 +104,6 @@ class Slot:
         return InvalidInput(
             f"the file of shared memory region '{self.region}' has shrunk since it was registered; "
             "register it again"
-        )
-
-    def _unusable(self) -> InvalidInput:
-        return InvalidInput(
-            f"shared memory region '{self.region}' cannot be read or written any more; make it anew"
         )
 
 
@@ -141,6 +127,10 @@ class Regions:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = most if files == resource.RLIM_INFINITY else min(most, files // 4)
 
+    def __contains__(self, name: str) -> bool:
+        """Whether a region has this name."""
+        return name in self._regions
+
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Make part of a file known under a name.
 
@@ -154,17 +144,8 @@ class Regions:
             InvalidInput: the name is taken, or there is no such file, or it is too short, or too
                 many regions are registered.
         """
-        self._check_name(name)
-        if not name:
-            raise InvalidInput("a shared memory region needs a name")
-        if name in self._regions:
-            raise InvalidInput(
-                f"shared memory region '{name}' is already registered; unregister it first"
-            )
-        if len(self._regions) >= self._most:
-            raise InvalidInput(
-                f"{self._most} shared memory regions are registered; unregister some first"
-            )
+        slots.check_name(name, self._max_name)
+        slots.check_new(name, taken=name in self, registered=len(self._regions), most=self._most)
         file = self._open(key)
         size = os.fstat(file.fd).st_size
         if offset < 0 or byte_size <= 0 or offset + byte_size > size:
@@ -192,7 +173,7 @@ class Regions:
         """
         return [self._known(name)] if name else list(self._regions.values())
 
-    def slot(self, name: str, offset: int, byte_size: int) -> Slot:
+    def slot(self, name: str, offset: int, byte_size: int) -> FileSlot:
         """Part of a region, for one tensor.
 
         Args:
@@ -204,28 +185,18 @@ class Regions:
             InvalidInput: there is no such region, or it is too short.
         """
         region = self._known(name)
-        if offset < 0 or byte_size < 0 or offset + byte_size > region.byte_size:
-            raise InvalidInput(
-                f"shared memory region '{name}' has {region.byte_size} bytes; offset {offset} and "
-                f"size {byte_size} do not lie within it"
-            )
+        slots.check_within(name, region.byte_size, offset, byte_size)
         if byte_size > _ONE_TRANSFER:
             raise InvalidInput(
                 f"a tensor in shared memory has at most {_ONE_TRANSFER} bytes; this has {byte_size}"
             )
-        return Slot(name, offset, byte_size, region._file, region.offset + offset)
+        return FileSlot(name, offset, byte_size, region._file, region.offset + offset)
 
     def _known(self, name: str) -> Region:
-        self._check_name(name)
+        slots.check_name(name, self._max_name)
         if name not in self._regions:
-            raise InvalidInput(f"no shared memory region '{name}' is registered; register it first")
+            raise slots.unknown(name)
         return self._regions[name]
-
-    def _check_name(self, name: str) -> None:
-        if len(name.encode()) > self._max_name:
-            raise InvalidInput(
-                f"the name of a shared memory region has at most {self._max_name} bytes"
-            )
 
     def _open(self, key: str) -> _File:
         match = _KEY.fullmatch(key)

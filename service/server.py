@@ -10,7 +10,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from service import following, log, ports, probes, tls
+from service.cuda import Memory
+from service.cudaregions import CudaRegions, of_this_machine
 from service.health import Health
 from service.inference import Inference
 from service.log import Access
@@ -29,7 +31,8 @@ from service.probes import Probes
 from service.regions import Regions
 from service.repository import Repository
 from service.servicer import Shared
-from service.settings import Settings
+from service.settings import CUDA_MEMORY, Settings
+from service.sharedmemory import SharedMemory
 from service.spans import Spans
 from service.tokens import Tokens
 from service.tracing import Traces
@@ -146,8 +149,20 @@ def check(settings: Settings) -> None:
     following.check(settings)
 
 
-async def start(settings: Settings, repository: Repository, *, version: str) -> Server:
+async def start(
+    settings: Settings,
+    repository: Repository,
+    *,
+    version: str,
+    gpus: Callable[[], Sequence[Memory]] = of_this_machine,
+) -> Server:
     """Compose all layers, bind the ports and answer.
+
+    Args:
+        settings: of this server.
+        repository: with its models.
+        version: of the program.
+        gpus: the memory of each, for CUDA shared memory.
 
     Raises:
         InvalidSetting: a port is in use or may not be bound; tokens or TLS files cannot be used.
@@ -161,7 +176,7 @@ async def start(settings: Settings, repository: Repository, *, version: str) -> 
         )
     health = Health()
     repository.on_change(health.set)
-    shared = _shared(settings, repository, ready=lambda: health.ready, version=version)
+    shared = _shared(settings, repository, ready=lambda: health.ready, version=version, gpus=gpus)
     bound = [
         ports.bind(asked, settings, shared=shared, health=health, tokens=tokens)
         for asked in ports.wanted(settings)
@@ -188,12 +203,19 @@ async def start(settings: Settings, repository: Repository, *, version: str) -> 
 
 
 def _shared(
-    settings: Settings, repository: Repository, *, ready: Callable[[], bool], version: str
+    settings: Settings,
+    repository: Repository,
+    *,
+    ready: Callable[[], bool],
+    version: str,
+    gpus: Callable[[], Sequence[Memory]],
 ) -> Shared:
     """What both ports answer with: what is registered on one is used by inferences on the other."""
     registry = CollectorRegistry()
     metrics = Metrics(registry, repository.book, models=lambda: list(repository), ready=ready)
-    regions = Regions(max_name=settings.max_name) if "shared-memory" in settings.allowed else None
+    files, memory = Regions(max_name=settings.max_name), CudaRegions(gpus, settings.max_name)
+    shares = settings.allowed & {"shared-memory", CUDA_MEMORY}
+    regions = SharedMemory(files, memory) if shares else None
     traces = Traces()
     inference = Inference(
         repository,

@@ -23,8 +23,8 @@ from service.model import Model
 from service.modelpages import config_of, metadata_of
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceServicer
-from service.regions import Regions
 from service.repository import Repository
+from service.sharedmemory import SharedMemory
 from service.spans import Spans
 from service.streams import Answering, Streams, refusal
 from service.tracing import LogSettings, Traces
@@ -44,6 +44,7 @@ WITH_CONTROL = {
     "repository": ("model_repository", "model_repository(unload_dependents)"),
     "settings": ("trace", "logging"),
     "shared-memory": ("system_shared_memory",),
+    "cuda-shared-memory": ("cuda_shared_memory",),
 }
 
 
@@ -68,7 +69,7 @@ class Shared:
     inference: Inference
     metrics: Metrics
     version: str
-    regions: Regions | None = None
+    regions: SharedMemory | None = None
     traces: Traces = field(default_factory=Traces)
     log_settings: LogSettings = field(default_factory=LogSettings)
     ready: Callable[[], bool] = lambda: True

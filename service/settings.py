@@ -11,16 +11,19 @@ from service.knobs import address, check, collector, flag, knob, never
 from service.pins import pins
 
 CONTROLS = ("repository", "settings", "shared-memory")
+# Only where it is named: a GPU that a client's mistake brings down takes all models with it.
+CUDA_MEMORY = "cuda-shared-memory"
 
 
 def _groups(text: str, said: str) -> frozenset[str]:
     words = [word.strip() for word in text.split(",")]
     if words in (["none"], ["all"]):
         return frozenset(CONTROLS if words == ["all"] else ())
-    if not set(words) <= set(CONTROLS):
-        raise InvalidSetting(
-            f"{said} is '{text}'; it takes none, all, or a comma list of {', '.join(CONTROLS)}"
-        )
+    if "all" in words and set(words) == {"all", CUDA_MEMORY}:
+        return frozenset((*CONTROLS, CUDA_MEMORY))
+    if not set(words) <= {*CONTROLS, CUDA_MEMORY}:
+        known = ", ".join((*CONTROLS, CUDA_MEMORY))
+        raise InvalidSetting(f"{said} is '{text}'; it takes none, all, or a comma list of {known}")
     return frozenset(words)
 
 
@@ -141,9 +144,9 @@ class Settings:
     control: str = knob(
         "none",
         "Control RPCs that are answered: none, all, or a comma list of repository (load and "
-        "unload models), settings (change log and trace settings) and shared-memory (read and "
-        "write this host's /dev/shm). All others are refused: whoever reaches the port may call "
-        "them.",
+        "unload models), settings (change log and trace settings), shared-memory (read and "
+        "write this host's /dev/shm) and cuda-shared-memory (other processes' memory on GPUs; "
+        "not in all). All others are refused: whoever reaches the port may call them.",
         also=_groups,
     )
     control_port: int = knob(
@@ -284,5 +287,5 @@ class Settings:
 
     @property
     def allowed(self) -> frozenset[str]:
-        """Groups of control RPCs that are answered: those of ``CONTROLS`` that were named."""
+        """Groups of control RPCs that are answered: those that were named."""
         return _groups(self.control, "--control")

@@ -20,7 +20,7 @@ from service.errors import InvalidInput
 from service.manifest import TensorSpec
 from service.parameters import DEFAULT, Limits, listed, quoted, slot
 from service.proto import inference_pb2 as pb
-from service.regions import Regions, Slot
+from service.slots import Slot, Slots
 
 Array = np.ndarray[Any, Any]
 
@@ -64,7 +64,7 @@ def decode(
     batched: bool,
     max_rows: int | None = None,
     limits: Limits = DEFAULT,
-    regions: Regions | None = None,
+    regions: Slots | None = None,
 ) -> Rows:
     """The request's tensors as arrays that match the model's inputs.
 
@@ -106,7 +106,7 @@ def _checked(
     request: pb.ModelInferRequest,
     inputs: Sequence[TensorSpec],
     limits: Limits,
-    regions: Regions | None,
+    regions: Slots | None,
 ) -> list[_Input]:
     """The inputs in the request's order, with all that their contents do not tell."""
     limits.check_count(len(request.inputs), "inputs")
@@ -146,7 +146,7 @@ def _checked_input(
     tensor: pb.ModelInferRequest.InferInputTensor,
     specs: Mapping[str, TensorSpec],
     limits: Limits,
-    regions: Regions | None,
+    regions: Slots | None,
 ) -> _Input:
     name = tensor.name
     spec = specs.get(name)

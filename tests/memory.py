@@ -72,5 +72,9 @@ class HostMemory:
         self.open.append(pointer)
         return pointer
 
+    def size(self, pointer: int) -> int:
+        (array,) = {id(a): a for a in self.shared.values() if a.ctypes.data == pointer}.values()
+        return int(array.nbytes)
+
     def closed(self, pointer: int) -> None:
         self.open.remove(pointer)

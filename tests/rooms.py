@@ -64,19 +64,23 @@ SERVICE_IMPORTS = {
         "service.instances", "service.latency", "service.ledger", "service.scheduler",
         "service.spans",
     },
-    "service.regions": LEAVES,
+    "service.slots": LEAVES,
+    "service.regions": LEAVES | {"service.slots"},
+    "service.cudaregions": LEAVES | {"service.cuda", "service.slots"},
+    "service.sharedmemory": LEAVES
+    | {"service.cudaregions", "service.regions", "service.slots"},
     "service.classification": LEAVES,
-    "service.parameters": LEAVES | {"service.proto", "service.regions"},
+    "service.parameters": LEAVES | {"service.proto", "service.slots"},
     "service.strings": LEAVES,
     "service.tensors": LEAVES
     | {
-        "service.manifest", "service.parameters", "service.proto", "service.regions",
+        "service.manifest", "service.parameters", "service.proto", "service.slots",
         "service.strings",
     },
     "service.answers": LEAVES
     | {
         "service.classification", "service.manifest", "service.parameters", "service.proto",
-        "service.regions", "service.tensors",
+        "service.slots", "service.tensors",
     },
     "service.configfields": LEAVES | {"service.proto"},
     "service.policies": LEAVES | {"service.batching", "service.configfields", "service.proto"},
@@ -185,21 +189,21 @@ SERVICE_IMPORTS = {
     "service.inference": LEAVES
     | {
         "service.answers", "service.batching", "service.metrics", "service.model",
-        "service.parameters", "service.phases", "service.proto", "service.regions",
+        "service.parameters", "service.phases", "service.proto", "service.slots",
         "service.repository", "service.spans", "service.statistics", "service.tensors",
         "service.tracing",
     },
     "service.servicer": LEAVES
     | {
         "service.following", "service.index", "service.inference", "service.metrics",
-        "service.model", "service.modelpages", "service.proto", "service.regions",
+        "service.model", "service.modelpages", "service.proto", "service.sharedmemory",
         "service.repository", "service.spans", "service.statistics", "service.streams",
         "service.tracing",
     },
     "service.control": LEAVES
     | {
         "service.layout", "service.manifest", "service.modelconfig", "service.proto",
-        "service.regions", "service.servicer", "service.tracing",
+        "service.settings", "service.sharedmemory", "service.servicer", "service.tracing",
     },
     "service.tokens": LEAVES,
     "service.tls": LEAVES | {"service.settings"},
@@ -220,7 +224,8 @@ SERVICE_IMPORTS = {
     "service.server": LEAVES
     | {
         "service.following", "service.health", "service.inference", "service.metrics",
-        "service.parameters", "service.ports", "service.probes", "service.regions",
+        "service.cuda", "service.cudaregions", "service.parameters", "service.ports",
+        "service.probes", "service.regions", "service.sharedmemory",
         "service.repository", "service.servicer", "service.settings", "service.spans",
         "service.tls", "service.tokens", "service.tracing",
     },

@@ -1,0 +1,123 @@
+"""Pure: what shared memory of any kind has in common: slots for tensors, names, bounds."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from service.errors import InvalidInput
+
+
+class Slot(Protocol):
+    """Bytes of a region, for one tensor; stays usable when the region is unregistered."""
+
+    @property
+    def region(self) -> str:
+        """The region's name."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes before it in the region."""
+
+    @property
+    def byte_size(self) -> int:
+        """Of the slot."""
+
+    def read(self) -> bytes:
+        """A copy of its bytes.
+
+        Raises:
+            InvalidInput: they can't be had any more.
+        """
+
+    def write(self, data: bytes) -> None:
+        """Put these bytes at its start; none past its end.
+
+        Raises:
+            InvalidInput: they are more than it holds, or can't be put there any more.
+        """
+
+
+def check_name(name: str, most: int) -> None:
+    """Refuse a region's name of more than so many bytes.
+
+    Raises:
+        InvalidInput: saying how long it may be.
+    """
+    if len(name.encode()) > most:
+        raise InvalidInput(f"the name of a shared memory region has at most {most} bytes")
+
+
+class Slots(Protocol):
+    """Where slots are found."""
+
+    def slot(self, name: str, offset: int, byte_size: int) -> Slot:
+        """Part of a region, for one tensor.
+
+        Args:
+            name: the region's.
+            offset: bytes before the slot in the region.
+            byte_size: of the slot.
+
+        Raises:
+            InvalidInput: there is no such region, or it is too short.
+        """
+
+
+def check_new(name: str, *, taken: bool, registered: int = 0, most: int = 1) -> None:
+    """Refuse to register this name.
+
+    Args:
+        name: of the region to be.
+        taken: whether there is one of that name.
+        registered: how many there are.
+        most: how many there may be.
+
+    Raises:
+        InvalidInput: it is empty or taken, or there are too many.
+    """
+    if not name:
+        raise InvalidInput("a shared memory region needs a name")
+    if taken:
+        raise InvalidInput(
+            f"shared memory region '{name}' is already registered; unregister it first"
+        )
+    if registered >= most:
+        raise InvalidInput(f"{most} shared memory regions are registered; unregister some first")
+
+
+def check_within(name: str, nbytes: int, offset: int, byte_size: int) -> None:
+    """Refuse a slot that does not lie within its region.
+
+    Raises:
+        InvalidInput: saying how large the region is.
+    """
+    if offset < 0 or byte_size < 0 or offset + byte_size > nbytes:
+        raise InvalidInput(
+            f"shared memory region '{name}' has {nbytes} bytes; offset {offset} and "
+            f"size {byte_size} do not lie within it"
+        )
+
+
+def check_fits(name: str, nbytes: int, byte_size: int) -> None:
+    """Refuse more bytes than a slot holds.
+
+    Raises:
+        InvalidInput: saying how many it holds.
+    """
+    if nbytes > byte_size:
+        raise InvalidInput(
+            f"{nbytes} bytes do not fit into the {byte_size} bytes of shared memory region "
+            f"'{name}' that are set aside for them; set aside more"
+        )
+
+
+def unknown(name: str) -> InvalidInput:
+    """That no region has this name."""
+    return InvalidInput(f"no shared memory region '{name}' is registered; register it first")
+
+
+def unusable(name: str) -> InvalidInput:
+    """That a region's memory is gone."""
+    return InvalidInput(
+        f"shared memory region '{name}' cannot be read or written any more; make it anew"
+    )
