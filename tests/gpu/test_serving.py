@@ -64,6 +64,8 @@ def test_a_server_answers_from_the_gpu(tmp_path: Path, device: Device, precision
         if device.is_gpu:
             assert server.metric("farthing_gpu_seconds_total") > 0
             assert server.metric("farthing_core_seconds_total") == 0
+            assert server.metric("farthing_gpu_memory_bytes") > 2**30
+            assert server.metric("nv_gpu_memory_total_bytes") > 2**30
 
 
 def test_recorded_graphs_serve_the_same(tmp_path: Path, device: Device) -> None:
