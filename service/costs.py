@@ -53,7 +53,9 @@ def metrics(bill: Bill, price: Price | None) -> Iterator[Metric]:
         value=bill.cores,
     )
     if bill.drawn_j is not None:
-        yield _lines("farthing_energy_joules", _JOULES, bill.joules)
+        # From zero on: a rate does not see how a series begins.
+        joules = {line: 0.0 for line in bill.lines} | dict(bill.joules)
+        yield _lines("farthing_energy_joules", _JOULES, joules)
         yield _open(
             "farthing_unsettled_energy_joules",
             "Energy of runs of which it is not known yet how they end.",

@@ -11,6 +11,11 @@ import pynvml
 from service.nvml import Reading
 
 MIB = 2**20
+TOLD = Reading(
+    busy=0.5, memory_bytes=1024 * MIB, memory_used_bytes=256 * MIB, own_bytes=128 * MIB,
+    power_w=250.0, power_limit_w=700.0, energy_j=1000.0, celsius=61.0, slowed=("heat",),
+    ecc_errors=2,
+)  # fmt: skip
 
 
 @dataclass

@@ -11,11 +11,13 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service.bill import Price
+from service.bill import GPU, Price
 from service.errors import ModelNotFound
+from service.gpuwatch import Seen, Watch
 from service.ledger import Ledger
 from service.metrics import Metrics
 from service.statistics import Book
+from tests.cards import TOLD, FakeCard
 from tests.fakes import ManualClock
 from tests.k8s.manifest import Manifest
 from tests.service.scraped import LABELS, LiveModel
@@ -121,10 +123,22 @@ def asked_by(board: dict[str, Any]) -> Iterator[Query]:
 
 @cache
 def exported() -> frozenset[str]:
-    """Names of all samples that a server can show, which knows a price and a target."""
-    clock = ManualClock()
-    book = Book(clock, ledger=Ledger(cores=2.0, clock=clock, price=Price(1.0, "one")))
-    book.ledger.know(LABELS)
+    """Names of all samples that a server on CPUs can show, which knows a price and a target."""
+    return _shown(Ledger(cores=2.0, clock=ManualClock(), price=Price(1.0, "one")), ())
+
+
+@cache
+def exported_on_gpus() -> frozenset[str]:
+    """Likewise of a server on GPUs that tell everything; it names no core."""
+    watch = Watch([FakeCard(TOLD)])
+    ledger = Ledger(cores=1.0, clock=ManualClock(), price=Price(1.0, "one"), unit=GPU, energy=watch)
+    return _shown(ledger, watch.seen())
+
+
+def _shown(ledger: Ledger, gpus: Sequence[Seen]) -> frozenset[str]:
+    book = Book(ManualClock(), ledger=ledger, gpus=lambda: gpus)
+    ledger.know(LABELS)
+    ledger.read()
     model = LiveModel(book.tally(LABELS), target_s=1.0)
     model.tally.failed("RESOURCE_EXHAUSTED", "queue_rows", 0.1)
     registry = CollectorRegistry()
@@ -136,13 +150,23 @@ def exported() -> frozenset[str]:
 def metrics(manifest: Manifest) -> Iterator[str]:
     """Whatever a rule, a dashboard or a scaler asks for is exported by the server, or recorded."""
     recorded = {rule["record"] for rule in rules(manifest) if "record" in rule}
-    known = exported() | recorded | _PROMETHEUS
+    known = exported() | exported_on_gpus() | recorded | _PROMETHEUS
     for query in queries(manifest):
         asked = metrics_in(query.promql)
         if not asked and "vector" not in query.promql:
             yield f"{query.where} asks for nothing"
         for name in sorted(asked - known):
             yield f"{query.where}: nobody exports {name}"
+
+
+def is_of_gpus(promql: str, manifest: Manifest) -> bool:
+    """Whether only servers on GPUs answer it; what asks for cores as well is answered by all."""
+    recorded = {rule["record"]: rule["expr"] for rule in rules(manifest) if "record" in rule}
+    asked = metrics_in(promql)
+    if any(name in recorded and is_of_gpus(recorded[name], manifest) for name in asked):
+        return True
+    own, others = exported_on_gpus() - exported(), exported() - exported_on_gpus()
+    return bool(asked & own) and not asked & others
 
 
 def of(documents: Sequence[dict[str, Any]]) -> Manifest:

@@ -77,3 +77,23 @@ def test_scalers_and_dashboards_are_asked_too() -> None:
         "panel P, A: nobody exports no_such",
         "variable m: nobody exports nor_this",
     ]
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_whatever_asks_for_cores_is_answered_by_servers_on_gpus_too(component: str) -> None:
+    gone = queries.exported() - queries.exported_on_gpus()
+    assert {"farthing_core_seconds_total", "farthing_cores"} < gone
+    for query in queries.queries(queries.of(unrendered(K8S / "components" / component))):
+        asked = queries.metrics_in(query.promql)
+        for name in asked & gone:
+            twin = name.replace("_core_seconds", "_gpu_seconds").replace("_cores", "_gpus")
+            assert twin in asked, f"{query.where} asks for {name} alone"
+
+
+def test_what_only_gpus_answer_is_told_from_the_rest() -> None:
+    manifest = queries.of([rule("sum(rate(farthing_energy_joules_total[5m])) / farthing_ready")])
+    for promql, alone in (
+        ("farthing_gpu_busy_ratio", True), ("job:a:b", True), ("farthing_ready", False),
+        ("farthing_cores or farthing_gpus", False),
+    ):  # fmt: skip
+        assert queries.is_of_gpus(promql, manifest) is alone, promql

@@ -107,6 +107,18 @@ def test_what_a_full_replica_refuses_counts_while_others_are_still_empty(tmp_pat
 
 
 @pytest.mark.slow
+def test_replicas_on_gpus_scale_by_the_time_of_their_gpus(tmp_path: Path) -> None:
+    def of_gpus(lines: list[tuple[str, float]]) -> list[tuple[str, float]]:
+        return [
+            (name.replace("core_seconds", "gpu_seconds").replace("cores{", "gpus{"), each)
+            for name, each in lines
+        ]
+
+    lines = [*of_gpus(used(0.9)), *calls(600, refused=600)]
+    comes_to("used", 3.6, tmp_path, counters=a_minute(lines), gauges=of_gpus(CORES))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("waits_s", "target_s", "replicas"),
     [
@@ -148,4 +160,4 @@ def test_no_trigger_reads_a_raw_counter_or_what_only_our_rules_record() -> None:
         query = trigger["metadata"]["query"]
         for name in queries.metrics_in(query):
             assert not name.endswith("_total") or f"rate({name}" in "".join(query.split())
-        assert queries.metrics_in(query) <= queries.exported()
+        assert queries.metrics_in(query) <= queries.exported() | queries.exported_on_gpus()

@@ -11,15 +11,10 @@ from service.ledger import Ledger, Ticket
 from service.metrics import Metrics
 from service.nvml import Reading
 from service.statistics import Book
-from tests.cards import MIB, FakeCard
+from tests.cards import MIB, TOLD, FakeCard
 from tests.fakes import ManualClock
 from tests.service.scraped import LABELS
 
-ALL = Reading(
-    busy=0.5, memory_bytes=1024 * MIB, memory_used_bytes=256 * MIB, own_bytes=128 * MIB,
-    power_w=250.0, power_limit_w=700.0, energy_j=1000.0, celsius=61.0, slowed=("heat",),
-    ecc_errors=2,
-)  # fmt: skip
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
 
@@ -60,9 +55,9 @@ class Server:
 
 
 def one() -> Server:
-    card = FakeCard(ALL, index=3, uuid="GPU-a")
+    card = FakeCard(TOLD, index=3, uuid="GPU-a")
     server = Server(card)
-    card.now = Reading(**{**vars(ALL), "energy_j": 3500.0})
+    card.now = Reading(**{**vars(TOLD), "energy_j": 3500.0})
     server.watch.look()
     return server
 
@@ -119,7 +114,7 @@ def test_energy_by_power_says_so() -> None:
 
 
 def test_ledger_of_gpus_is_of_gpu_seconds_and_names_no_cores() -> None:
-    server = Server(FakeCard(ALL), FakeCard(ALL, index=1, uuid="GPU-b"), price=Price(9.0, "one"))
+    server = Server(FakeCard(TOLD), FakeCard(TOLD, index=1, uuid="GPU-b"), price=Price(9.0, "one"))
     assert server.named("farthing_gpu_seconds_total") == {
         "busy": 6.0, "waste": 0.0, "warm_up": 0.0, "idle": 14.0, "serving": 0.0,
     }  # fmt: skip

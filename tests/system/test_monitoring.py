@@ -132,6 +132,9 @@ def numbers(series: list[dict[str, Any]]) -> list[float]:
 def test_every_query_of_the_dashboard_has_data(watched: Watched, query: Query) -> None:
     for chosen in (ALL, ONE):
         found = numbers(watched.series(filled(query.promql, chosen)))
+        if queries.is_of_gpus(query.promql, MONITORING):  # this server has none
+            assert found == []
+            continue
         assert len(found) >= 5, "it is a line, not a dot"
         assert min(found) >= 0.0
 
@@ -154,7 +157,8 @@ def test_every_query_of_the_scaler_is_one_plausible_number(watched: Watched, que
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_everything_that_is_recorded_is_there(watched: Watched, record: str) -> None:
-    assert numbers(watched.series(record)), record
+    there = bool(numbers(watched.series(record)))
+    assert there is not queries.is_of_gpus(record, MONITORING), record
 
 
 def test_no_rule_fails_and_no_alert_is_raised_for_what_is_well(watched: Watched) -> None:
