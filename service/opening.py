@@ -16,6 +16,7 @@ from service.devices import AUTO, CPU, CPU_KIND, Device
 from service.errors import ModelUnusable
 from service.heeding import heeded, told
 from service.layout import Place
+from service.machine import Machine
 from service.manifest import Manifest, Variant
 from service.modelconfig import Options
 from service.opened import Opened
@@ -66,6 +67,7 @@ def open_version(
     settings: Settings,
     clock: Callable[[], float],
     heed_tuned: bool = True,
+    here: Machine | None = None,
 ) -> tuple[Opened, Running]:
     """Choose a version's variant, open it and check its answers; and how it is to run.
 
@@ -76,6 +78,7 @@ def open_version(
         settings: of the server.
         clock: seconds, to time variants with where need be.
         heed_tuned: whether what was tuned has its effect.
+        here: what models run on; found by ``--device`` if not given.
 
     Raises:
         ModelUnusable: it cannot be served as it is.
@@ -83,10 +86,10 @@ def open_version(
     directory = place.version_directory(version)
     settings = replace(settings, variant=pinned(settings.variant, place.name))
     heed = heed_tuned and not place.single and not options.requested
-    here = machine.found(settings.device)
+    on = here or machine.found(settings.device)
 
     def opened(devices: tuple[Device, ...]) -> tuple[Opened, Running]:
-        mark, units = here.fingerprint(devices), here.units(devices)
+        mark, units = on.fingerprint(devices), on.units(devices)
         find = partial(heeded, place, directory, settings.variant, fingerprint=mark, units=units)
         opener = _Opening(place, directory, options, find if heed else _nothing, settings, devices)
         if is_published(place, directory):
@@ -94,7 +97,7 @@ def open_version(
         return opener.as_it_is()
 
     with place.named():
-        devices = placed(options, here.devices)
+        devices = placed(options, on.devices)
         try:
             return opened(devices)
         except NotOnGpu as error:

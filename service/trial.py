@@ -40,7 +40,7 @@ def missing(device: Device) -> str:
     asked = NAMES[device.kind]
     try:
         session = ort.InferenceSession(
-            _relu(), options, providers=[(asked, {"device_id": str(device.index)})],
+            graph(), options, providers=[(asked, {"device_id": str(device.index)})],
             enable_fallback=0,
         )  # fmt: skip
         if asked not in session.get_providers():
@@ -70,8 +70,8 @@ def _unloadable(kind: str, said: str = "") -> str:
     return f"CUDA's provider cannot be loaded ({why}); pip install 'farthing[gpu]'"
 
 
-def _relu() -> bytes:
-    """An ONNX file with one node, y = Relu(x) of any number of float32 (onnx.proto)."""
+def graph() -> bytes:
+    """An ONNX file with one node, y = Relu(x) of any number of float32 (as onnx.proto has it)."""
     shape = _field(2, _field(1, _field(2, b"n")))  # dim { dim_param }
     kind = _field(2, _field(1, b"\x08\x01" + shape))  # type { tensor_type { elem_type: FLOAT } }
     node = _field(1, b"x") + _field(2, b"y") + _field(4, b"Relu")
