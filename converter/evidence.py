@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from converter import compare, verify
+from converter.recipe import Bounds
 from converter.samples import Samples
 from service.errors import FarthingError
 from service.session import Session
@@ -67,6 +68,25 @@ class Evidence:
         )
         return cls(rows, mine, right)
 
-    def answered_by(self, reference: Session) -> Evidence:
-        """The same, with fp32's answers as another device gives them."""
-        return replace(self, answers=verify.predict(reference, self.rows))
+    def answered_by(self, reference: Session, bounds: Bounds, where: str) -> Evidence:
+        """The same, with fp32's answers as another device gives them.
+
+        Args:
+            reference: fp32 on that device.
+            bounds: what fp32, too, has to hold there.
+            where: the device, for the message.
+
+        Raises:
+            FarthingError: it does not answer as on the CPU.
+        """
+        return self.answered(verify.predict(reference, self.rows), bounds, where)
+
+    def answered(self, answers: compare.Arrays, bounds: Bounds, where: str) -> Evidence:
+        """``answered_by``, for answers that are there."""
+        verdict = verify.judge_accuracy(answers, self.answers, self.rows.labels, bounds)
+        if verdict.outcome == verify.FAILS:
+            raise FarthingError(
+                f"fp32 itself answers otherwise on {where} than on the CPU ({verdict.reason}), so "
+                "nothing can be judged there; convert with --device cpu"
+            )
+        return replace(self, answers=answers)
