@@ -9,6 +9,7 @@ import pytest
 from service import choice
 from service.errors import ModelUnusable
 from service.manifest import Choice, Manifest, Variant
+from service.tuned import Tuned
 from tests.fakes import ManualClock
 
 
@@ -74,3 +75,21 @@ def test_fastest_of_the_timed_is_served() -> None:
 @pytest.mark.parametrize(("ms", "served"), [(9.2, "fp32"), (8.9, "half")])
 def test_order_is_kept_unless_the_gain_is_over_a_tenth(ms: float, served: str) -> None:
     assert timed(fp32=10.0, half=ms).variant.name == served
+
+
+def test_gpu_is_served_what_is_meant_for_it_and_the_reference() -> None:
+    contract = published("fp32", "int8", "fp16", gpu=("fp16",))
+    assert [v.name for v in choice.for_device(contract, "gpu")] == ["fp32", "fp16"]
+    assert [v.name for v in choice.for_device(contract, "cpu")] == ["fp32", "int8"]
+    assert choice.known(contract, "auto", "elsewhere", meant="gpu") is None  # to be timed
+
+
+def test_gpu_that_nothing_was_made_for_runs_the_reference() -> None:
+    chosen = choice.known(published("fp32", "int8"), "auto", "elsewhere", meant="gpu")
+    assert chosen is not None and (chosen.variant.name, chosen.how) == ("fp32", "only")
+
+
+def test_what_was_tuned_on_gpus_is_told_in_gpus() -> None:
+    contract = published("fp32")
+    entry = Tuned("H, compute 9.0, cuda", 2, "fp32", "d", 8, 2, 1, False, 0.0, date="today")
+    assert "and 2 GPUs: up to 8" in choice.as_tuned(contract.variant("fp32"), entry).why

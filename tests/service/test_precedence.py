@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from service import hardware, log, precedence
+from service.devices import CPU, Device
+from service.errors import ModelUnusable
+from service.gpuoptions import OnGpu
 from service.modelconfig import Options
 from service.precedence import settled
 from service.session import SessionOptions
@@ -131,3 +134,99 @@ def test_more_threads_than_cpus_are_told_in_one_line(
     with caplog.at_level(logging.WARNING, log.LOGGER.name):
         precedence.warn_of_too_many("m", settled(Settings(**flags), Options(name="m")))
     assert ["exceed the CPUs" in line for line in caplog.messages] == [True] * lines
+
+
+GPUS = (Device("cuda", 0), Device("cuda", 1))
+PLAIN = Options(name="m")
+
+
+def gpu_session(options: Options = PLAIN, **flags: Any) -> SessionOptions:
+    return settled(Settings(**flags), options, devices=GPUS).session
+
+
+def test_gpus_run_two_instances_each_of_larger_batches_with_one_thread() -> None:
+    found = settled(Settings(), PLAIN, devices=GPUS)
+    assert (found.max_batch, found.instances) == (64, 4)
+    assert found.session == SessionOptions(threads=1, devices=GPUS, lanes=2, max_rows=64)
+
+
+@pytest.mark.parametrize(
+    ("said", "flag", "instances", "lanes"), [(3, 0, 6, 3), (3, 1, 1, 1), (None, 3, 3, 2)]
+)
+def test_instances_of_the_config_are_for_each_gpu_and_those_of_the_flag_for_all(
+    said: int | None, flag: int, instances: int, lanes: int
+) -> None:
+    options = replace(PLAIN, instances=99, gpu=OnGpu(instances=said))
+    found = settled(Settings(instances=flag), options, devices=GPUS)
+    assert (found.instances, found.session.lanes) == (instances, lanes)
+
+
+def test_threads_are_for_the_cpu_where_it_may_do_any_of_the_work() -> None:
+    assert gpu_session(cpu_fallback="any", instances=1).threads == CPUS
+    assert gpu_session(threads=3).threads == 3
+
+
+def test_config_says_other_things_for_gpus_than_for_the_cpu() -> None:
+    options = replace(CONFIG, gpu=OnGpu(session={"mem_pattern": False, "threads": 2}))
+    found = gpu_session(options)
+    assert (found.threads, found.spin, found.mem_pattern) == (2, False, False)
+    on_cpu = settled(Settings(), options).session
+    assert (on_cpu.threads, on_cpu.mem_pattern, on_cpu.devices) == (3, True, (CPU,))
+
+
+def test_flags_for_gpus_win_over_the_config() -> None:
+    said = OnGpu(provider={"gpu_mem_limit": "5", "use_tf32": "1"}, cuda_graphs=True)
+    options = replace(PLAIN, gpu=said)
+    assert gpu_session(options).provider == (("gpu_mem_limit", "5"), ("use_tf32", "1"))
+    assert gpu_session(options).cuda_graphs
+    found = gpu_session(options, gpu_mem_mib=3, cuda_graphs=False, trt_cache="/e")
+    assert found.provider == (("gpu_mem_limit", str(3 * 2**20)), ("use_tf32", "1"))
+    assert (found.cuda_graphs, found.trt_cache) == (False, "/e")
+
+
+def test_no_lane_is_made_for_a_model_without_a_batch_dimension() -> None:
+    assert gpu_session(replace(PLAIN, max_batch=0)).max_rows == 0
+    assert gpu_session(replace(PLAIN, max_batch=8)).max_rows == 8
+
+
+def test_what_was_tuned_for_gpus_wins_over_their_config() -> None:
+    options = replace(PLAIN, gpu=OnGpu(instances=3))
+    best = replace(TUNED, instances=2, threads=1)
+    found = settled(Settings(), options, best, devices=GPUS)
+    assert (found.max_batch, found.instances, found.session.lanes) == (8, 2, 1)
+    assert found.replaced == {"instance_group": 6}
+
+
+def test_flags_for_gpus_do_nothing_on_a_cpu() -> None:
+    flags = Settings(gpu_mem_mib=3, cuda_graphs=True, trt_cache="/e", cpu_fallback="none")
+    assert settled(flags, PLAIN) == settled(Settings(), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("said", "devices"),
+    [
+        (OnGpu(), GPUS),
+        (OnGpu(gpus=(1,)), GPUS[1:]),
+        (OnGpu(cpu_only=True), (CPU,)),
+        (OnGpu(tensorrt=True, gpus=(0,)), (Device("tensorrt", 0),)),
+    ],
+)
+def test_config_says_on_which_of_the_servers_devices_a_model_runs(
+    said: OnGpu, devices: tuple[Device, ...]
+) -> None:
+    assert precedence.placed(replace(PLAIN, gpu=said), GPUS) == devices
+    assert precedence.placed(replace(PLAIN, gpu=said), (CPU,)) == (CPU,)
+
+
+def test_gpu_that_the_server_does_not_use_is_refused() -> None:
+    with pytest.raises(ModelUnusable, match=r"gpus has 7, and this server uses cuda:0, cuda:1"):
+        precedence.placed(replace(PLAIN, gpu=OnGpu(gpus=(1, 7))), GPUS)
+
+
+def test_many_instances_on_gpus_are_no_reason_to_warn(caplog: pytest.LogCaptureFixture) -> None:
+    log.LOGGER.propagate = True
+    with caplog.at_level(logging.WARNING, log.LOGGER.name):
+        precedence.warn_of_too_many(
+            "m", settled(Settings(instances=2 * CPUS + 2), PLAIN, devices=GPUS)
+        )
+    assert not caplog.messages
