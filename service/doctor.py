@@ -164,7 +164,7 @@ def _device() -> Iterable[Finding]:
     taken = ", ".join(map(str, here.devices))
     yield Finding("device", "ok", f"--device auto takes {taken}")
     if here.gpus:
-        yield Finding("fingerprint", "ok", here.fingerprint())
+        yield Finding("gpu", "ok", f"tuned and recorded as: {here.fingerprint()}")
 
 
 def _port(port: int) -> Finding:

@@ -191,6 +191,21 @@ def long_to_load(path: Path, *, size: int = 2000, products: int = 200) -> Path:
     )
 
 
+def exponent_by_shape(path: Path) -> Path:
+    """``y = exp(x)``, brought into the shape of x, which a node computes."""
+    return _write(
+        path,
+        [
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node("Exp", ["x"], ["e"]),
+            helper.make_node("Reshape", ["e", "shape"], ["y"]),
+        ],
+        [_value("x", TensorProto.FLOAT, ["batch", 4])],
+        [_value("y", TensorProto.FLOAT, ["batch", 4])],
+        [],
+    )
+
+
 def _value(name: str, kind: int, shape: list[str | int]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 

@@ -22,11 +22,16 @@ from service import (
     repository,
     tuned,
 )
+from service.cuda import Gpu
+from service.devices import CPU, Device
 from service.errors import ModelUnusable
+from service.machine import Machine
 from service.manifest import Manifest, TensorSpec, Variant
 from service.model import Model
 from service.modelpages import config_of
-from service.session import ort_version
+from service.opened import Opened
+from service.precedence import Running
+from service.session import NotOnGpu, ort_version
 from service.settings import Settings
 from service.statistics import Book
 from service.tuned import Tuned
@@ -255,3 +260,63 @@ def test_more_threads_than_cpus_are_one_warning(
     load(tmp_path, instances=CPUS + 1)
     load(tmp_path, instances=CPUS)
     assert len([line for line in caplog.messages if "exceed the CPUs" in line]) == 1
+
+
+GPU = Device("cuda", 999)  # which no machine has
+WITH_GPU = Machine((GPU,), (Gpu(999, "H", "GPU-9", 2**30, (9, 0)),))
+
+
+def opened(root: Path, text: str = "", **settings: Any) -> tuple[Opened, Running]:
+    """On a machine that seems to have a GPU, whose provider cannot be had."""
+    if text:
+        (root / "m" / "config.pbtxt").write_text(text)
+    place = layout.places(root)["m"]
+    return opening.open_version(
+        place, 1, place.options(), settings=Settings(repository=root, **settings),
+        clock=ManualClock(), here=WITH_GPU,
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+def test_auto_puts_on_the_cpu_what_a_gpu_cannot_run_and_warns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    models.double(tmp_path / "m" / "1" / "model.onnx")
+    found, running = opened(tmp_path)
+    assert running.session.devices == (CPU,)
+    assert (running.max_batch, running.instances) == (16, 1)
+    assert caplog.messages.count("it cannot run on the GPU, so it runs on the CPU") == 1
+    assert found.run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[2.0] * 4]
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+@pytest.mark.parametrize(
+    ("text", "device"), [("", "cuda:0"), ("instance_group { kind: KIND_GPU }", "auto")]
+)
+def test_what_is_asked_for_on_a_gpu_by_name_never_runs_on_the_cpu(
+    tmp_path: Path, text: str, device: str
+) -> None:
+    models.double(tmp_path / "m" / "1" / "model.onnx")
+    with pytest.raises(NotOnGpu, match="could not make cuda:999's provider"):
+        opened(tmp_path, text, device=device)
+
+
+def test_model_whose_config_says_so_runs_on_the_cpu_beside_a_gpu(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tune(publish(tmp_path), "fp16")
+    found, running = opened(tmp_path, "instance_group { kind: KIND_CPU }", device="cuda:0")
+    assert running.session.devices == (CPU,)
+    assert found.chosen.how == "tuned"  # for this CPU
+    assert not [line for line in caplog.records if line.levelname == "WARNING"]
+
+
+def test_what_was_tuned_for_this_cpu_is_not_heeded_on_a_gpu(tmp_path: Path) -> None:
+    directory = publish(tmp_path)
+    tune(directory, "fp16")
+    variants = [manifest.load(directory).variant("fp16")]
+    mark = WITH_GPU.fingerprint()
+    here = opening.tuned_here(directory, variants, fingerprint=mark, units=1)
+    assert here.entry is None and "this is H, compute 9.0, cuda with 1 GPU" in here.why
+    tune(directory, "fp16", fingerprint=mark, cpus=1)
+    assert opening.tuned_here(directory, variants, fingerprint=mark, units=1).entry is not None
