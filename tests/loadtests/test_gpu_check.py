@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from loadtests.bench.gpu import __main__ as check
-from loadtests.bench.gpu import bare, driver, environment, fetch, run, scales, wheels
+from loadtests.bench.gpu import driver, environment, fetch, run, scales, wheels
 from loadtests.bench.gpu.environment import Source
 from loadtests.bench.gpu.measuring import FASTER_GOAL, SERVED_GOAL
 from loadtests.bench.gpu.record import DATA, PAGE, Goal, Record, Row
 from loadtests.bench.gpu.wheels import Offer, WheelsMissing
+from service import machine
+from service.machine import Tools
 
 BARE_PYTHON = ("__main__", "arguments", "driver", "environment", "fetch", "wheels")
 
@@ -221,9 +223,16 @@ def test_an_environment_uses_what_is_there_already_if_it_may(
     assert said.strip() == str(tmp_path / "home" / "venv")
 
 
-def test_an_onnxruntime_without_cuda_is_told() -> None:
-    assert "has no CUDA provider" in bare.unusable(["CPUExecutionProvider"])
-    assert bare.unusable(["CUDAExecutionProvider", "CPUExecutionProvider"]) == ""
+def test_an_onnxruntime_without_cuda_is_one_sentence_and_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools = Tools(lambda: (), lambda: "onnxruntime 9.9.9", lambda: (), lambda _device: "")
+    monkeypatch.setattr(machine, "real", lambda: tools)
+    machine.found.cache_clear()
+    assert run.main(["--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("gpu-check: ") and said.count("\n") == 1 and "9.9.9" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_goal_is_held_missed_or_not_measured() -> None:

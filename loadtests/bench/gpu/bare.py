@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,18 +101,3 @@ class Bare:
 def best(rates: dict[int, Rate]) -> int:
     """The batch size with most rows per second."""
     return max(rates, key=lambda batch: rates[batch].rows_per_s)
-
-
-def unusable(providers: Sequence[str] | None = None) -> str:
-    """Why ONNX Runtime here cannot run anything on a GPU, in one sentence; empty if it may.
-
-    Args:
-        providers: those that it was built with; its own, unless given.
-    """
-    built = onnxruntime.get_available_providers() if providers is None else providers
-    if "CUDAExecutionProvider" not in built:
-        return (
-            f"the onnxruntime {onnxruntime.__version__} that is imported has no CUDA provider: "
-            "onnxruntime-gpu is missing, or onnxruntime was installed over it"
-        )
-    return ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from service import cuda, nvml
+from service import machine, nvml
 from service.devices import CPU, CUDA, Device
 
 
@@ -65,12 +65,9 @@ def gpu(index: int, usd_per_hour: float) -> Place:
     """That GPU, metered by NVIDIA's management library where that answers.
 
     Raises:
-        CudaFailed: there is no driver, no GPU, or not that one.
+        InvalidSetting: ONNX Runtime cannot run a node on it, and what is missing.
     """
-    found = {each.index: each for each in cuda.gpus()}
-    if index not in found:
-        raise cuda.CudaFailed(f"there is no GPU {index}; this process sees {len(found)}")
-    one = found[index]
+    (one,) = machine.found(str(Device(CUDA, index))).gpus
     joules = _unmeasured
     with suppress(nvml.NvmlFailed):
         (card,) = nvml.cards([(one.index, one.uuid)])
