@@ -134,8 +134,17 @@ def serving(
     log: Path,
     cpus: frozenset[int] | None = None,
     options: Sequence[str] = (),
+    ready_s: float = 60.0,
 ) -> Iterator[Endpoint]:
     """`farthing serve` as a process of its own, on free loopback ports, until the context ends.
+
+    Args:
+        repository: what it serves.
+        variant: of each model.
+        log: where its standard error goes.
+        cpus: pin it to these CPUs; None leaves it where it may run.
+        options: more of `farthing serve`.
+        ready_s: how long its start may take.
 
     Raises:
         ChildFailed: it did not become ready.
@@ -147,7 +156,7 @@ def serving(
     ]  # fmt: skip
     with started(command, log=log, cpus=cpus) as process:
         assert process.stdout is not None  # because it does not write to the screen
-        line = _first_line(process.stdout, timeout_s=60.0)
+        line = _first_line(process.stdout, timeout_s=ready_s)
         if not line:
             raise ChildFailed(f"`farthing serve` did not become ready: {_tail(log)}")
         ready = json.loads(line)

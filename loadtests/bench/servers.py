@@ -68,12 +68,16 @@ def beside_busiest_s(before: Mapping[int, float], after: Mapping[int, float]) ->
 
 
 @contextmanager
-def farthing(models: Path, *options: str, label: str = FARTHING) -> Iterator[Server]:
+def farthing(
+    models: Path, *options: str, label: str = FARTHING, ready_s: float = 60.0
+) -> Iterator[Server]:
     """`farthing serve` with its defaults and these options, until the context ends."""
     steps.begun(f"{label} starts")
     before = _children()
     log = models.parent / "log.txt"
-    with processes.serving(models, variant="auto", log=log, options=options) as endpoint:
+    with processes.serving(
+        models, variant="auto", log=log, options=options, ready_s=ready_s
+    ) as endpoint:
         (pid,) = _children() - before
         yield Server(label, endpoint.target, pid, endpoint.metrics_port)
 

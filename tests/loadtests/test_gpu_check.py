@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from loadtests.bench.gpu import __main__ as check
-from loadtests.bench.gpu import driver, environment, fetch, run, scales, wheels
+from loadtests.bench.gpu import driver, environment, fetch, places, run, scales, wheels
 from loadtests.bench.gpu.environment import Source
 from loadtests.bench.gpu.measuring import FASTER_GOAL, SERVED_GOAL
 from loadtests.bench.gpu.record import DATA, PAGE, Goal, Record, Row
 from loadtests.bench.gpu.wheels import Offer, WheelsMissing
 from service import machine
 from service.machine import Tools
+from service.nvml import Reading
 
 BARE_PYTHON = ("__main__", "arguments", "driver", "environment", "fetch", "wheels")
 
@@ -233,6 +234,12 @@ def test_an_onnxruntime_without_cuda_is_one_sentence_and_2(
     said = capsys.readouterr().err
     assert said.startswith("gpu-check: ") and said.count("\n") == 1 and "9.9.9" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_what_of_a_card_may_show_in_figures_is_told() -> None:
+    card = Reading(busy=0.25, memory_used_bytes=3 * 2**30, celsius=41, slowed=("power", "heat"))
+    assert places.told(card) == "25% busy, 3.0 GiB in use, 41 °C, clocks lowered by power and heat"
+    assert places.told(Reading()) == ""
 
 
 def test_a_goal_is_held_missed_or_not_measured() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from service import machine, nvml
@@ -26,12 +25,14 @@ class Place:
         name: e.g. ``NVIDIA H200``.
         joules: what the device has used since its driver was loaded; None where nothing tells.
         usd_per_hour: its price; 0 where none is given.
+        state: whether others use it now, and whether its clocks are lowered; empty if unknown.
     """
 
     device: Device = CPU
     name: str = "CPU in a GPU's place"
     joules: Callable[[], float | None] = field(default=_unmeasured)
     usd_per_hour: float = 0.0
+    state: Callable[[], str] = lambda: ""
 
     def providers(self, *, nhwc: bool = False) -> list[Any]:
         """ONNX Runtime's providers for bare runs, with fp32 as exact as the server's.
@@ -68,17 +69,31 @@ def gpu(index: int, usd_per_hour: float) -> Place:
         InvalidSetting: ONNX Runtime cannot run a node on it, and what is missing.
     """
     (one,) = machine.found(str(Device(CUDA, index))).gpus
-    joules = _unmeasured
+    compute = ".".join(map(str, one.compute))
+    name = f"{one.name}, {one.memory_bytes / 2**30:.0f} GiB, compute {compute}"
+    place = Place(Device(CUDA, index), name, usd_per_hour=usd_per_hour)
     with suppress(nvml.NvmlFailed):
         (card,) = nvml.cards([(one.index, one.uuid)])
-        joules = partial(_joules, card)
-    return Place(Device(CUDA, index), one.name, joules, usd_per_hour)
+        place = replace(place, joules=lambda: card.read().energy_j, state=lambda: told(card.read()))
+    return place
+
+
+def told(reading: nvml.Reading) -> str:
+    """What of a card's state may show in figures."""
+    parts = []
+    if reading.busy is not None:
+        parts.append(f"{reading.busy:.0%} busy")
+    if reading.memory_used_bytes is not None:
+        parts.append(f"{reading.memory_used_bytes / 2**30:.1f} GiB in use")
+    if reading.celsius is not None:
+        parts.append(f"{reading.celsius:.0f} °C")
+    if reading.power_limit_w is not None:
+        parts.append(f"limited to {reading.power_limit_w:.0f} W")
+    if reading.slowed:
+        parts.append(f"clocks lowered by {' and '.join(reading.slowed)}")
+    return ", ".join(parts)
 
 
 def toy(usd_per_hour: float) -> Place:
     """The CPU in a GPU's place, with an invented meter of 100 watts, so that its figures show."""
     return Place(joules=lambda: 100 * time.monotonic(), usd_per_hour=usd_per_hour)
-
-
-def _joules(card: nvml.Card) -> float | None:
-    return card.read().energy_j

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -70,10 +71,11 @@ def machine(place: Place) -> list[str]:
             versions.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             continue
-    price = place.usd_per_hour
+    price, state = place.usd_per_hour, place.state()
     memory_gib = psutil.virtual_memory().total / 2**30
     return [
-        f"device: {place.name}",
+        f"device: {place.name}; driver {_driver()}",
+        *([f"before: {state}"] if state else []),
         f"host: {hardware.cpus()} CPUs, {memory_gib:.0f} GiB, {platform.system()} "
         f"{platform.release()}, Python {platform.python_version()}",
         f"versions: {', '.join(versions)}",
@@ -83,6 +85,14 @@ def machine(place: Place) -> list[str]:
         if place.joules() is not None
         else "energy: not measured",
     ]
+
+
+def _driver(told: Path = Path("/proc/driver/nvidia/version")) -> str:
+    try:
+        found = re.search(r"Kernel Module.*?(\d+\.[\d.]+)", told.read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return found[1] if found else "unknown"
 
 
 def _revision() -> str:

@@ -25,6 +25,7 @@ from loadtests.observed import Observed
 from service.proto import inference_pb2 as pb
 
 _DATATYPES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}
+_READY_S = 120.0  # graphs are recorded, and their algorithms searched, before the ports open
 _REGION = "rows"
 _REGISTER = "/inference.GRPCInferenceService/SystemSharedMemoryRegister"
 _SHARED = Path("/dev/shm")
@@ -152,7 +153,7 @@ def rig(
     models = graph.parents[2]
     always = ("--control", "shared-memory", "--max-queue-rows", "4096", "--max-calls", "4096")
     with (
-        servers.farthing(models, *place.serve(), *always, *options) as server,
+        servers.farthing(models, *place.serve(), *always, *options, ready_s=_READY_S) as server,
         _shared(server.target, graphs.rows(graph, most_rows)),
     ):
         yield Rig(server, place, models.parent, graphs.rows(graph, 1), generators, ahead_s, warm_s)
