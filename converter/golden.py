@@ -50,11 +50,20 @@ def write(
             arrays[name] = array.astype(np.str_)
     np.savez(path, **arrays)
     tolerance = {
-        name: _tolerance(Session(file, options or SessionOptions()).run(taken), answers)
+        name: _tolerance(_answers(file, options or SessionOptions(), taken), answers)
         for name, file in variants.items()
     }
     count = len(next(iter(taken.values())))
     return Golden(path.name, manifest.sha256_of(path), count, tolerance)
+
+
+def _answers(file: Path, options: SessionOptions, feeds: Arrays) -> Arrays:
+    session = Session(file, options)
+    try:
+        return dict(session.run(feeds))
+    finally:
+        if options.devices[0].is_gpu:  # whose memory it holds
+            session.close()
 
 
 def _tolerance(mine: Arrays, wanted: Arrays) -> dict[str, float]:

@@ -113,7 +113,8 @@ class Judge:
             return self._not_built(name, f"give {' and '.join(missing)}"), nothing
         try:
             found = self._search(name, tell)
-            variant = self._decide(name, found, self._evidence, tell)
+            with self._target.opened(found.candidate.path) as session:
+                variant = self._decide(name, found, self._evidence, session=session, tell=tell)
         except FarthingError as error:
             return self._not_built(name, str(error)), nothing
         except OSError as error:
@@ -127,6 +128,11 @@ class Judge:
             # By the selection rows: by the held-out ones would be a look at them for pruned-int8.
             self._shop.pruned = found.candidate.path
         return variant, found.candidate.path
+
+    def close(self) -> None:
+        """Give a GPU's memory back; nothing may be judged after it."""
+        if self._target.device.is_gpu:
+            self._reference.close()
 
     def _metric(self, evidence: Evidence) -> str:
         """What `auto` stands for; labels that say nothing about the model are refused."""
@@ -182,7 +188,9 @@ class Judge:
             tell=lambda how: tell(f"{name}: {how}"),
         )
 
-    def _decide(self, name: str, found: Found, evidence: Evidence, tell: Tell) -> Variant:
+    def _decide(
+        self, name: str, found: Found, evidence: Evidence, *, session: Session, tell: Tell
+    ) -> Variant:
         path = found.candidate.path
         made = {
             "how": found.candidate.how,
@@ -195,7 +203,6 @@ class Judge:
         gated = meant_for(name, target.device) == target.device.meant
         if target.device.is_gpu:
             made[JUDGED_ON] = {"provider": target.device.kind, "gpu": target.name}
-        session = Session(path, target.options)
         figures: dict[str, float] = {}
         if gated:
             tell(f"{name}: timing it beside fp32")

@@ -17,11 +17,12 @@ from converter.judge import Judge
 from converter.recipe import Recipe
 from converter.samples import Samples
 from converter.sources import Exported
-from converter.target import Target, target_of
+from converter.target import Target, target_of, this_cpu
 from converter.workshop import Workshop
+from service.devices import AUTO
 from service.errors import FarthingError
 from service.manifest import Manifest, Variant
-from service.session import Session, SessionOptions, ort_version
+from service.session import NotOnGpu, Session, SessionOptions, ort_version
 
 Tell = Callable[[str], None]
 # Called with what is being done; the step lasts as long as the context, and may be told more.
@@ -50,8 +51,6 @@ def run(recipe: Recipe, step: Step = silent, *, target: Target | None = None) ->
         FarthingError: in one sentence, what to mend; the repository is as it was.
     """
     target = target or target_of(recipe.device)
-    if target.device.is_gpu:
-        recipe = replace(recipe, device=str(target.device))
     # First: what is read later may have been written anew meanwhile.
     source = {"file": recipe.source.told, "sha256": recipe.source.sha256()}
     tools = {tool: metadata.version(tool) for tool in _TOOLS} | {"onnxruntime": ort_version()}
@@ -65,6 +64,9 @@ def run(recipe: Recipe, step: Step = silent, *, target: Target | None = None) ->
             exported = _exported(recipe, files, stage)
             reference = Session(exported.path, SessionOptions())
         _check_use(recipe, reference)
+        target, exported = _runs(target, exported, named=recipe.device != AUTO)
+        if target.device.is_gpu:
+            recipe = replace(recipe, device=str(target.device))
         calibration, held_out = files.read(reference)
         rows, selection = samples.divided(calibration) if calibration else (None, None)
         shop = Workshop(
@@ -72,6 +74,7 @@ def run(recipe: Recipe, step: Step = silent, *, target: Target | None = None) ->
         )
         judge = Judge(recipe, exported, shop, selection=selection, held_out=held_out, target=target)
         judged, kept = _judged(judge, recipe.wanted, step)
+        judge.close()
         feeds = held_out.feeds if held_out else trained.random_rows(reference.inputs, 4)
         by_name = {v.name: kept[v.file] for v in judged if v.file}
         contract = Manifest(
@@ -96,6 +99,24 @@ def run(recipe: Recipe, step: Step = silent, *, target: Target | None = None) ->
         with step(f"publishing {recipe.name}"):
             publish.publish(contract, kept, out=recipe.out, stage=stage)
     return contract
+
+
+def _runs(target: Target, exported: Exported, *, named: bool) -> tuple[Target, Exported]:
+    """Where variants are judged: on the CPU, with a note, where the GPU cannot run the model.
+
+    Raises:
+        NotOnGpu: it was asked for by name.
+    """
+    if not target.device.is_gpu:
+        return target, exported
+    try:
+        with target.opened(exported.path):
+            return target, exported
+    except NotOnGpu as error:
+        if named:
+            raise
+        notes = [*exported.facts.get("notes", ()), f"judged on the CPU, not on a GPU: {error}"]
+        return this_cpu(), replace(exported, facts={**exported.facts, "notes": notes})
 
 
 def _judged(

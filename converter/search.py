@@ -129,17 +129,16 @@ class Selection:
         Raises:
             ModelUnusable: ONNX Runtime cannot load it.
         """
-        target = self._target
-        session = Session(candidate.path, target.options)
-        ratio = 0.0
-        if gated and not candidate.probe:
-            feeds = self._rows.slice(0, max(target.batches))
-            figures = speed.speed_up(
-                self._reference, session, feeds,
-                rounds=speed.FEW_ROUNDS, batches=target.batches, warm=target.warm,
-            )  # fmt: skip
-            ratio = min(figures[f"speedup_batch_{rows}"] for rows in target.batches)
-        answers = verify.predict(session, self._rows)
+        target, ratio = self._target, 0.0
+        with target.opened(candidate.path) as session:
+            if gated and not candidate.probe:
+                feeds = self._rows.slice(0, max(target.batches))
+                figures = speed.speed_up(
+                    self._reference, session, feeds,
+                    rounds=speed.FEW_ROUNDS, batches=target.batches, warm=target.warm,
+                )  # fmt: skip
+                ratio = min(figures[f"speedup_batch_{rows}"] for rows in target.batches)
+            answers = verify.predict(session, self._rows)
         wrong, _ = verify.newly_wrong(
             answers, self._answers, None, self._metric, self._bounds.tolerance
         )

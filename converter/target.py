@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from converter import speed
 from service import hardware, machine
 from service.devices import AUTO, CPU, TENSORRT, Device
 from service.manifest import Figures
-from service.session import SessionOptions
+from service.session import Session, SessionOptions
 
 # On a GPU a single row is the time of launches, which precision hardly changes: there it is enough
 # not to be slower, but for noise.
@@ -35,6 +38,20 @@ class Target:
         if not self.device.is_gpu:
             return SessionOptions()
         return SessionOptions(devices=(self.device,), max_rows=max(speed.GPU_BATCHES))
+
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[Session]:
+        """A graph, for as long as it is judged: it holds a GPU's memory.
+
+        Raises:
+            ModelUnusable: it cannot be loaded there.
+        """
+        session = Session(path, self.options)
+        try:
+            yield session
+        finally:
+            if self.device.is_gpu:
+                session.close()
 
     @property
     def batches(self) -> tuple[int, ...]:

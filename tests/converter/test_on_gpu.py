@@ -6,7 +6,8 @@ The CPU provider stands in for the GPU (``pretended``); what only a GPU can show
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from service import hardware, manifest
 from service.devices import CPU, CUDA, TENSORRT, Device
 from service.errors import FarthingError, InvalidSetting
 from service.manifest import Manifest, Variant
-from service.session import Session, SessionOptions
+from service.session import NotOnGpu, Session, SessionOptions
 from tests.converter import pretended
 from tests.converter.conftest import Material
 
@@ -266,3 +267,28 @@ def test_call_from_python_takes_the_device_too(rows: Rows, tmp_path: Path) -> No
     contract = farthing.convert(source, out=tmp_path, device="cpu", variants=[])
     assert "--device cpu" in contract.reproduce
     assert json.loads(contract.to_json())["chosen"].keys() == {hardware.fingerprint()}
+
+
+@dataclass(frozen=True)
+class Unable(pretended.Pretended):
+    """A GPU whose provider leaves an operator to the CPU."""
+
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[Session]:
+        raise NotOnGpu("the GPU's provider leaves 1 node to the CPU: 1 NonZero")
+        yield
+
+
+def test_model_that_the_gpu_cannot_run_is_judged_on_the_cpu_unless_the_gpu_was_named(
+    rows: Rows, tmp_path: Path
+) -> None:
+    gpu = pretended.gpu()
+    unable = Unable(gpu.device, gpu.name, gpu.fingerprint)
+    asked = recipe(pretended.lossy(tmp_path / "net.onnx", layers=2), tmp_path, rows)
+    contract = pipeline.run(asked, target=unable)
+    assert contract.chosen.keys() == {hardware.fingerprint()}
+    assert "judged on the CPU, not on a GPU" in contract.source["notes"][0]
+    assert named(contract, "fp16").reason.endswith("speed not measured here")
+    with pytest.raises(NotOnGpu, match="1 NonZero"):
+        pipeline.run(replace(asked, device="cuda"), target=unable)
+    assert not (tmp_path / "m" / "2").exists()
