@@ -12,7 +12,10 @@ import pytest
 from tests import models
 
 BARE = "import onnxruntime as ort; ort.InferenceSession({path!r})"
-OURS = "from service.session import *; Session(Path({path!r}), SessionOptions())"
+OURS = (
+    "from pathlib import Path; from service.session import Session, SessionOptions; "
+    "Session(Path({path!r}), SessionOptions())"
+)
 CONVERTER = "import converter.variants, onnxruntime as ort; ort.InferenceSession({path!r})"
 
 
