@@ -46,7 +46,12 @@ def config_of(model: Model) -> pb.ModelConfig:
     config.default_model_filename = str(variant.file)
     if not config.HasField("version_policy"):
         config.version_policy.latest.num_versions = 1
-    if sum(group.count for group in config.instance_group) != model.instances:
+    devices, lanes = model.running.session.devices, model.running.session.lanes
+    if devices[0].is_gpu:
+        del config.instance_group[:]
+        gpus = [device.index for device in devices]
+        config.instance_group.add(name=contract.name, kind="KIND_GPU", count=lanes, gpus=gpus)
+    elif sum(group.count for group in config.instance_group) != model.instances:
         del config.instance_group[:]
         config.instance_group.add(name=contract.name, kind="KIND_CPU", count=model.instances)
     skip = 1 if contract.batched else 0

@@ -18,15 +18,18 @@ SHAPES, NONE, ANY = "shapes", "none", "any"
 _OF_TENSORRT = "trt_"
 Planned = list[tuple[str, dict[str, str]]]
 
-# They compute sizes, in int64, a handful of numbers at a time. CUDA's provider has kernels for all
-# of them, and leaves them to the CPU only where they do that (GetCpuPreferredNodes).
+# CUDA's provider has kernels for all of them, and leaves them to the CPU only where all they are
+# given is there already: the sizes that Shape tells, and what was made of them (core/framework/
+# fallback_cpu_capability.cc). A node without a kernel is none of these, and so is named, whatever
+# it draws to the CPU behind it.
 SHAPE_OPERATORS = frozenset(
     """
-    Add And Cast Ceil Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather
-    GatherND Greater GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg Not Or Range
-    ReduceMax ReduceMin ReduceProd ReduceSum Reshape Shape Size Slice Split Squeeze Sub Transpose
+    Abs Add And Cast Ceil Clip Concat Constant ConstantOfShape CumSum Div Equal Expand Flatten Floor
+    Gather GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul
+    Neg NonZero Not Or Pow Range ReduceMax ReduceMin ReduceProd ReduceSum Reshape Round
+    ScatterElements ScatterND Shape Sign Size Slice Split Sqrt Squeeze Sub Sum Tile Transpose Trilu
     Unsqueeze Where
-    """.split()  # noqa: SIM905  # a list of them would take forty lines
+    """.split()  # noqa: SIM905  # a list of them would take sixty lines
 )
 # As CUDA, cuBLAS, cuDNN and ONNX Runtime's own arena say it.
 _FULL = (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from service import layout, manifest, model
+from service.devices import Device
 from service.manifest import Manifest, TensorSpec, Variant
 from service.model import Model
 from service.modelpages import config_of, metadata_of
@@ -52,3 +54,16 @@ def test_reshape_for_triton_of_a_published_model_is_not_told(tmp_path: Path) -> 
     loaded = load(tmp_path)
     assert shapes(loaded) == ([[-1, 4]] * 2, [[-1, 4]] * 2)
     assert not config_of(loaded).input[0].HasField("reshape")
+
+
+def test_model_on_gpus_tells_them_and_the_instances_on_each(tmp_path: Path) -> None:
+    models.double(tmp_path / "m" / "1" / "model.onnx")
+    loaded = load(tmp_path)
+    (group,) = config_of(loaded).instance_group
+    assert (group.kind, group.count, list(group.gpus)) == (group.KIND_CPU, 1, [])
+    session = replace(
+        loaded.running.session, devices=(Device("cuda", 2), Device("cuda", 5)), lanes=3
+    )
+    on_gpus = replace(loaded, running=replace(loaded.running, session=session, instances=6))
+    (group,) = config_of(on_gpus).instance_group
+    assert (group.kind, group.count, list(group.gpus)) == (group.KIND_GPU, 3, [2, 5])

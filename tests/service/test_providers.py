@@ -122,7 +122,7 @@ def test_session_records_where_nodes_run_and_alone_refuses_the_cpu(
     assert list(entries) == ["session.disable_cpu_ep_fallback"] * alone
 
 
-SHAPES, WORK = Counter(Shape=3, Gather=2), Counter(NonZero=1, Shape=2, LSTM=2)
+SHAPES, WORK = Counter(Shape=3, Gather=2), Counter(Det=1, Shape=2, LSTM=2)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ SHAPES, WORK = Counter(Shape=3, Gather=2), Counter(NonZero=1, Shape=2, LSTM=2)
         (SHAPES, "shapes", ""),
         (SHAPES, "any", ""),
         (SHAPES, "none", "5 nodes to the CPU: 3 Shape, 2 Gather;"),
-        (WORK, "shapes", "3 nodes to the CPU: 2 LSTM, 1 NonZero;"),
+        (WORK, "shapes", "3 nodes to the CPU: 2 LSTM, 1 Det;"),
         (Counter(LSTM=1), "shapes", "1 node to the CPU: 1 LSTM;"),
         (WORK, "any", ""),
         (Counter(), "none", ""),
