@@ -45,7 +45,9 @@ def test_sound_machine_has_no_problem(capsys: pytest.CaptureFixture[str]) -> Non
 def test_report_tells_hardware_versions_and_providers(capsys: pytest.CaptureFixture[str]) -> None:
     _, findings = report(capsys)
     assert texts(findings, "fingerprint", "ok") == [hardware.fingerprint()]
-    assert f"onnxruntime {onnxruntime.__version__}" in texts(findings, "versions", "ok")[0]
+    versions = texts(findings, "versions", "ok")[0]
+    names = ("onnxruntime", "onnxruntime-gpu")
+    assert any(f"{name} {onnxruntime.__version__}" in versions for name in names)
     assert "CPUExecutionProvider" in texts(findings, "providers", "ok")[0]
 
 
