@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtests import outside
+from loadtests import energy, outside
 from loadtests.conditions import Conditions, Subject
+from loadtests.energy import Drawn
 from loadtests.observed import Observed
 from loadtests.prices import usd_per_million
 from loadtests.slo import Slo
@@ -18,7 +19,8 @@ __all__ = ["SCHEMA", "Conditions", "Level", "Profile", "Subject", "read", "write
 SCHEMA = "farthing.profile/1"
 # CPUs and seconds that are divided by.
 _LEAST = 1e-6
-_AS_THEY_ARE = ("generator_bound", "phases", "bill", "paid_core_s", "span_s", "unbilled")
+_AS_THEY_ARE = ("generator_bound", "phases", "bill", "paid_core_s", "span_s", "unbilled",
+                "bill_unit")  # fmt: skip
 # Of the conditions, what follows from the others.
 _WORKED_OUT = ("usd_per_hour", "machines", "fleet_usd_per_hour")
 
@@ -58,6 +60,8 @@ class Profile:
         paid_core_s: cores x seconds of that time, of all servers; None where they do not tell it.
         span_s: seconds of that time; None where nobody looked.
         unbilled: why a server that keeps a ledger has no bill, in words.
+        bill_unit: what its seconds are of: ``core`` or ``gpu``.
+        energy: that answers took at the rate; None where it was not measured.
     """
 
     name: str
@@ -76,6 +80,8 @@ class Profile:
     span_s: float | None = None
     generator_bound: bool = False
     unbilled: str = ""
+    bill_unit: str = "core"
+    energy: Drawn | None = None
 
     @property
     def lacking(self) -> list[str]:
@@ -144,6 +150,7 @@ class Profile:
                 for level in self.levels
             ],
             "runs": {str(rows): list(run) for rows, run in sorted(self.runs.items())},
+            "energy": (asdict(self.energy) | energy.figures(self.energy)) if self.energy else None,
             **{name: getattr(self, name) for name in _AS_THEY_ARE},
         }
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 
+from loadtests import energy
 from loadtests.observed import Observed
-from loadtests.pricing import identity, rates
+from loadtests.pricing import drawing, identity, rates
 from loadtests.pricing.identity import Said
 from loadtests.pricing.rates import Found, Judged, Search, Trial
 from loadtests.pricing.rig import Rig, Told, Work, connected
@@ -94,6 +95,8 @@ def profile_of(
         config = rig.config()
         who = _subject(rig, config, said)
         given = replace(conditions(work, said, slo, effort), instances=_instances(config))
+        if not said.hardware:
+            given = replace(given, hardware=energy.hardware(given.hardware, begun.metrics.gpus))
         warned(Profile(name, who(), given, slo, rate=1.0).lacking)
         if begun.statistics:
             told("one caller, batches of all sizes")
@@ -115,6 +118,7 @@ def profile_of(
         ended, since = rig.taken(), (before if levels else begun).metrics
         span_s = clock.now() - (before_s if levels else begun_s)
         subject = who(memory_bytes=ended.metrics.memory_bytes or None)
+        drawn = drawing.at(found.rate, rig, told) if found.rate else None
     return Profile(
         name=name or subject.variant or work.model,
         subject=subject,
@@ -130,6 +134,8 @@ def profile_of(
         phases=phases,
         bill=ended.metrics.bill(since),
         paid_core_s=ended.metrics.paid(since),
+        bill_unit=ended.metrics.unit,
+        energy=drawn,
         unbilled=ended.metrics.anew(since),
         span_s=span_s,
     )

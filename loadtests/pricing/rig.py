@@ -113,10 +113,11 @@ class Rig:
     def taken(self) -> Taken:
         """What the servers have counted so far."""
         told = [replica.statistics() for replica in self._replicas]
-        return Taken(
-            [each for each in told if each],
-            scrape.read(self.work.metrics, model=self.work.model),
-        )
+        return Taken([each for each in told if each], self.scraped())
+
+    def scraped(self) -> Scrape:
+        """What the metrics alone tell now."""
+        return scrape.read(self.work.metrics, model=self.work.model)
 
     def check_metrics(self, most_s: float) -> None:
         """See that the metrics count what the targets answer; nothing without metrics.
@@ -148,7 +149,7 @@ class Rig:
                 )
 
     def _answered(self) -> int:
-        return scrape.read(self.work.metrics, model=self.work.model).answered
+        return self.scraped().answered
 
     def alone(self, most_s: float) -> Observed:
         """One caller at the first replica, with as many calls as a p99 needs, if there is time."""

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from loadtests import outside
+from loadtests.energy import Card
 from service.errors import InvalidSetting
 
 _ANSWER_S = 10.0
@@ -32,25 +33,6 @@ _OF_GPUS = {
 }  # fmt: skip
 Sums = defaultdict[str, float]
 PHASES = ("decode", "queue", "assembly", "run", "encode", "request")
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU's counters at one moment; all that use it are in them.
-
-    Attributes:
-        name: e.g. ``NVIDIA H200``.
-        seconds: that the others cover, of the server's own clock.
-        busy_s: of them, in which anything ran; None where it is not told.
-        energy_j: that it drew in them; None where it is not told.
-        counted: whether by the card's own counter, not from samples of its power.
-    """
-
-    name: str = ""
-    seconds: float = 0.0
-    busy_s: float | None = None
-    energy_j: float | None = None
-    counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +56,7 @@ class Scrape:
     paid_core_s: float | None = None
     starts: tuple[float, ...] = ()
     unit: str = "core"
-    gpus: Mapping[str, Gpu] = field(default_factory=dict)
+    gpus: Mapping[str, Card] = field(default_factory=dict)
 
     @property
     def answered(self) -> int:
@@ -154,13 +136,13 @@ def parsed(text: str, *, model: str) -> Scrape:
     return Scrape(lines, phases, memory, paid, tuple(starts), unit, _gpus(samples))
 
 
-def _gpus(samples: Iterable[Sample]) -> dict[str, Gpu]:
-    found = dict[str, Gpu]()
+def _gpus(samples: Iterable[Sample]) -> dict[str, Card]:
+    found = dict[str, Card]()
     for sample in samples:
         uuid = outside.plain(sample.labels.get("uuid", ""))
         field_of = _OF_GPUS.get(sample.name)
         if uuid and field_of:
-            gpu = found.get(uuid, Gpu())
+            gpu = found.get(uuid, Card())
             if field_of == "name":
                 told: dict[str, Any] = {"name": outside.plain(sample.labels.get("name", ""))}
             else:

@@ -49,8 +49,10 @@ def verdict(found: Profile) -> str:
         return f"{rate}\nvoid: no dollars without {mended(found.lacking)}."
     paid = found.conditions.price_said
     cost = f"{rate}\n{most}${found.usd_per_million:.4g} per million good answers: {paid}."
+    drawn = f"\nEnergy: {found.energy.said}." if found.energy else ""
     return (
-        f"{cost}\nOf {_model(found.subject)}.\nOn {found.conditions.hardware}; {_generator(found)}."
+        f"{cost}{drawn}\nOf {_model(found.subject)}.\nOn {found.conditions.hardware}; "
+        f"{_generator(found)}."
     )
 
 

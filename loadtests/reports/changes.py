@@ -19,6 +19,8 @@ ALLOWED = "in bounds"
 # machine takes many at once. Of equal simulated servers that stall now and then it changed the
 # goodput of 6 s by up to 29 %, so only a fall by more than a third is called one.
 GOODPUT_MAY, ANSWERED_MAY = 1 / 3, 0.05
+# Nobody has seen yet how well it repeats.
+ENERGY_MAY = 0.1
 # Of accuracy, on the same held-out rows; what more costs is a question of taste, so an option.
 POINTS = 0.5
 _BOUND = "the generator failed before the server did, so there are bounds only"
@@ -159,6 +161,7 @@ def of(pair: Pair, resampler: Resampler, *, points: float = POINTS) -> list[Chan
         *(_bounded(name, pair, each) for each in _BOUNDED),
         *(_searched(name, pair, each, resampler.tail) for each in _SEARCHED),
         _accuracy(name, pair, points),
+        *_energy(name, pair),
     ]
 
 
@@ -227,6 +230,16 @@ def _accuracy(name: str, pair: Pair, points: float) -> Change:
     why = "not told on both sides" if before is None or after is None else ""
     return Change(name, figure, before, after, more_is_better=True, why=why, may=points,
                   in_points=True)  # fmt: skip
+
+
+def _energy(name: str, pair: Pair) -> list[Change]:
+    """Told where both were measured; other rates draw otherwise, so it has no say in the end."""
+    before, after = (each.energy.joules_per_1000 if each.energy else None for each in pair)
+    if before is None or after is None:
+        return []
+    figure = "J per 1,000 answers"
+    return [Change(name, figure, before, after, more_is_better=False, may=ENERGY_MAY,
+                   is_told_only=True)]  # fmt: skip
 
 
 def _at_slo(pair: Pair) -> Seen:

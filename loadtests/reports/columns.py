@@ -134,7 +134,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "bill": (
         NAME,
         Column("line", "line of the ledger"),
-        Column("core_s", "core-seconds", three_digits),
+        Column("core_s", "core- or GPU-seconds", three_digits),
         Column("share", "of the bill", share),
         Column("usd", "$", dollars, voidable=True),
         WHY,

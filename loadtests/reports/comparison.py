@@ -140,12 +140,16 @@ def _by(profiles: Sequence[Profile], key: Callable[[Profile], str | None]) -> di
     }
 
 
+# Conditions that are figures of their own.
+_OF_EACH_RUN = ("Generator's lag", "Measured", "Energy")
+
+
 def _differences(pair: Pair, *, alone: bool) -> list[str]:
     """Conditions that are not the same on both sides; the model's file may well be another."""
     found = []
     sides = [wording.conditions([each]) for each in pair]
     for mine, other in zip(*sides, strict=True):
-        if mine.said != other.said and mine.what not in ("Generator's lag", "Measured"):
+        if mine.said != other.said and mine.what not in _OF_EACH_RUN:
             of = "" if alone else f"{pair[0].name}: "
             found.append(f"{of}{mine.what}: before {mine.said}; after {other.said}")
     return found

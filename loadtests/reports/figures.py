@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from loadtests import energy
 from loadtests.profile import Level, Profile
 from loadtests.reports import wording
 from loadtests.reports.wording import Condition
@@ -164,6 +165,8 @@ def _variant(profile: Profile, study: Study, *, front: set[str]) -> dict[str, An
         "alone_p99_ms": alone.percentile_ms(99) if alone and not alone.void else None,
         "usd_per_hour": profile.conditions.usd_per_hour,
         "usd_per_million": profile.usd_per_million,
+        **energy.figures(profile.energy),
+        "gpu_busy": profile.energy.busy if profile.energy else None,
         "usd_ratio": dollars / base if dollars is not None and base else None,
         "generator_bound": profile.generator_bound,
         "on_front": profile.name in front,
@@ -256,11 +259,17 @@ def _bill(profile: Profile) -> list[dict[str, Any]]:
         nothing = {"line": None, "core_s": None, "share": None, "usd": None, "void": ""}
         return [{"name": profile.name, **nothing}]
     told, where = sum(lines.values()), profile.conditions
-    paid = told if profile.span_s is None else where.cpus * where.machines * profile.span_s
+    on_gpus = profile.bill_unit != "core"  # of which none is paid for and in no ledger
+    paid = told
+    if profile.span_s is not None and not on_gpus:
+        paid = where.cpus * where.machines * profile.span_s
     if paid - told > _SUM_WITHIN * paid:
         lines = lines | {_UNSEEN: paid - told}
     whole, hourly = sum(lines.values()), where.usd_per_hour
-    dollars = paid / where.cpus * hourly / 3600 if hourly and where.cpus and not void else None
+    dollars = paid / where.cpus * hourly / 3600 if hourly and where.cpus else None
+    if on_gpus and hourly and profile.span_s is not None:
+        dollars = where.machines * hourly * profile.span_s / 3600
+    dollars = None if void else dollars
     shares = {line: core_s / whole if whole else None for line, core_s in lines.items()}
     return [
         {
@@ -280,4 +289,5 @@ def _unsound(profile: Profile) -> str:
     told, paid = sum((profile.bill or {}).values()), profile.paid_core_s
     if paid is None or abs(told - paid) <= _SUM_WITHIN * paid:
         return ""
-    return f"the ledger's lines come to {told:.1f} of {paid:.1f} core-seconds"
+    unit = "core" if profile.bill_unit == "core" else "GPU"
+    return f"the ledger's lines come to {told:.1f} of {paid:.1f} {unit}-seconds"

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from loadtests.energy import NOT_MEASURED
 from loadtests.observed import slack_s
 from loadtests.profile import Profile
 from loadtests.reports import resolution
@@ -219,6 +220,12 @@ def _model(profile: Profile) -> str:
     return f"{about.model}{version}, {about.variant or 'void: no variant was told'}, {digest}"
 
 
+def _energy(profile: Profile) -> str:
+    if profile.energy is None:
+        return f"{NOT_MEASURED}: the server tells of no GPU's"
+    return profile.energy.said
+
+
 _CONDITIONS: tuple[tuple[str, Callable[[Profile], str]], ...] = (
     ("SLO", lambda p: f"{p.slo.said}, from the scheduled time of each call"),
     ("Price", _price),
@@ -232,6 +239,7 @@ _CONDITIONS: tuple[tuple[str, Callable[[Profile], str]], ...] = (
     ("Generator", lambda p: f"{p.conditions.generator}; it {_cores(p)}"),
     ("Generator's lag", _lag),
     ("Phases and bill", _span),
+    ("Energy", _energy),
     ("Measured", lambda p: p.conditions.date),
     ("Model", _model),
 )  # fmt: skip

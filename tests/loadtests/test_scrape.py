@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from prometheus_client import CollectorRegistry
 
+from loadtests.energy import Card
 from loadtests.pricing import scrape
 from loadtests.pricing.scrape import Scrape, parsed
 from service.bill import BUSY, WASTE
@@ -118,10 +119,10 @@ def test_gpus_are_read_by_their_ids_and_one_that_replicas_share_is_one() -> None
     assert (
         scrape.together([found, found]).gpus
         == found.gpus
-        == {"GPU-a": scrape.Gpu("NVIDIA T4", 10.0, 7.0, 900.0, counted=True)}
+        == {"GPU-a": Card("NVIDIA T4", 10.0, 7.0, 900.0, counted=True)}
     )
     silent = GPU_TEXT.partition("farthing_gpu_busy")[0]
-    assert parsed(silent, model="net").gpus == {"GPU-a": scrape.Gpu("NVIDIA T4", 10.0)}
+    assert parsed(silent, model="net").gpus == {"GPU-a": Card("NVIDIA T4", 10.0)}
 
 
 def test_cores_and_gpus_do_not_add_up() -> None:
