@@ -17,11 +17,12 @@ from service.errors import ModelUnusable
 from service.heeding import heeded, told
 from service.layout import Place
 from service.machine import Machine
-from service.manifest import Manifest, Variant
+from service.manifest import Golden, Manifest, Variant
 from service.modelconfig import Options
 from service.opened import Opened
 from service.pins import pinned
 from service.precedence import Running, placed, settled
+from service.providers import memory_full
 from service.session import NotOnGpu, Session, SessionOptions
 from service.settings import Settings
 from service.tuned import Tuned
@@ -205,7 +206,7 @@ class _Opening:
         )
         check_tensors(contract, session, directory / str(chosen.variant.file))
         if contract.golden is not None:
-            golden.check(session.run, directory, contract.golden, variant=chosen.variant.name)
+            _check(session, directory, contract.golden, chosen.variant.name)
         return Opened(contract, told(self.place, chosen, running, entry), session), running
 
     def as_it_is(self) -> tuple[Opened, Running]:
@@ -228,6 +229,15 @@ class _Opening:
             chosen = choice.as_tuned(variant, entry)
         chosen = told(place, chosen, running, entry)
         return Opened(contract, chosen, session, options.reshapes), running
+
+
+def _check(session: Session, directory: Path, samples: Golden, variant: str) -> None:
+    try:
+        golden.check(session.run, directory, samples, variant=variant)
+    except ModelUnusable as error:  # the first run of all, which takes most of the memory
+        if full := memory_full(str(error), session.options):
+            raise ModelUnusable(f"{directory}: {full}", told=full) from error
+        raise
 
 
 def tuned_here(

@@ -93,7 +93,8 @@ SERVICE_IMPORTS = {
     "service.modelconfig": LEAVES
     | {
         "service.batching", "service.configfields", "service.gpuoptions", "service.manifest",
-        "service.modeltensors", "service.ortoptions", "service.policies", "service.proto", "service.warmup",
+        "service.modeltensors", "service.ortoptions", "service.policies", "service.proto",
+        "service.warmup",
     },
     "service.figures": set(),
     "service.bill": {"service.figures"},
@@ -143,8 +144,8 @@ SERVICE_IMPORTS = {
     },
     "service.precedence": LEAVES
     | {
-        "service.devices", "service.hardware", "service.modelconfig", "service.session", "service.settings",
-        "service.tuned",
+        "service.devices", "service.hardware", "service.modelconfig", "service.session",
+        "service.settings", "service.tuned",
     },
     "service.inplace": {
         "service.account", "service.batching", "service.bill", "service.latency",
@@ -162,8 +163,8 @@ SERVICE_IMPORTS = {
         "service.batching", "service.choice", "service.devices", "service.golden",
         "service.hardware", "service.heeding", "service.layout", "service.machine",
         "service.manifest", "service.modelconfig", "service.opened",
-        "service.pins", "service.precedence", "service.session", "service.settings",
-        "service.tuned", "service.variants", "service.warmup",
+        "service.pins", "service.precedence", "service.providers", "service.session",
+        "service.settings", "service.tuned", "service.variants", "service.warmup",
     },
     "service.model": LEAVES
     | {
@@ -231,8 +232,8 @@ SERVICE_IMPORTS = {
     },
     "service.doctor": LEAVES
     | {"service.arguments", "service.choice", "service.devices", "service.hardware",
-       "service.layout", "service.machine", "service.manifest", "service.trial", "service.opening", "service.session", "service.settings",
-       "service.tuned"},
+       "service.layout", "service.machine", "service.manifest", "service.opening",
+       "service.session", "service.settings", "service.trial", "service.tuned"},
     "service.cli": LEAVES
     | {"service.arguments", "service.keeping", "service.layout", "service.machine",
        "service.pins", "service.repository", "service.server", "service.settings"},
@@ -296,7 +297,8 @@ ROOMS = {
     "grpc_health": {"service.health", "service.ports"},
     "grpc_reflection": {"service.ports"},
     "onnxruntime": {
-        "service.session", "service.runtime", "service.trial", "converter.halves", "converter.quantize", "converter.diagnosis",
+        "service.session", "service.runtime", "service.trial",
+        "converter.halves", "converter.quantize", "converter.diagnosis",
     },
     "cuda": {"service.cuda"},
     "pynvml": {"service.nvml"},
