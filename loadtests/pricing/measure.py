@@ -94,9 +94,7 @@ def profile_of(
         begun, begun_s = rig.taken(), clock.now()
         config = rig.config()
         who = _subject(rig, config, said)
-        given = replace(conditions(work, said, slo, effort), instances=_instances(config))
-        if not said.hardware:
-            given = replace(given, hardware=energy.hardware(given.hardware, begun.metrics.gpus))
+        given = _told_more(conditions(work, said, slo, effort), config, begun.metrics.gpus, said)
         warned(Profile(name, who(), given, slo, rate=1.0).lacking)
         if begun.statistics:
             told("one caller, batches of all sizes")
@@ -126,19 +124,15 @@ def profile_of(
         slo=slo,
         rate=found.rate,
         generator_bound=found.generator_bound,
-        searched=tuple(searched),
-        ended=found.why,
-        alone=alone,
-        levels=tuple(levels),
+        searched=tuple(searched), ended=found.why,
+        alone=alone, levels=tuple(levels),
         runs=ended.sizes(begun),
         phases=phases,
         bill=ended.metrics.bill(since),
-        paid_core_s=ended.metrics.paid(since),
-        bill_unit=ended.metrics.unit,
+        paid_core_s=ended.metrics.paid(since), bill_unit=ended.metrics.unit,
         energy=drawn,
-        unbilled=ended.metrics.anew(since),
-        span_s=span_s,
-    )
+        unbilled=ended.metrics.anew(since), span_s=span_s,
+    )  # fmt: skip
 
 
 def searched_on(
@@ -265,6 +259,14 @@ def _subject(rig: Rig, config: pb.ModelConfig | None, said: Said) -> Callable[..
     """Who is measured, but for the memory, which is told at the end."""
     model, version = rig.work.model, rig.work.version
     return partial(identity.subject, rig.server(), config, said, model=model, version=version)
+
+
+def _told_more(
+    given: Conditions, config: pb.ModelConfig | None, gpus: energy.Cards, said: Said
+) -> Conditions:
+    """With what the servers tell."""
+    machine = given.hardware if said.hardware else energy.hardware(given.hardware, gpus)
+    return replace(given, instances=_instances(config), hardware=machine)
 
 
 def _instances(config: pb.ModelConfig | None) -> int:
