@@ -101,6 +101,8 @@ def settled(
     if on_gpu:
         rows = 0 if options.max_batch == 0 else max_batch
         session = _on_gpu(settings, options, session, devices, instances=instances, rows=rows)
+        if tuned and settings.cuda_graphs is None and tuned.cuda_graphs is not None:
+            session = replace(session, cuda_graphs=tuned.cuda_graphs)
     running = Running(max_batch=max_batch, instances=instances, session=session)
     return running if tuned is None else _compared(running, options, tuned)
 
@@ -168,6 +170,10 @@ def _compared(running: Running, options: Options, tuned: Tuned) -> Running:
         ("threads", "intra_op_thread_count", session.threads, tuned.threads, said.get("threads")),
         ("spin", "session.intra_op.allow_spinning", session.spin, tuned.spin, said.get("spin")),
     ]
+    if on_gpu:
+        said_graphs = options.gpu.cuda_graphs or None
+        graphs = ("cuda_graphs", "optimization.cuda.graphs", session.cuda_graphs)
+        knobs.append((*graphs, bool(tuned.cuda_graphs), said_graphs))
     if 0 in (tuned.max_batch, options.max_batch):
         del knobs[0]
     return replace(

@@ -38,13 +38,14 @@ class Tuned:
         variant: that was measured.
         sha256: digest of that variant's file; what was measured on another file says nothing.
         max_batch: rows in one run; 0 for a model without a batch dimension.
-        instances: runs at the same time.
+        instances: runs at the same time; of GPUs on all of them together.
         threads: of one run.
         spin: whether idle threads wait in a busy loop.
         target_ms: the latency that was asked for; 0 for none.
         figures: what was measured: ``rows_per_s``, ``run_ms``, ``worst_ms``, ``over_defaults``.
         onnxruntime: its version then.
         date: of the measurement, e.g. ``2026-11-22``.
+        cuda_graphs: whether a GPU's runs are recorded and replayed; None on a CPU.
     """
 
     fingerprint: str
@@ -59,12 +60,13 @@ class Tuned:
     figures: Mapping[str, float] = field(default_factory=dict)
     onnxruntime: str = ""
     date: str = ""
+    cuda_graphs: bool | None = None
 
     @property
     def said(self) -> str:
         """The options, the target and what they came to, in words."""
         text = said(max_batch=self.max_batch, instances=self.instances, threads=self.threads,
-                    spin=self.spin)  # fmt: skip
+                    spin=self.spin, cuda_graphs=self.cuda_graphs)  # fmt: skip
         if self.target_ms:
             text += f"; for answers within {self.target_ms:g} ms"
         if {"rows_per_s", "over_defaults"} <= set(self.figures):
@@ -74,9 +76,14 @@ class Tuned:
         return text
 
 
-def said(*, max_batch: int, instances: int, threads: int, spin: bool) -> str:
+def said(
+    *, max_batch: int, instances: int, threads: int, spin: bool, cuda_graphs: bool | None = None
+) -> str:
     """Options in words, as ``Tuned`` has them."""
     rows = {0: "", 1: "single rows, "}.get(max_batch, f"up to {max_batch} rows a run, ")
+    if cuda_graphs is not None:  # on GPUs, where the threads are theirs
+        lanes = counted(instances, "instance")
+        return f"{rows}{lanes}, CUDA graphs {'on' if cuda_graphs else 'off'}"
     count = counted(threads, "thread")
     return f"{rows}{instances} x {count}, spinning {'on' if spin else 'off'}"
 
@@ -182,6 +189,8 @@ def _entry(raw: dict[str, Any]) -> Tuned:
             raise ValueError(f"'{name}' is {value!r}; it takes {low} to {high}")
     if not isinstance(entry.spin, bool):
         raise TypeError("'spin' must be true or false")
+    if not (entry.cuda_graphs is None or isinstance(entry.cuda_graphs, bool)):
+        raise TypeError("'cuda_graphs' must be true, false or null")
     check_figures({"target_ms": entry.target_ms, **entry.figures})
     return entry
 
@@ -233,6 +242,9 @@ def _others(directory: Path, fingerprint: str, cpus: int) -> list[Tuned]:
 
 def _put(directory: Path, entries: Iterable[Tuned]) -> Path:
     found = [asdict(each) for each in entries]
+    for raw in found:
+        if raw["cuda_graphs"] is None:  # of a CPU, as versions before GPUs read it
+            del raw["cuda_graphs"]
     text = json.dumps({"schema": SCHEMA, "tuned": found}, indent=2) + "\n"
     path = directory / FILENAME
     # In the same directory: a rename is one step only within a file system.

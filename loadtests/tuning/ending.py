@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ class Asked:
     Attributes:
         model: its name.
         version: its number.
-        cpus: that the process has.
+        cpus: that the process has, or GPUs.
+        mark: the hardware's fingerprint.
         target_ms: 0 for none.
         budget_s: seconds that the search might take.
         dry_run: whether nothing may be written.
@@ -31,6 +32,15 @@ class Asked:
     target_ms: float
     budget_s: float
     dry_run: bool = False
+    mark: str = field(default_factory=hardware.fingerprint)
+
+    @property
+    def title(self) -> str:
+        """What is tuned, on what."""
+        where = tuned.units(self.mark, self.cpus)
+        if where.endswith(("GPU", "GPUs")):
+            where += f" ({self.mark})"
+        return f"{self.model}/{self.version} on {where}"
 
 
 @dataclass(frozen=True)
@@ -54,25 +64,27 @@ class Ending:
     old: Path | None = None
 
 
-def store(directory: Path, outcome: Outcome, entry: Tuned | None, *, dry_run: bool
-          ) -> tuple[Path | None, Path | None]:  # fmt: skip
+def store(
+    directory: Path, outcome: Outcome, entry: Tuned | None, asked: Asked
+) -> tuple[Path | None, Path | None]:
     """Write what won. Where the defaults stay, an older entry of this hardware goes.
 
     An entry that repeats the defaults would go on winning over a later ``config.pbtxt``.
 
     Returns:
         The file, if it was written; and the file that an older entry was removed from, or would
-        have been without ``dry_run``.
+        have been without a dry run.
 
     Raises:
         ModelUnusable: the file that is there cannot be read.
         OSError: the disk refuses; what was there is as it was.
     """
+    dry_run = asked.dry_run
     if entry is not None:
         return None if dry_run else tuned.write(directory, entry), None
     if not outcome.defaults_stay:
         return None, None
-    mark = hardware.fingerprint(), hardware.cpus()
+    mark = asked.mark, asked.cpus
     if dry_run:
         found = tuned.find(tuned.read(directory), *mark)
         return None, directory / tuned.FILENAME if found else None
@@ -105,7 +117,7 @@ def summary(asked: Asked, ending: Ending) -> dict[str, Any]:
         "target_ms": asked.target_ms,
         "budget_s": asked.budget_s,
         "seconds": rounded(ending.seconds),
-        "winner": None if entry is None else asdict(entry),
+        "winner": None if entry is None else _without_graphs(asdict(entry)),
         "defaults_stay": outcome.defaults_stay,
         "written": None if ending.written is None else str(ending.written),
         "removed_from": None if ending.old is None or asked.dry_run else str(ending.old),
@@ -118,7 +130,7 @@ def _trial(each: Tried, target_ms: float) -> dict[str, Any]:
     worst_ms, cpu_s = 1e3 * measured.worst_s, measured.sparse_cpu_s
     return {
         "knob": each.knob,
-        **asdict(each.setting),
+        **_without_graphs(asdict(each.setting)),
         "rows_per_s": rounded(measured.rate),
         "run_ms": rounded(1e3 * measured.run_s_median),
         "worst_ms": rounded(worst_ms),
@@ -130,6 +142,11 @@ def _trial(each: Tried, target_ms: float) -> dict[str, Any]:
         "stays": each.stays,
         "reason": each.reason,
     }
+
+
+def _without_graphs(raw: dict[str, Any]) -> dict[str, Any]:
+    """A CPU's options have no CUDA graphs."""
+    return {k: v for k, v in raw.items() if k != "cuda_graphs" or v is not None}
 
 
 def last_words(asked: Asked, ending: Ending) -> str:

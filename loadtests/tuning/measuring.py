@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
@@ -14,9 +12,12 @@ import numpy as np
 from loadtests.tuning import search
 from loadtests.tuning.search import Steps
 from loadtests.tuning.trials import Group, Measured, Outcome, Results, Setting
-from service import batching, choice, opening
+from loadtests.tuning.turns import Clocks, side_by_side
+from service import batching, choice, machine, opening
+from service.devices import CPU, Device
 from service.errors import ModelUnusable
 from service.layout import Place
+from service.machine import Machine
 from service.manifest import Manifest
 from service.modelconfig import Options
 from service.opened import Opened
@@ -35,21 +36,6 @@ _CALM_S = 0.06
 _SPARSE_REQUESTS = 8
 
 
-@dataclass(frozen=True)
-class Clocks:
-    """Where time comes from.
-
-    Attributes:
-        now: seconds, monotonic.
-        cpu: CPU seconds of this process, all threads.
-        sleep: lets seconds pass.
-    """
-
-    now: Callable[[], float] = time.perf_counter
-    cpu: Callable[[], float] = time.process_time
-    sleep: Callable[[float], None] = time.sleep
-
-
 @dataclass
 class Rig:
     """One version, and its sessions of the group that is being measured.
@@ -61,38 +47,67 @@ class Rig:
         version: of those there.
         options: what its config.pbtxt says.
         clocks: of the measurement.
+        settings: of the server, as far as they are given: where it runs.
+        here: what it runs on; found by the settings if not given.
     """
 
     place: Place
     version: int
     options: Options
     clocks: Clocks = field(default_factory=Clocks)
+    settings: Settings = field(default_factory=Settings)
+    here: Machine | None = None
     _contract: Manifest | None = None
-    _open: dict[tuple[str, int, bool], Opened] = field(default_factory=dict)
+    _devices: tuple[Device, ...] = (CPU,)
+    _open: dict[Any, Opened] = field(default_factory=dict)
     _feeds: dict[int, Arrays] = field(default_factory=dict)
 
     def defaults(self) -> tuple[Setting, list[str]]:
-        """What a server runs with that was told nothing; and the variants there are for a CPU.
+        """What a server runs with that was told nothing; and the variants there are for its device.
 
         Raises:
             ModelUnusable: it cannot be served.
         """
         opened, running = opening.open_version(
-            self.place, self.version, self.options, settings=Settings(),
-            clock=self.clocks.now, heed_tuned=False,
+            self.place, self.version, self.options, settings=self.settings,
+            clock=self.clocks.now, heed_tuned=False, here=self.here,
         )  # fmt: skip
         opened.session.close()
-        self._contract = opened.contract
+        self._contract, self._devices = opened.contract, running.session.devices
         rows = running.max_batch if opened.contract.batched else 0
         session, name = running.session, opened.chosen.variant.name
-        setting = Setting(name, rows, running.instances, session.threads, session.spin)
-        return setting, [variant.name for variant in choice.for_cpu(opened.contract)]
+        graphs = session.cuda_graphs if self.device.is_gpu else None
+        setting = Setting(name, rows, running.instances, session.threads, session.spin, graphs)
+        meant = choice.for_device(opened.contract, self.device.meant)
+        return setting, [variant.name for variant in meant]
+
+    @property
+    def device(self) -> Device:
+        """The first that the model runs on, after ``defaults``."""
+        return self._devices[0]
+
+    @property
+    def units(self) -> int:
+        """How many CPUs, or GPUs, it has, after ``defaults``."""
+        return self._machine.units(self._devices)
+
+    @property
+    def mark(self) -> str:
+        """The fingerprint of what it runs on, after ``defaults``."""
+        return self._machine.fingerprint(self._devices)
+
+    @property
+    def _machine(self) -> Machine:
+        return self.here or machine.found(self.settings.device)
 
     def held(self) -> Tuned | None:
         """What servers take now of what was tuned for this hardware, after ``defaults``."""
         assert self._contract is not None
         variants = [self._contract.variant(name) for name in self._contract.published]
-        return opening.tuned_here(self.place.version_directory(self.version), variants).entry
+        directory = self.place.version_directory(self.version)
+        return opening.tuned_here(
+            directory, variants, fingerprint=self.mark, units=self.units
+        ).entry
 
     def measure(self, group: Group, ends: float) -> Results:
         """Measure a group, all its settings in each round.
@@ -144,11 +159,11 @@ class Rig:
 
     def sha256(self, variant: str) -> str:
         """Digest of the file of a variant that is open."""
-        found = next(o for (name, *_), o in self._open.items() if name == variant)
-        return str(found.chosen.variant.sha256)
+        chosen = (opened.chosen.variant for opened in self._open.values())
+        return str(next(each for each in chosen if each.name == variant).sha256)
 
     def _keep(self, group: Group) -> None:
-        needed = {_key(setting) for setting in group.settings}
+        needed = {self._key(setting) for setting in group.settings}
         for key in set(self._open) - needed:
             self._open.pop(key).session.close()
         self._feeds.clear()
@@ -191,26 +206,16 @@ class Rig:
         ones = [1] * setting.rows
         parts = [{n: a[i : i + 1] for n, a in feeds.items()} for i, _ in enumerate(ones)]
 
+        model = opened.runs
+        stack = model.stack if isinstance(model, batching.Stacking) else None
+
         def run() -> None:
             if opened.contract.batched:
-                batching.run_together(opened.run, parts, ones, now)
+                batching.run_together(model, parts, ones, now, stack=stack)
             else:
                 opened.run(feeds)
 
-        seconds: list[float] = []
-        left = setting.instances * runs
-        with ThreadPoolExecutor(setting.instances) as pool:
-            list(pool.map(time.sleep, [0.0] * setting.instances))  # its threads have begun
-            begun: dict[Future[None], float] = {}
-            whole = now()
-            while left or begun:
-                while left and len(begun) < setting.instances:
-                    begun[pool.submit(run)] = now()
-                    left -= 1
-                for done in wait(begun, return_when=FIRST_COMPLETED).done:
-                    done.result()
-                    seconds.append(now() - begun.pop(done))
-            whole = now() - whole
+        seconds, whole = side_by_side(run, setting.instances, runs, now)
         return setting.rows * len(seconds) / max(whole, 1e-9), seconds
 
     def _sparse(self, setting: Setting) -> float:
@@ -225,14 +230,30 @@ class Rig:
         return (self.clocks.cpu() - before) / _SPARSE_REQUESTS
 
     def _opened(self, setting: Setting) -> Opened:
-        key = _key(setting)
+        key = self._key(setting)
         if key not in self._open:
-            wanted = Settings(variant=setting.variant, threads=setting.threads, spin=setting.spin)
             self._open[key], _ = opening.open_version(
-                self.place, self.version, self.options, settings=wanted, clock=self.clocks.now,
-                heed_tuned=False,
+                self.place, self.version, self.options, settings=self._wanted(setting),
+                clock=self.clocks.now, heed_tuned=False, here=self.here,
             )  # fmt: skip
         return self._open[key]
+
+    def _key(self, setting: Setting) -> Any:
+        """What makes two sessions: on a GPU the batch limit, the instances and graphs too."""
+        if self.device.is_gpu:
+            return setting
+        return setting.variant, setting.threads, setting.spin
+
+    def _wanted(self, setting: Setting) -> Settings:
+        wanted = replace(
+            self.settings, variant=setting.variant, threads=setting.threads, spin=setting.spin
+        )
+        if not self.device.is_gpu:
+            return wanted
+        return replace(
+            wanted, max_batch=setting.max_batch, instances=setting.instances,
+            cuda_graphs=setting.cuda_graphs,
+        )  # fmt: skip
 
     def _rows(self, opened: Opened, rows: int) -> Arrays:
         if rows not in self._feeds:
@@ -240,10 +261,6 @@ class Rig:
                 self.place, self.version, self.options, opened.contract, rows
             )
         return self._feeds[rows]
-
-
-def _key(setting: Setting) -> tuple[str, int, bool]:
-    return setting.variant, setting.threads, setting.spin
 
 
 def run(steps: Steps, rig: Rig, *, ends: float, told: Callable[[str], None]) -> Outcome:

@@ -24,6 +24,9 @@ _HEADROOM = 0.9
 _HOPELESS = 1.3
 
 VARIANT, ROWS, PAIR, SPIN, CHECK = "variant", "batch limit", "threads", "spinning", "check"
+# Of GPUs, in the place of threads and of spinning.
+LANES, GRAPHS = "instances", "CUDA graphs"
+_MOST_LANES = 3
 # Knob -> its part of the time. They are searched in this order.
 _WEIGHTS = {VARIANT: 3, ROWS: 4, PAIR: 3, SPIN: 2, CHECK: 3}
 
@@ -38,6 +41,7 @@ def search(
     cpus: int,
     target_s: float | None,
     allow_spin: bool = False,
+    most_rows: int = MOST_ROWS,
 ) -> Steps:
     """Knob by knob from the defaults: variant, batch limit, threads x instances, spinning.
 
@@ -50,6 +54,7 @@ def search(
         target_s: that ``Measured.worst_s`` has to meet; None for none.
         allow_spin: whether idle threads may burn CPU for throughput; else it is not tried, unless
             the defaults do so already.
+        most_rows: of a run, at most.
     """
     tried: list[Tried] = []
     soon_s = None if target_s is None else _HEADROOM * target_s
@@ -59,8 +64,7 @@ def search(
     others = [replace(base, variant=name) for name in variants if name != base.variant]
     best = (yield from _best(Group(VARIANT, (base, *others)), tried)) or base
     if best.max_batch:
-        sizes = tuple(replace(best, max_batch=2**n) for n in range(MOST_ROWS.bit_length()))
-        found = yield from _best(Group(ROWS, sizes, soon_s, growing=True), tried)
+        found = yield from _best(_sizes(best, soon_s, most_rows), tried)
         if found is None:
             return Outcome(defaults, None, None, 0.0, tuple(tried))
         best = found
@@ -71,6 +75,50 @@ def search(
         both = (replace(best, spin=False), replace(best, spin=True))
         best = (yield from _best(Group(SPIN, both, soon_s), tried)) or best
     return (yield from _checked(best, defaults, target_s, tried))
+
+
+def search_on_gpus(
+    defaults: Setting,
+    variants: Sequence[str],
+    *,
+    gpus: int,
+    target_s: float | None,
+    graphs: bool,
+    most_rows: int = MOST_ROWS,
+) -> Steps:
+    """Knob by knob from the defaults: variant, batch limit, instances for each GPU, CUDA graphs.
+
+    Args:
+        defaults: what a server would run with that was told nothing.
+        variants: that can be served there.
+        gpus: that the model runs on; each gets as many instances as the others.
+        target_s: that ``Measured.worst_s`` has to meet; None for none.
+        graphs: whether the provider records runs.
+        most_rows: of a run, at most.
+    """
+    tried: list[Tried] = []
+    soon_s = None if target_s is None else _HEADROOM * target_s
+    # With a target from where one run is over soonest.
+    base = defaults if target_s is None else replace(defaults, instances=gpus)
+    others = [replace(base, variant=name) for name in variants if name != base.variant]
+    best = (yield from _best(Group(VARIANT, (base, *others)), tried)) or base
+    if best.max_batch:
+        found = yield from _best(_sizes(best, soon_s, most_rows), tried)
+        if found is None:
+            return Outcome(defaults, None, None, 0.0, tuple(tried))
+        best = found
+    lanes = tuple(replace(best, instances=n * gpus) for n in range(1, _MOST_LANES + 1))
+    best = (yield from _best(Group(LANES, lanes, soon_s), tried)) or best
+    if graphs:
+        both = (replace(best, cuda_graphs=False), replace(best, cuda_graphs=True))
+        best = (yield from _best(Group(GRAPHS, both, soon_s), tried)) or best
+    return (yield from _checked(best, defaults, target_s, tried))
+
+
+def _sizes(best: Setting, soon_s: float | None, most_rows: int) -> Group:
+    """Batch limits that double."""
+    sizes = tuple(replace(best, max_batch=2**n) for n in range(most_rows.bit_length()))
+    return Group(ROWS, sizes, soon_s, growing=True)
 
 
 def _best(group: Group, tried: list[Tried]) -> Generator[Group, Results, Setting | None]:
@@ -191,6 +239,6 @@ def go_on(looks: Sequence[tuple[int, float]], *, target_s: float | None, left_s:
 
 def share(knob: str, left_s: float) -> float:
     """The seconds that a knob may take of those that are left for it and all that come after."""
-    knobs = list(_WEIGHTS)
+    knobs, knob = list(_WEIGHTS), {LANES: PAIR, GRAPHS: SPIN}.get(knob, knob)
     after = knobs[knobs.index(knob) :]
     return left_s * _WEIGHTS[knob] / sum(_WEIGHTS[each] for each in after)

@@ -22,6 +22,7 @@ class Setting:
         instances: runs at the same time.
         threads: of one run.
         spin: whether idle threads wait in a busy loop.
+        cuda_graphs: whether a GPU's runs are recorded and replayed; None on a CPU.
     """
 
     variant: str
@@ -29,6 +30,7 @@ class Setting:
     instances: int
     threads: int
     spin: bool = False
+    cuda_graphs: bool | None = None
 
     @property
     def rows(self) -> int:

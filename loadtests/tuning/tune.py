@@ -20,9 +20,11 @@ from loadtests.tuning import measuring, search
 from loadtests.tuning.ending import Asked, Ending, figures, last_words, notes, store, summary
 from loadtests.tuning.measuring import Rig
 from loadtests.tuning.trials import Outcome, Tried
-from service import hardware, layout, log, manifest, session, tuned
+from service import layout, log, machine, manifest, session, tuned
+from service.devices import CUDA
 from service.errors import InvalidSetting
 from service.layout import Place
+from service.settings import Settings
 from service.tuned import Tuned
 
 _CAPTION = (
@@ -69,6 +71,25 @@ def tune(
             "are paid for in any case. Without it, it is not tried, and never chosen.",
         ),
     ] = False,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda[:N,...]|tensorrt[:N,...]",
+            envvar="FARTHING_DEVICE",
+            help="Where servers will run it, as their own --device says. On GPUs the batch limit, "
+            "1 to 3 instances for each GPU and CUDA graphs are searched instead of threads; "
+            "tensorrt builds an engine for each setting: give it --budget-s.",
+        ),
+    ] = "auto",
+    most_rows: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=4096,
+            help="No batch limit above it is tried, 1 to 4096. Lower it where requests are too few "
+            "to fill larger batches, or their rows take too much of a GPU's memory.",
+        ),
+    ] = search.MOST_ROWS,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would win, and write nothing.")
     ] = False,
@@ -80,40 +101,51 @@ def tune(
 
     Measured in process, without the network, on this machine as it is now: let nothing else run.
     The winner is written beside the model, into tuned.json, and `farthing serve` takes it wherever
-    the CPU and the number of CPUs are the same. Where nothing beats the defaults, nothing is
-    written, and an earlier entry of this hardware is removed. Exit code 1 if nothing meets the
-    target.
+    the CPU and the number of CPUs are the same, or the GPUs and theirs. Where nothing beats the
+    defaults, nothing is written, and an earlier entry of this hardware is removed. Exit code 1 if
+    nothing meets the target.
     """
     place, number = _found(repository, model, version)
     directory = place.version_directory(number)
     _check_writable(directory, dry_run=dry_run)
-    asked = Asked(model, number, hardware.cpus(), target_ms, budget_s, dry_run)
+    here = machine.found(device)
+    asked = Asked(
+        model, number, here.units(), target_ms, budget_s, dry_run, mark=here.fingerprint()
+    )
     console = Console(stderr=as_json, width=WIDTH)
-    rig = Rig(place, number, place.options())
+    rig = Rig(place, number, place.options(), settings=Settings(device=device), here=here)
     with all_or_nothing():
-        ending = _searched(rig, asked, allow_spin=allow_spin)
-    written, old = store(directory, ending.outcome, ending.entry, dry_run=dry_run)
+        asked, ending = _searched(rig, asked, allow_spin=allow_spin, most_rows=most_rows)
+    written, old = store(directory, ending.outcome, ending.entry, asked)
     ending = replace(ending, written=written, old=old)
     if as_json:
         print(json.dumps(summary(asked, ending), indent=2))
     else:
-        console.print(_table(_title(asked), ending.outcome))
+        console.print(_table(asked.title, ending.outcome))
     for text in (last_words(asked, ending), notes(asked, ending)):
         console.print(escape(text), highlight=False)
     if ending.outcome.winner is None:
         raise typer.Exit(1)
 
 
-def _searched(rig: Rig, asked: Asked, *, allow_spin: bool) -> Ending:
-    """Search, with a bar that shows it."""
+def _searched(rig: Rig, asked: Asked, *, allow_spin: bool, most_rows: int) -> tuple[Asked, Ending]:
+    """Search, with a bar that shows it; where the model runs is only known once it is open."""
     what = f"tuning {asked.model}/{asked.version}"
     target_s = asked.target_ms / 1000 if asked.target_ms else None
-    with log.silent(), shown(f"tuning {_title(asked)}", asked.budget_s) as told:
+    with log.silent(), shown(f"tuning {asked.title}", asked.budget_s) as told:
         begun = rig.clocks.now()
         defaults, variants = rig.defaults()
-        steps = search.search(
-            defaults, variants, cpus=asked.cpus, target_s=target_s, allow_spin=allow_spin
-        )
+        asked = replace(asked, cpus=rig.units, mark=rig.mark)
+        if rig.device.is_gpu:
+            steps = search.search_on_gpus(
+                defaults, variants, gpus=asked.cpus, target_s=target_s, most_rows=most_rows,
+                graphs=rig.device.kind == CUDA,
+            )  # fmt: skip
+        else:
+            steps = search.search(
+                defaults, variants, cpus=asked.cpus, target_s=target_s, most_rows=most_rows,
+                allow_spin=allow_spin,
+            )  # fmt: skip
         outcome = measuring.run(
             steps, rig, ends=begun + asked.budget_s, told=lambda knob: told(f"{what}: {knob}")
         )
@@ -121,11 +153,7 @@ def _searched(rig: Rig, asked: Asked, *, allow_spin: bool) -> Ending:
             outcome, rig, asked.target_ms, datetime.datetime.now(datetime.UTC).date().isoformat()
         )
         rig.close()
-        return Ending(outcome, entry, rig.held(), rig.clocks.now() - begun)
-
-
-def _title(asked: Asked) -> str:
-    return f"{asked.model}/{asked.version} on {tuned.counted(asked.cpus, 'CPU')}"
+        return asked, Ending(outcome, entry, rig.held(), rig.clocks.now() - begun)
 
 
 def _found(repository: Path, model: str, version: int) -> tuple[Place, int]:
@@ -185,8 +213,8 @@ def entry_of(outcome: Outcome, rig: Rig, target_ms: float, date: str) -> Tuned |
     if winner is None or outcome.defaults_stay:
         return None
     return Tuned(
-        fingerprint=hardware.fingerprint(),
-        cpus=hardware.cpus(),
+        fingerprint=rig.mark,
+        cpus=rig.units,
         sha256=rig.sha256(winner.variant),
         target_ms=target_ms,
         figures=figures(outcome),
@@ -202,9 +230,10 @@ def _table(title: str, outcome: Outcome) -> Table:
                   caption=caption, caption_justify="left")  # fmt: skip
     for heading in ("knob", "variant"):
         table.add_column(heading)
-    for heading in ("rows\na run", "instances\nx threads"):
+    on_gpu = outcome.defaults.cuda_graphs is not None
+    for heading in ("rows\na run", "instances" if on_gpu else "instances\nx threads"):
         table.add_column(heading, justify="right")
-    table.add_column("spin")
+    table.add_column("CUDA\ngraphs" if on_gpu else "spin")
     for heading in ("rows/s", "run ms\nmedian", "latency ms\nat worst"):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
@@ -222,11 +251,12 @@ def _table(title: str, outcome: Outcome) -> Table:
 
 def _cells(each: Tried) -> tuple[str, ...]:
     setting, measured = each.setting, each.measured
+    on_cpu = setting.cuda_graphs is None
     return (
         escape(setting.variant),
         str(setting.max_batch or "-"),
-        f"{setting.instances} x {setting.threads}",
-        "on" if setting.spin else "off",
+        f"{setting.instances} x {setting.threads}" if on_cpu else str(setting.instances),
+        "on" if setting.spin or setting.cuda_graphs else "off",
         tuned.said_rate(measured.rate),
         f"{1e3 * measured.run_s_median:.3g}",
         f"{1e3 * measured.worst_s:.3g}",

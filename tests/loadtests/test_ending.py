@@ -17,6 +17,7 @@ from service.tuned import Tuned
 DEFAULTS = Setting("fp32", 16, 1, 2)
 WINNER = Setting("int8", 8, 2, 1)
 ASKED = Asked("m", 1, 2, 5.0, 60.0)
+HERE = replace(ASKED, cpus=hardware.cpus())
 ENTRY = Tuned(hardware.fingerprint(), hardware.cpus(), "int8", "d", 8, 2, 1, False, 5.0)
 
 
@@ -78,13 +79,13 @@ def test_defaults_that_stay_write_nothing_and_take_an_older_entry_of_this_hardwa
     for entry in (elsewhere, ENTRY):
         tuned.write(tmp_path, entry)
     end = ended(DEFAULTS, STAYS)
-    kept = ending.store(tmp_path, end.outcome, end.entry, dry_run=True)
+    kept = ending.store(tmp_path, end.outcome, end.entry, replace(HERE, dry_run=True))
     assert kept == (None, tmp_path / "tuned.json")
     assert tuned.read(tmp_path) == (elsewhere, ENTRY)
     assert "would be removed" in ending.last_words(
         replace(ASKED, dry_run=True), replace(end, old=kept[1])
     )
-    assert ending.store(tmp_path, end.outcome, end.entry, dry_run=False) == kept
+    assert ending.store(tmp_path, end.outcome, end.entry, HERE) == kept
     assert tuned.read(tmp_path) == (elsewhere,)
     text = ending.last_words(ASKED, replace(end, old=kept[1]))
     assert text.startswith("* The defaults stay: nothing that was tried beat them.")
@@ -93,7 +94,7 @@ def test_defaults_that_stay_write_nothing_and_take_an_older_entry_of_this_hardwa
 
 def test_defaults_that_stay_where_nothing_was_tuned_leave_no_file(tmp_path: Path) -> None:
     end = ended(DEFAULTS, STAYS)
-    assert ending.store(tmp_path, end.outcome, end.entry, dry_run=False) == (None, None)
+    assert ending.store(tmp_path, end.outcome, end.entry, HERE) == (None, None)
     assert list(tmp_path.iterdir()) == []
     assert ending.last_words(ASKED, end).endswith("nothing was written.")
 
@@ -103,7 +104,7 @@ def test_missed_target_leaves_the_earlier_entry_and_says_that_servers_take_it(
 ) -> None:
     tuned.write(tmp_path, ENTRY)
     end = ended(None, FAILED, held=ENTRY)
-    assert ending.store(tmp_path, end.outcome, end.entry, dry_run=False) == (None, None)
+    assert ending.store(tmp_path, end.outcome, end.entry, HERE) == (None, None)
     assert tuned.read(tmp_path) == (ENTRY,)
     text = ending.last_words(ASKED, end)
     assert "servers go on taking what was tuned on" in text
@@ -131,3 +132,51 @@ def test_json_has_what_was_asked_and_for_each_trial_a_ratio_and_a_reason() -> No
 @pytest.mark.parametrize(("value", "short"), [(12345.6, 12350.0), (0.0123456, 0.01235), (0.0, 0.0)])
 def test_figures_have_four_digits(value: float, short: float) -> None:
     assert ending.rounded(value) == short
+
+
+MARK = "NVIDIA Pretend, compute 9.0, cuda"
+ON_GPUS = Asked("m", 1, 2, 0.0, 60.0, mark=MARK)
+RECORDED = Setting("fp16", 128, 4, 1, cuda_graphs=True)
+
+
+def test_gpus_are_told_by_their_number_and_name() -> None:
+    assert ASKED.title == "m/1 on 2 CPUs"
+    assert ON_GPUS.title == f"m/1 on 2 GPUs ({MARK})"
+
+
+def test_winner_on_gpus_is_told_with_its_graphs_and_without_threads() -> None:
+    plain = replace(RECORDED, cuda_graphs=False)
+    tried = (
+        Tried("CUDA graphs", plain, steady(1000, 2), 0.8, "slower"),
+        Tried("CUDA graphs", RECORDED, steady(1200, 2), 1.0, ""),
+    )
+    outcome = Outcome(plain, RECORDED, tried[1].measured, 1.2, tried)
+    text = ending.last_words(ON_GPUS, Ending(outcome, ENTRY, None, 1.0))
+    assert text.startswith(
+        "* fp16, up to 128 rows a run, 4 instances, CUDA graphs on: 1,200 rows/s"
+    )
+    assert "thread" not in text and "spinning" not in text
+
+
+def test_json_has_graphs_on_gpus_and_no_word_of_them_on_cpus() -> None:
+    end = ended(WINNER, *checked(2, 2.1))
+    found = ending.summary(ASKED, end)
+    assert "cuda_graphs" not in str(found)
+    there = replace(ENTRY, fingerprint=MARK, cuda_graphs=True)
+    tried = (Tried("check", RECORDED, steady(1200, 2), 1.0, ""),)
+    outcome = Outcome(RECORDED, RECORDED, tried[0].measured, 1.0, tried)
+    found = ending.summary(ON_GPUS, Ending(outcome, there, None, 1.0))
+    assert found["winner"]["cuda_graphs"] is found["tried"][0]["cuda_graphs"] is True
+
+
+def test_entry_of_gpus_goes_where_their_defaults_stay_and_that_of_the_cpu_stays(
+    tmp_path: Path,
+) -> None:
+    there = replace(ENTRY, fingerprint=MARK, cpus=2, cuda_graphs=False)
+    for entry in (ENTRY, there):
+        tuned.write(tmp_path, entry)
+    end = ended(DEFAULTS, STAYS)
+    assert ending.store(tmp_path, end.outcome, end.entry, ON_GPUS) == (
+        None, tmp_path / "tuned.json",
+    )  # fmt: skip
+    assert tuned.read(tmp_path) == (ENTRY,)

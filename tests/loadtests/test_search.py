@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from loadtests.tuning import search
-from loadtests.tuning.search import CHECK, PAIR, ROWS, SPIN, VARIANT
+from loadtests.tuning.search import CHECK, GRAPHS, LANES, PAIR, ROWS, SPIN, VARIANT, Steps
 from loadtests.tuning.trials import Group, Measured, Outcome, Setting
 
 DEFAULTS = Setting("fp32", 16, 1, 2)
@@ -45,9 +45,11 @@ class Machine:
         target_s: float | None = None,
         allow_spin: bool = False,
     ) -> Outcome:
-        steps = search.search(
-            defaults, variants, cpus=cpus, target_s=target_s, allow_spin=allow_spin
+        return self.to_its_end(
+            search.search(defaults, variants, cpus=cpus, target_s=target_s, allow_spin=allow_spin)
         )
+
+    def to_its_end(self, steps: Steps) -> Outcome:
         group = next(steps)
         try:
             while True:
@@ -278,3 +280,80 @@ def test_verdicts_tell_what_missed_and_what_was_noise() -> None:
 @pytest.mark.parametrize(("rates", "spread"), [((100,) * 4, 0.0), ((80, 100, 120), 0.4)])
 def test_spread_is_what_lies_between_the_quartiles(rates: tuple[float, ...], spread: float) -> None:
     assert noisy(*rates).spread == pytest.approx(spread)
+
+
+GPU = Setting("fp32", 64, 2, 1, cuda_graphs=False)
+
+
+def on_gpus(
+    machine: Machine,
+    defaults: Setting = GPU,
+    variants: Sequence[str] = ("fp32", "fp16"),
+    target_s: float | None = None,
+    graphs: bool = True,
+    most_rows: int = search.MOST_ROWS,
+    gpus: int = 1,
+) -> Outcome:
+    return machine.to_its_end(
+        search.search_on_gpus(
+            defaults, variants, gpus=gpus, target_s=target_s, graphs=graphs, most_rows=most_rows
+        )
+    )
+
+
+def launched(setting: Setting) -> float:
+    """3 ms a run, less where it is recorded, and 0.1 ms a row; runs share the GPU from two on."""
+    base = 1.0 if setting.cuda_graphs else 3.0
+    once = (base + 0.1 * setting.rows) / 1e3 / (2 if setting.variant == "fp16" else 1)
+    return once * max(1, setting.instances / 2)
+
+
+def test_on_gpus_instances_and_graphs_are_searched_in_the_place_of_threads() -> None:
+    machine = Machine(launched)
+    outcome = on_gpus(machine)
+    assert machine.knobs == [VARIANT, ROWS, LANES, GRAPHS, CHECK]
+    assert outcome.winner == Setting("fp16", 256, 2, 1, cuda_graphs=True)
+    lanes = next(group for group in machine.groups if group.knob == LANES)
+    assert [setting.instances for setting in lanes.settings] == [1, 2, 3]
+
+
+def test_each_gpu_gets_as_many_instances_as_the_others() -> None:
+    machine = Machine(launched)
+    on_gpus(machine, replace(GPU, instances=8), gpus=4)
+    lanes = next(group for group in machine.groups if group.knob == LANES)
+    assert [setting.instances for setting in lanes.settings] == [4, 8, 12]
+
+
+def test_graphs_are_not_tried_where_the_provider_records_none() -> None:
+    machine = Machine(launched)
+    outcome = on_gpus(machine, graphs=False)
+    assert GRAPHS not in machine.knobs
+    assert outcome.winner is not None and outcome.winner.cuda_graphs is False
+
+
+def test_graphs_stay_off_unless_they_win_by_the_margin() -> None:
+    machine = Machine(lambda s: 0.001 * s.rows * s.instances / (1.03 if s.cuda_graphs else 1))
+    outcome = on_gpus(machine)
+    assert outcome.winner == GPU and outcome.defaults_stay
+
+
+@pytest.mark.parametrize("most_rows", [1, 8, 100, 128])
+def test_no_batch_limit_above_the_users_is_tried(most_rows: int) -> None:
+    machine = Machine(launched)
+    on_gpus(machine, most_rows=most_rows)
+    sizes = [s.max_batch for g in machine.groups if g.knob in (LANES, GRAPHS) for s in g.settings]
+    assert max(sizes) <= most_rows
+
+
+def test_target_starts_from_one_instance_for_each_gpu_and_is_met() -> None:
+    machine = Machine(launched)
+    outcome = on_gpus(machine, target_s=0.02)
+    assert all(s.instances == 1 for g in machine.groups if g.knob == ROWS for s in g.settings)
+    assert outcome.measured is not None and outcome.measured.worst_s <= 0.02
+
+
+def test_shares_of_the_budget_on_gpus_come_to_the_whole_budget() -> None:
+    left = 60.0
+    for knob in (VARIANT, ROWS, LANES, GRAPHS, CHECK):
+        left -= search.share(knob, left)
+    assert left == pytest.approx(0.0)

@@ -230,3 +230,29 @@ def test_many_instances_on_gpus_are_no_reason_to_warn(caplog: pytest.LogCaptureF
             "m", settled(Settings(instances=2 * CPUS + 2), PLAIN, devices=GPUS)
         )
     assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("flag", "tuned", "config", "runs"),
+    [
+        (None, True, None, True),
+        (None, False, True, False),
+        (None, None, True, True),
+        (False, True, True, False),
+        (True, False, None, True),
+    ],
+)
+def test_graphs_are_the_flags_then_what_was_tuned_then_the_configs(
+    flag: bool | None, tuned: bool | None, config: bool | None, runs: bool
+) -> None:
+    options = replace(PLAIN, gpu=OnGpu(cuda_graphs=config))
+    best = replace(TUNED, cuda_graphs=tuned)
+    found = settled(Settings(cuda_graphs=flag), options, best, devices=GPUS)
+    assert found.session.cuda_graphs is runs
+    overruled = flag is not None and flag is not bool(tuned)
+    assert ("cuda_graphs" in found.overruled) is (overruled or (tuned is None and bool(config)))
+
+
+def test_graphs_that_were_tuned_mean_nothing_on_a_cpu() -> None:
+    found = settled(Settings(), PLAIN, replace(TUNED, cuda_graphs=True))
+    assert found.session.cuda_graphs is False and "cuda_graphs" not in found.overruled

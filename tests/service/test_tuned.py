@@ -157,3 +157,30 @@ def test_failed_write_leaves_what_was_there(
         tuned.write(tmp_path, replace(HERE, threads=2))
     assert path.read_bytes() == before
     assert [found.name for found in tmp_path.iterdir()] == ["tuned.json"]
+
+
+ON_GPU = replace(HERE, fingerprint="NVIDIA H200, compute 9.0, cuda", cpus=1, cuda_graphs=True)
+
+
+def test_entry_of_a_gpu_is_told_with_its_graphs_and_lies_beside_that_of_the_cpu(
+    tmp_path: Path,
+) -> None:
+    for entry in (HERE, ON_GPU):
+        tuned.write(tmp_path, entry)
+    assert tuned.read(tmp_path) == (HERE, ON_GPU)
+    assert ON_GPU.said.startswith("up to 8 rows a run, 2 instances, CUDA graphs on; for answers")
+    found = tuned.here(tmp_path, {"fp32": "d1"}, fingerprint=ON_GPU.fingerprint, cpus=1)
+    assert found == Here(ON_GPU)
+
+
+def test_file_of_a_cpu_has_no_word_of_graphs_and_an_older_one_is_read(tmp_path: Path) -> None:
+    path = tuned.write(tmp_path, HERE)
+    assert "cuda_graphs" not in path.read_text()
+    assert tuned.read(tmp_path) == (HERE,)
+
+
+@pytest.mark.parametrize("graphs", [1, "on", []])
+def test_graphs_are_on_or_off(tmp_path: Path, graphs: Any) -> None:
+    spoiled(tmp_path, cuda_graphs=graphs)
+    with pytest.raises(ModelUnusable, match="tune again"):
+        tuned.read(tmp_path)
