@@ -10,8 +10,8 @@ from google.protobuf import text_format
 from service import modelconfig
 from service.batching import QueuePolicy
 from service.errors import ModelUnusable
-from service.manifest import TensorSpec
 from service.gpuoptions import OnGpu
+from service.manifest import TensorSpec
 from service.modelconfig import Options
 from service.policies import VersionPolicy
 from service.proto import inference_pb2 as pb
