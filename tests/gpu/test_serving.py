@@ -133,3 +133,21 @@ def test_cuda_shared_memory_is_refused_unless_it_is_switched_on(
     assert refused.value.code() in (
         grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED,
     )  # fmt: skip
+
+
+def test_a_region_larger_than_what_its_maker_shares_is_refused(
+    tmp_path: Path, device: Device, gpu: Gpu
+) -> None:
+    with (
+        serving(tmp_path, device, "--control", "cuda-shared-memory") as (_, stub, graph),
+        owner(gpu.index, bytes(4096)) as (handle, _process),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.CudaSharedMemoryRegister(
+                pb.CudaSharedMemoryRegisterRequest(
+                    name="rows", raw_handle=handle, device_id=gpu.index, byte_size=2**40
+                ),
+                timeout=30,
+            )
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert answered(stub, graph, 1).shape[0] == 1  # and the server goes on

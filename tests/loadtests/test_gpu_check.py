@@ -287,10 +287,18 @@ def test_what_does_not_fit_into_the_time_is_named_and_ends_with_1(tmp_path: Path
     assert page.count("not measured |") == 3
 
 
-def test_the_gpu_s_tests_run_on_a_cpu_as_far_as_they_go() -> None:
+# What the quick ones leave out is run at toy size, or with stand-ins, by other tests of every day.
+@pytest.mark.parametrize(
+    ("chosen", "least"),
+    [
+        pytest.param("not many_callers and not test_conversion", 28, id="quick"),
+        pytest.param("", 32, id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_the_gpu_s_tests_run_on_a_cpu_as_far_as_they_go(chosen: str, least: int) -> None:
     command = [
         sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu", "--stand-in",
-        "-p", "no:cacheprovider",
+        "-p", "no:cacheprovider", "-k", chosen,
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=environment.ROOT, capture_output=True, text=True, check=False, timeout=240
@@ -299,7 +307,19 @@ def test_the_gpu_s_tests_run_on_a_cpu_as_far_as_they_go() -> None:
     skipped = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
     assert all("needs a GPU, for which nothing stands in" in line for line in skipped)
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed and int(passed[1]) >= 25
+    assert passed and int(passed[1]) >= least
+
+
+@pytest.mark.parametrize(("seconds", "code"), [(60, 3), (0.5, None)])
+def test_what_runs_is_shown_and_ends_with_its_time(
+    seconds: float, code: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait = "" if code else "; import signal; signal.pause()"
+    program = f"import sys; print('one', flush=True){wait}; sys.exit(3)"
+    lines, ended = run._streamed([sys.executable, "-c", program], seconds)
+    assert ended == code
+    if code:
+        assert lines == ["one"] and capsys.readouterr().out == "one\n"
 
 
 def test_tests_of_the_gpu_are_run_by_no_other_verb() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def main(
         As ``run.main``.
     """
     argv = sys.argv[1:] if argv is None else argv
-    given = arguments.read(argv)
+    given, begun = arguments.read(argv), time.monotonic()
     source = Source(given.wheels, system=given.system_packages)
     try:
         why = "" if given.toy else look()
@@ -47,7 +48,8 @@ def main(
     if why:
         print(f"gpu-check: {why}", file=sys.stderr)
         return _MISSING
-    command = environment.command(python, ["-m", "loadtests.bench.gpu.run", *argv])
+    left = ("--budget-s", str(given.budget_s - (time.monotonic() - begun)))  # the last one counts
+    command = environment.command(python, ["-m", "loadtests.bench.gpu.run", *argv, *left])
     try:
         return subprocess.run(command, cwd=arguments.ROOT, check=False).returncode
     except KeyboardInterrupt:  # the check got it too, and has told what it kept

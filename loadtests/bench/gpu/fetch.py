@@ -46,6 +46,7 @@ def command(folder: Path, version: str) -> list[str]:
     return [
         sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--dest",
         str(folder), "--only-binary=:all:", "--implementation", "cp", "--python-version", version,
+        "-c", str(environment.ROOT / "constraints.txt"),
         *(f"--platform={each}" for each in _PLATFORMS), *environment.needs(),
     ]  # fmt: skip
 

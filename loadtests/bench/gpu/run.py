@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -111,27 +112,35 @@ def _scale(given: argparse.Namespace) -> scales.Scale:
 def _tested(record: Record, seconds: float, *, toy: bool) -> bool:
     """Run tests/gpu, a toy's as far as they go on the CPU; whether all that ran passed."""
     command = [
-        sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-q", "--no-header", "--tb=short",
+        sys.executable, "-u", "-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "--no-header",
         # Warnings of whatever else is installed there are no failures of ours.
-        "-o", "filterwarnings=default", "-p", "no:cacheprovider", "-p", "no:randomly",
-        *(("--stand-in",) if toy else ()),
+        "--tb=short", "-o", "filterwarnings=default", "-p", "no:cacheprovider",
+        "-p", "no:randomly", *(("--stand-in",) if toy else ()),
     ]  # fmt: skip
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        said = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
-        print(said, flush=True)
+    lines, code = _streamed(command, seconds)
+    record.details = [line for line in lines if line.startswith(("FAILED ", "ERROR ", "SKIPPED "))]
+    record.tests = lines[-1].strip("= ") if lines else f"pytest ended with {code}"
+    if code is None:
         record.tests = f"ended after {seconds:.0f} s, before they were through"
-        record.write()
-        return False
-    print(done.stdout, flush=True)
-    lines = done.stdout.strip().splitlines()
-    record.tests = lines[-1].strip("= ") if lines else f"pytest ended with {done.returncode}"
-    record.details = [line for line in lines if line.startswith(("FAILED", "ERROR", "SKIPPED"))]
     record.write()
-    return done.returncode == 0
+    return code == 0
+
+
+def _streamed(command: Sequence[str], seconds: float) -> tuple[list[str], int | None]:
+    """Run a command and show what it says; its lines and its code, or None if it took too long."""
+    lines = []
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                lines.append(line.rstrip())
+        finally:
+            over = not timer.is_alive()
+            timer.cancel()
+    return [line for line in lines if line], None if over else process.returncode
 
 
 def _measured(given: argparse.Namespace, measuring: Measuring, console: Console) -> None:
