@@ -143,6 +143,11 @@ def test_malformed_value_is_refused_by_what_was_said(option: str, value: str) ->
         ("all", {"repository", "settings", "shared-memory"}),
         ("settings", {"settings"}),
         ("shared-memory, repository", {"shared-memory", "repository"}),
+        ("cuda-shared-memory", {"cuda-shared-memory"}),
+        (
+            "all, cuda-shared-memory",
+            {"repository", "settings", "shared-memory", "cuda-shared-memory"},
+        ),
     ],
 )
 def test_control_names_groups_of_rpcs(text: str, groups: set[str]) -> None:

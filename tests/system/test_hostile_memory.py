@@ -263,11 +263,11 @@ def test_a_thousand_regions_are_enough(channel: grpc.Channel, file: Path, served
     assert len(list(Path(f"/proc/{served.process.pid}/fd").iterdir())) <= before + 8
 
 
-def test_graphics_memory_is_not_there(channel: grpc.Channel) -> None:
+def test_graphics_memory_is_forbidden_to_who_may_only_name_files(channel: grpc.Channel) -> None:
     stub = GRPCInferenceServiceStub(channel)
     for call, request in (
         (stub.CudaSharedMemoryStatus, pb.CudaSharedMemoryStatusRequest()),
         (stub.CudaSharedMemoryRegister, pb.CudaSharedMemoryRegisterRequest(name="r")),
-        (stub.CudaSharedMemoryUnregister, pb.CudaSharedMemoryUnregisterRequest()),
     ):
-        refusal(channel, call, request, "UNIMPLEMENTED")
+        refusal(channel, call, request, "PERMISSION_DENIED")
+    stub.CudaSharedMemoryUnregister(pb.CudaSharedMemoryUnregisterRequest(name="r"))  # there is none

@@ -135,7 +135,8 @@ def inference_failed(at: Place) -> None:
 
 
 def unsupported(at: Place) -> None:
-    at.stub.CudaSharedMemoryStatus(pb.CudaSharedMemoryStatusRequest(), timeout=30, metadata=TOKEN)
+    request = pb.RepositoryIndexRequest(repository_name="another")
+    at.stub.RepositoryIndex(request, timeout=30, metadata=TOKEN)
 
 
 # Error -> how a caller comes to it, and part of what it is told.
@@ -149,7 +150,10 @@ WAYS: dict[type[ServingError], tuple[Callable[[Place], None], str]] = {
     errors.Overloaded: (overloaded, "the queue takes 1; try again later"),
     errors.DeadlineExceeded: (deadline_exceeded, "the deadline passed before the model could"),
     errors.InferenceFailed: (inference_failed, "the model failed on this input"),
-    errors.Unsupported: (unsupported, "this server does not implement that method"),
+    errors.Unsupported: (
+        unsupported,
+        "this server has one repository; leave 'repository_name' empty",
+    ),
 }
 
 

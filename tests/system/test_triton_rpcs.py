@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tritonclient.grpc import service_pb2
-from tritonclient.utils import shared_memory
+from tritonclient.utils import InferenceServerException, shared_memory
 
 from tests import models
 from tests.system.callers import gathered, refused, tensor
@@ -30,7 +31,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     for name in ("loaded", "unloaded"):
         models.double(root / name / "1" / "model.onnx")
     region = shared_memory.create_shared_memory_region("region", REGION, 64)
-    with serving(root, "--control", "all") as server:
+    with serving(root, "--control", "all,cuda-shared-memory") as server:
         with triton.InferenceServerClient(server.grpc) as client:
             client.register_system_shared_memory("known", REGION, 64)
         yield server
@@ -92,6 +93,12 @@ CALLS: dict[str, tuple[Call, Check]] = {
         lambda c: c.unregister_system_shared_memory("unknown"),
         lambda a: a is None,
     ),
+    "CudaSharedMemoryStatus": (
+        lambda c: c.get_cuda_shared_memory_status(), lambda a: list(a.regions) == []
+    ),
+    "CudaSharedMemoryUnregister": (
+        lambda c: c.unregister_cuda_shared_memory("unknown"), lambda a: a is None
+    ),
     "TraceSetting": (
         lambda c: c.get_trace_settings("double"),
         lambda a: list(a.settings["trace_level"].value) == ["OFF"],
@@ -100,16 +107,16 @@ CALLS: dict[str, tuple[Call, Check]] = {
         lambda c: c.get_log_settings(), lambda a: a.settings["log_error"].bool_param is True
     ),
 }  # fmt: skip
-CUDA: dict[str, Call] = {
-    "CudaSharedMemoryStatus": lambda c: c.get_cuda_shared_memory_status(),
-    "CudaSharedMemoryRegister": lambda c: c.register_cuda_shared_memory("r", b"AAAA", 0, 64),
-    "CudaSharedMemoryUnregister": lambda c: c.unregister_cuda_shared_memory(),
-}
+# A handle that nobody made, so that it is refused with and without a GPU: what happens to others
+# stands in test_triton_cuda_memory.
+NO_HANDLE = b"AAAA"
 
 
 def test_this_file_knows_each_rpc_of_tritons_service() -> None:
     service = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    assert {m.name for m in service.methods} == {*CALLS, *CUDA, "ModelStreamInfer"}
+    assert {m.name for m in service.methods} == {
+        *CALLS, "CudaSharedMemoryRegister", "ModelStreamInfer",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("rpc", CALLS)
@@ -130,14 +137,26 @@ async def test_an_rpc_answers_the_asyncio_client(
     assert holds(answer), answer
 
 
-@pytest.mark.parametrize("rpc", CUDA)
-async def test_cuda_shared_memory_is_not_implemented(
-    client: triton.InferenceServerClient, aio: triton_aio.InferenceServerClient, rpc: str
+async def test_a_handle_of_cuda_that_is_none_is_refused(
+    client: triton.InferenceServerClient, aio: triton_aio.InferenceServerClient
 ) -> None:
-    with refused("UNIMPLEMENTED"):
-        CUDA[rpc](client)
-    with refused("UNIMPLEMENTED"):
-        await CUDA[rpc](aio)
+    with refused("INVALID_ARGUMENT", "has 64 bytes, as cudaIpcGetMemHandle gives them; this has 3"):
+        client.register_cuda_shared_memory("r", NO_HANDLE, 0, 64)
+    with refused("INVALID_ARGUMENT", "has 64 bytes, as cudaIpcGetMemHandle gives them; this has 3"):
+        await aio.register_cuda_shared_memory("r", NO_HANDLE, 0, 64)
+
+
+async def test_memory_on_a_gpu_that_is_not_there_is_refused(
+    client: triton.InferenceServerClient, aio: triton_aio.InferenceServerClient
+) -> None:
+    handle = base64.b64encode(bytes(64))
+    for call in (client.register_cuda_shared_memory, aio.register_cuda_shared_memory):
+        # Whether this machine has no GPU at all, or not so many.
+        with pytest.raises(InferenceServerException, match="no GPU") as refusal:
+            answer = call("r", handle, 1000, 64)
+            if answer is not None:
+                await answer
+        assert refusal.value.status() in ("StatusCode.UNIMPLEMENTED", "StatusCode.INVALID_ARGUMENT")
 
 
 async def test_a_stream_answers_the_asyncio_client(aio: triton_aio.InferenceServerClient) -> None:

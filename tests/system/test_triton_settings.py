@@ -26,13 +26,16 @@ ALWAYS = {
 REPOSITORY = {"model_repository", "model_repository(unload_dependents)"}
 SETTINGS = {"trace", "logging"}
 MEMORY = {"system_shared_memory"}
+CUDA = {"cuda_shared_memory"}
 EXTENSIONS = {
     "none": ALWAYS,
     "repository": ALWAYS | REPOSITORY,
     "settings": ALWAYS | SETTINGS,
     "shared-memory": ALWAYS | MEMORY,
     "settings,repository": ALWAYS | SETTINGS | REPOSITORY,
+    "cuda-shared-memory": ALWAYS | CUDA,
     "all": ALWAYS | REPOSITORY | SETTINGS | MEMORY,
+    "all,cuda-shared-memory": ALWAYS | REPOSITORY | SETTINGS | MEMORY | CUDA,
 }
 # One RPC of each group, as any client would call it.
 GROUPS: dict[str, tuple[set[str], list[Call]]] = {
@@ -47,9 +50,9 @@ GROUPS: dict[str, tuple[set[str], list[Call]]] = {
     ),
     "shared-memory": (
         MEMORY,
-        [lambda c: c.get_system_shared_memory_status(),
-         lambda c: c.unregister_system_shared_memory()],
+        [lambda c: c.get_system_shared_memory_status()],
     ),
+    "cuda-shared-memory": (CUDA, [lambda c: c.get_cuda_shared_memory_status()]),
 }  # fmt: skip
 
 
@@ -92,6 +95,15 @@ def test_the_extensions_are_those_that_work(repository: Path, control: str) -> N
                 else:
                     with refused("PERMISSION_DENIED", "--control"):
                         call(client)
+        # Triton's examples unregister both kinds before they begin, whichever they use.
+        for unregister in (
+            client.unregister_system_shared_memory, client.unregister_cuda_shared_memory
+        ):  # fmt: skip
+            if (MEMORY | CUDA) & set(named):
+                unregister()
+            else:
+                with refused("PERMISSION_DENIED", "--control"):
+                    unregister()
         if "shared-memory" not in control and control != "all":
             given = triton.InferInput("x", [2, 4], "FP32").set_shared_memory("region", 32)
             with refused("UNIMPLEMENTED", "--control shared-memory"):
@@ -103,12 +115,14 @@ def test_the_extensions_are_those_that_work(repository: Path, control: str) -> N
 
 def test_a_control_port_alone_names_and_answers_the_control_rpcs(repository: Path) -> None:
     with (
-        serving(repository, "--control", "all", "--control-port", "0") as server,
+        serving(repository, "--control", "all,cuda-shared-memory", "--control-port", "0") as server,
         Client(server.grpc) as client,
         Client(f"127.0.0.1:{server.ready['control_port']}") as operator,
     ):
         assert sorted(client.get_server_metadata().extensions) == sorted(EXTENSIONS["none"])
-        assert sorted(operator.get_server_metadata().extensions) == sorted(EXTENSIONS["all"])
+        assert sorted(operator.get_server_metadata().extensions) == sorted(
+            EXTENSIONS["all,cuda-shared-memory"]
+        )
         for _, calls in GROUPS.values():
             for call in calls:
                 with refused("PERMISSION_DENIED"):
