@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtests import arrivals, client
+from loadtests import arrivals, client, energy
 from loadtests.arrivals import SHAPES
 from loadtests.histogram import samples_for
 from loadtests.load import Plan, run
 from loadtests.observed import GOOD, Observed
+from loadtests.pricing import scrape
+from loadtests.pricing.meanwhile import Meanwhile
+from loadtests.pricing.meanwhile import drawn as draws
 from loadtests.screen import WIDTH, all_or_nothing, shown
 from service.errors import InvalidSetting
 
@@ -146,6 +150,14 @@ def load(
             "failed. Without one, answers are waited for 10 s after the end.",
         ),
     ] = 0.0,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            metavar="URL[,...]",
+            help="Of each replica's metrics, such as http://HOST:8002/metrics, where they are "
+            "farthing's: brings what its GPUs draw for 1,000 answers, of ten seconds or more.",
+        ),
+    ] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, with the histograms, instead of the table.")
     ] = False,
@@ -166,8 +178,11 @@ def load(
     with client.connected(target) as caller:
         caller.check(model, version=model_version, rows_file=rows_file, rows=rows)
     console = Console(stderr=as_json, width=WIDTH)
+    urls = tuple(filter(None, metrics.split(",")))
+    meanwhile = Meanwhile(lambda: scrape.read(urls, model=model))
     with (
         all_or_nothing(),
+        meanwhile,
         tempfile.TemporaryDirectory(prefix="farthing-load-") as directory,
         shown(
             f"loading {model} at {target}: {said(plan)}",
@@ -176,10 +191,15 @@ def load(
         ),
     ):
         seen = run(plan, log=Path(directory) / "locust.log")
+    drawn = draws(meanwhile.looks, plan.warmup_s) if urls else None
     if as_json:
-        print(json.dumps(summary(plan, seen), indent=2))
+        told = {"energy": (asdict(drawn) | energy.figures(drawn)) if drawn else None}
+        print(json.dumps(summary(plan, seen) | told, indent=2))
     else:
         console.print(table(plan, seen))
+        if urls:
+            said_of = drawn.said if drawn else energy.NOT_MEASURED
+            console.print(f"Energy: {said_of}", highlight=False, markup=False)
     if seen.void:
         console.print(f"[bold]void:[/] {seen.void}; no figure above says anything of the server")
     if seen.void or not seen.answers:
