@@ -40,3 +40,16 @@ class Account:
     def ticket(self, rows: int) -> Ticket:
         """For one run of so many rows."""
         return Ticket(self.labels, rows)
+
+
+def told_of(ledger: Ledger, core_s: float) -> dict[str, float]:
+    """What a caller is told of his share of a run: its seconds, and what is known to follow.
+
+    A period's scaling comes later, so a busy server's bill is less; of energy the power now counts.
+    """
+    figures = {
+        f"farthing-{ledger.unit.name}-seconds": core_s,
+        "farthing-cost-usd": ledger.usd(core_s),
+        "farthing-joules": ledger.meter.of(core_s),
+    }
+    return {name: figure for name, figure in figures.items() if figure is not None}

@@ -10,6 +10,7 @@ from typing import Any
 from grpc.aio import ServicerContext
 
 from service import following, statistics
+from service.account import told_of
 from service.errors import (
     InvalidInput,
     ModelNotFound,
@@ -168,14 +169,9 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated
         return await self._shared.inference(request, call.time_remaining(), tell)
 
     def _cost(self, core_s: float) -> tuple[tuple[str, str], ...]:
-        """Trailing metadata; a period's scaling comes later, so a busy server's bill is less."""
-        ledger = self._repository.book.ledger
-        figures = {
-            f"farthing-{ledger.unit.name}-seconds": core_s,
-            "farthing-cost-usd": ledger.usd(core_s),
-            "farthing-joules": ledger.meter.of(core_s),
-        }
-        return tuple((name, f"{each:.6g}") for name, each in figures.items() if each is not None)
+        """Trailing metadata."""
+        told = told_of(self._repository.book.ledger, core_s)
+        return tuple((name, f"{each:.6g}") for name, each in told.items())
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[Any], call: Call

@@ -196,7 +196,8 @@ SERVICE_IMPORTS = {
     },
     "service.servicer": LEAVES
     | {
-        "service.following", "service.index", "service.inference", "service.metrics",
+        "service.account", "service.following", "service.index", "service.inference",
+        "service.metrics",
         "service.model", "service.modelpages", "service.proto", "service.sharedmemory",
         "service.repository", "service.spans", "service.statistics", "service.streams",
         "service.tracing",

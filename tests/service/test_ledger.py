@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.account import told_of
 from service.bill import BUSY, GPU, IDLE, NO_MODEL, SERVING, WARM_UP, WASTE, Bill, Line, Price
 from service.figures import Labels
 from service.ledger import PERIOD_S, Ledger, Ticket
@@ -442,6 +443,16 @@ def test_nothing_is_said_of_energy_where_nobody_tells() -> None:
 def test_seconds_draw_their_share_of_the_power_of_all() -> None:
     ledger = Ledger(cores=2.0, clock=ManualClock(), unit=GPU, energy=Drawn(lambda: 0.0, 600.0))
     assert ledger.meter.of(0.5) == 150.0
+
+
+def test_caller_is_told_seconds_of_what_is_paid_for_and_no_more_than_is_known() -> None:
+    plain = Ledger(cores=2.0, clock=ManualClock())
+    assert told_of(plain, 0.5) == {"farthing-core-seconds": 0.5}
+    gpus = Ledger(cores=1.0, clock=ManualClock(), unit=GPU, price=Price(3600.0, "book"),
+                  energy=Drawn(lambda: 0.0, 300.0))  # fmt: skip
+    assert told_of(gpus, 0.5) == {
+        "farthing-gpu-seconds": 0.5, "farthing-cost-usd": 0.5, "farthing-joules": 150.0,
+    }  # fmt: skip
 
 
 def test_run_that_takes_nothing_for_a_while_costs_nothing_then() -> None:
