@@ -49,7 +49,7 @@ def joined(
     if old is None:
         return new, {}
     theirs = [v for v in old.variants if (JUDGED_ON in v.made) != on_gpu and v.name != REFERENCE]
-    marks = {m: c for m, c in old.chosen.items() if _of_gpu(m) != on_gpu}
+    marks = {m: c for m, c in old.chosen.items() if of_gpu(m) != on_gpu}
     if not marks and not any(v.accepted for v in theirs):
         return new, {}
     others = "CPUs" if on_gpu else "GPUs"
@@ -82,7 +82,7 @@ def _newest(model: Path) -> tuple[Manifest | None, str]:
     return manifest.load(model / str(versions[-1])), str(versions[-1])
 
 
-def _of_gpu(mark: str) -> bool:
+def of_gpu(mark: str) -> bool:
     """Whether a fingerprint is a GPU's: it ends with the provider."""
     return mark.rpartition(", ")[2] in (devices.CUDA, devices.TENSORRT)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from converter import speed
+from converter import earlier, speed
+from converter.variants import GPU
 from service import hardware, opening, tuned
 from service.errors import FarthingError
 from service.manifest import Manifest, Variant
@@ -27,7 +29,10 @@ def show(console: Console, contract: Manifest, entry: Tuned | None = None) -> No
     """
     table = Table(title=f"{contract.name}: variants", title_justify="left")
     table.add_column("variant")
-    for heading in ("MB", "accuracy", "agrees", "speed-up\nbatch 1 / 8"):
+    batches = {n for v in contract.variants for n in speed.batches_in(v.figures)}
+    told = sorted(batches | {*speed.BATCHES})
+    ratios = f"speed-up\nbatch {' / '.join(map(str, told))}"
+    for heading in ("MB", "accuracy", "agrees", ratios):
         table.add_column(heading, justify="right")
     table.add_column("published, or why not", overflow="fold")
     for variant in contract.variants:
@@ -36,7 +41,7 @@ def show(console: Console, contract: Manifest, entry: Tuned | None = None) -> No
             f"{variant.bytes / 1e6:.2f}" if variant.bytes else "-",
             _percent(variant, "accuracy"),
             _percent(variant, "agreement"),
-            _ratios(variant),
+            _ratios(variant, told),
             escape(variant.reason)
             if variant.accepted
             else f"[red]refused[/]: {escape(variant.reason)}",
@@ -65,6 +70,16 @@ def _lines(contract: Manifest, entry: Tuned | None) -> list[str]:
         )
     elif choice:
         lines.append(f"On this hardware `farthing serve` takes {choice.variant}: {choice.reason}.")
+    lines += [
+        f"On {mark} `farthing serve` takes {there.variant}: {there.reason}."
+        for mark, there in contract.chosen.items()
+        if earlier.of_gpu(mark)
+    ]
+    lines += [
+        f"What {variant.name} is worth shows on a GPU: convert there with --device cuda."
+        for variant in contract.variants
+        if variant.accepted and variant.device == GPU and earlier.JUDGED_ON not in variant.made
+    ]
     if contract.reproduce:
         lines.append(f"Again: {contract.reproduce}")
     return lines
@@ -75,8 +90,8 @@ def _percent(variant: Variant, figure: str) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def _ratios(variant: Variant) -> str:
-    ratios = [variant.figures.get(f"speedup_batch_{batch}") for batch in speed.BATCHES]
+def _ratios(variant: Variant, batches: Sequence[int]) -> str:
+    ratios = [variant.figures.get(f"speedup_batch_{batch}") for batch in batches]
     return " / ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
 
 
@@ -93,7 +108,7 @@ def held(directory: Path, contract: Manifest) -> tuple[Tuned | None, list[str]]:
         if entry == here.entry:
             continue
         ours = (entry.fingerprint, entry.cpus) == (hardware.fingerprint(), hardware.cpus())
-        where = f"{entry.fingerprint} with {tuned.counted(entry.cpus, 'CPU')}"
+        where = f"{entry.fingerprint} with {tuned.units(entry.fingerprint, entry.cpus)}"
         text = f"Tuned on {entry.date} for {'this hardware' if ours else where}: {entry.variant}"
         text += f", {entry.said}"
         if ours and here.why:

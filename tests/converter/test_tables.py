@@ -70,3 +70,22 @@ def test_inspect_tells_of_a_tuned_file_that_cannot_be_read(
     assert farthing.main(["inspect", str(path.parent)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "takes as-is: recorded by convert." in shown and "tune again" in shown
+
+
+def test_what_gpus_take_and_what_only_a_gpu_shows_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = published(tmp_path)
+    contract = manifest.load(path.parent)
+    ratios = {f"speedup_batch_{n}{low}": 2.0 for n in (1, 8, 32) for low in ("", "_low")}
+    made = {"judged_on": {"provider": "cuda", "gpu": "NVIDIA H200"}}
+    there = replace(contract.variants[0], name="pruned", figures=ratios, device="gpu", made=made)
+    unseen = replace(there, name="fp16", figures={}, made={})
+    choices = {**contract.chosen, "NVIDIA H200, compute 9.0, cuda": Choice("pruned", "it won")}
+    text = replace(contract, variants=(*contract.variants, there, unseen), chosen=choices)
+    (path.parent / manifest.FILENAME).write_text(text.to_json())
+    assert farthing.main(["inspect", str(tmp_path / "double")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "On NVIDIA H200, compute 9.0, cuda `farthing serve` takes pruned: it won." in shown
+    assert "What fp16 is worth shows on a GPU: convert there with --device cuda." in shown
+    assert "2.00 / 2.00 / 2.00" in shown and "What pruned is worth" not in shown
