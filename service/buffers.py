@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ParamSpec, TypeVar
@@ -65,13 +66,9 @@ class Buffers:
             CudaFailed: there is not as much.
         """
         self._on, self._plan, self._number = on, plan, number
-        self._host = on.memory.pinned(max(1, plan.nbytes))
-        self._stream = on.memory.stream()
-        try:
-            self._device = on.memory.device(max(1, plan.nbytes))
-        except CudaFailed:
-            on.memory.ended(self._stream)
-            raise
+        # While a run is recorded, CUDA lets no thread of the process allocate or free anything; on
+        # the GPU's thread that can't be.
+        self._host, self._stream, self._device = on.turn.submit(self._taken).result()
         self.views = {room.name: room.view(self._host, plan.max_rows) for room in plan.inputs}
         self._bound: dict[int, tuple[Any, Any]] = {}
 
@@ -85,7 +82,20 @@ class Buffers:
         return loose | {room.name: room.view(self._host, rows).copy() for room in plan.outputs}
 
     def close(self) -> None:
-        """Give the memory back; no run may follow."""
+        """Give the memory back when the GPU's thread comes to it; no run may follow."""
+        with suppress(RuntimeError):  # the process ends, and its memory with it
+            self._on.turn.submit(self._give_back)
+
+    def _taken(self) -> tuple[Array, int, int]:
+        memory, nbytes = self._on.memory, max(1, self._plan.nbytes)
+        host, stream = memory.pinned(nbytes), memory.stream()
+        try:
+            return host, stream, memory.device(nbytes)
+        except CudaFailed:
+            memory.ended(stream)
+            raise
+
+    def _give_back(self) -> None:
         self._bound.clear()
         try:
             self._on.memory.ended(self._stream)

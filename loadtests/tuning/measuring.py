@@ -189,7 +189,8 @@ class Rig:
     def _look(self, setting: Setting) -> float:
         """Seconds of a run, after one that only makes it warm."""
         opened = self._opened(setting)
-        opened.session.warm_up_with(opened.inwards(self._rows(opened, setting.rows)))
+        rows = setting.rows if opened.contract.batched else None  # tells lanes what to hold
+        opened.session.warm_up_with(opened.inwards(self._rows(opened, setting.rows)), rows=rows)
         _, seconds = self._turn(setting, 1)
         if max(seconds) < _TURN_S:
             seconds += self._turn(setting, 2)[1]

@@ -48,6 +48,12 @@ class Recorded:
         self.real.run_with_iobinding(binding)
 
 
+def settled(*places: OnGpu) -> None:
+    """Wait until the GPUs' threads have done what they were asked so far."""
+    for place in places:
+        place.turn.submit(int).result(20)
+
+
 def plain(session: Recorded, feeds: dict[str, Array]) -> dict[str, Array]:
     names = [node.name for node in session.real.get_outputs()]
     return dict(zip(names, session.real.run(names, dict(feeds)), strict=True))

@@ -100,6 +100,7 @@ def test_many_threads_get_bit_for_bit_what_a_plain_run_answers(
         wanted = plain.run({"x": padded})["scores"][:count]
         assert answer.tobytes() == wanted.tobytes()
     lanes.close()
+    onhost.settled(*places)
     assert not any(memory.held or memory.streams for memory in memories)
 
 
@@ -168,6 +169,18 @@ def test_runs_are_spread_over_the_gpus(double: Path) -> None:
     assert [len(place.session.runs) for place in places] == [3, 3]
 
 
+def test_the_gpu_with_the_fewest_runs_is_next(double: Path) -> None:
+    one, two = places = [onhost.place(double), onhost.place(double)]
+    lanes = onhost.laid(double, *places, each=2)
+    first, second, third, fourth = (staged(lanes, rows(1)) for _ in range(4))  # by turns
+    for feeds in (first, second, fourth):
+        feeds.let_go()
+    lanes.run(rows(1))
+    assert (len(one.session.runs), len(two.session.runs)) == (0, 1)
+    lanes.run(third)
+    assert (len(one.session.runs), len(two.session.runs)) == (1, 1)
+
+
 class TestGraphs:
     def test_rows_are_padded_with_zeros_to_their_bucket_and_cut_again(self, double: Path) -> None:
         place = onhost.place(double)
@@ -220,6 +233,7 @@ class TestNoLaneIsLost:
         yield lanes
         np.testing.assert_array_equal(lanes.run(rows(2))["y"], rows(2)["x"] * 2)
         lanes.close()
+        onhost.settled(place)
         assert not place.memory.held and not place.memory.streams
 
     def test_by_a_run_that_fails(self, lanes: Lanes, place: Any) -> None:
@@ -265,12 +279,15 @@ class TestNoLaneIsLost:
 class TestClosing:
     def test_gives_back_at_once_what_is_idle_and_the_rest_after_its_run(self, double: Path) -> None:
         memory = HostMemory()
-        lanes = onhost.laid(double, onhost.place(double, memory), each=2)
+        place = onhost.place(double, memory)
+        lanes = onhost.laid(double, place, each=2)
         feeds = staged(lanes, rows(2))
         assert len(memory.held) == 2
         lanes.close()
+        onhost.settled(place)
         assert len(memory.held) == len(memory.streams) == 1
         np.testing.assert_array_equal(lanes.run(feeds)["y"], rows(2)["x"] * 2)
+        onhost.settled(place)
         assert not memory.held and not memory.streams
 
     def test_ends_the_waiting_for_a_lane(self, double: Path) -> None:
@@ -290,6 +307,7 @@ class TestClosing:
         lanes.run(rows(1))
         session = weakref.ref(place.session)
         lanes.close()
+        onhost.settled(place)
         del place
         assert session() is None
 
@@ -381,8 +399,10 @@ class TestSizes:
         self, double: Path, each: int, most: int
     ) -> None:
         memory = HostMemory(most_bytes=most)  # a lane takes 512
+        place = onhost.place(double, memory)
         with pytest.raises(CudaFailed, match="memory"):
-            onhost.laid(double, onhost.place(double, memory), each=each, max_rows=16)
+            onhost.laid(double, place, each=each, max_rows=16)
+        onhost.settled(place)
         assert not memory.held and not memory.streams
 
     def test_lanes_of_a_gigabyte_are_not_made(self, double: Path) -> None:

@@ -29,13 +29,10 @@ MAX_ROWS = 8
 OPTIONS = SessionOptions(threads=1, lanes=2, max_rows=MAX_ROWS)
 
 
-def on_host(
-    path: Path, *, memory: HostMemory | None = None, graphs: bool = False, gpus: int = 1,
-    options: SessionOptions = OPTIONS,
-) -> tuple[Session, list[Any]]:  # fmt: skip
+def on_host(path: Path, *, graphs: bool = False, gpus: int = 1) -> tuple[Session, list[Any]]:
     """A session "on GPUs", and how it is run there."""
-    session = Session(path, options)
-    places = [onhost.place(path, memory) for _ in range(gpus)]
+    session = Session(path, OPTIONS)
+    places = [onhost.place(path) for _ in range(gpus)]
     session.run_on(places, graphs=graphs)
     return session, [place.session for place in places]
 
@@ -99,12 +96,14 @@ class TestWarmUp:
         assert refusals[0] == refusals[1]
 
     def test_a_gpu_without_room_for_the_batch_is_a_sentence(self, tmp_path: Path) -> None:
-        memory = HostMemory(most_bytes=600)
-        session, _ = on_host(models.double(tmp_path / "m.onnx"), memory=memory)
+        path = models.double(tmp_path / "m.onnx")
+        session, place = Session(path, OPTIONS), onhost.place(path, HostMemory(most_bytes=600))
+        session.run_on([place])
         with pytest.raises(ModelUnusable, match="used up; lower --max-batch or --inst") as refused:
             session.warm_up(1)
         assert str(tmp_path) not in refused.value.told
-        assert not memory.held and not memory.streams
+        onhost.settled(place)
+        assert not place.memory.held and not place.memory.streams
 
     def test_a_run_that_fails_is_told_as_on_the_cpu(self, tmp_path: Path) -> None:
         session, (seen,) = on_host(models.double(tmp_path / "m.onnx"))
@@ -236,11 +235,13 @@ def test_an_output_of_no_fixed_size_comes_with_the_lanes_others(tmp_path: Path) 
 
 
 def test_closing_gives_the_memory_back(tmp_path: Path) -> None:
-    memory = HostMemory()
-    session, _ = on_host(models.double(tmp_path / "m.onnx"), memory=memory)
+    path, memory = models.double(tmp_path / "m.onnx"), HostMemory()
+    session, place = Session(path, OPTIONS), onhost.place(path, memory)
+    session.run_on([place])
     session.warm_up(1, MAX_ROWS)
     assert len(memory.held) == 2
     session.close()
+    onhost.settled(place)
     assert not memory.held and not memory.streams
     with pytest.raises(RuntimeError, match="closed"):
         session.run({"x": np.ones((1, 4), np.float32)})
