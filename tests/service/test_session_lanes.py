@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service import runtime
 from service.batcher import Batcher
 from service.batching import Limits
 from service.choice import Chosen
+from service.devices import Device
 from service.errors import InferenceFailed, ModelUnusable
 from service.lanes import Staged
 from service.manifest import Manifest, TensorSpec, Variant
@@ -260,3 +262,20 @@ def test_a_session_on_the_cpu_has_no_lanes(tmp_path: Path) -> None:
     session = Session(models.double(tmp_path / "m.onnx"), OPTIONS)
     found = warmed(opened(session))
     assert session.lanes is None and found.runs == found.run
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_plain_run_of_a_recorded_session_is_never_recorded(tmp_path: Path, graphs: bool) -> None:
+    asked: list[Any] = []
+
+    def plain(session: Any, feeds: Any, options: Any) -> dict[str, Any]:
+        asked.append(options)
+        return {}
+
+    copy = runtime.Copy(Device("cuda", 3), ort=None, graphs=graphs)
+    place = runtime.place(copy, OPTIONS, plain)
+    place.plain(None, {})
+    ids = [options and options.get_run_config_entry("gpu_graph_id")
+           for options in (*asked, place.options(7))]  # fmt: skip
+    assert ids == (["-1", "7"] if graphs else [None, None])
+    assert place.device == ("cuda", 3)
