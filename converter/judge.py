@@ -80,7 +80,7 @@ class Judge:
         self.bounds = replace(recipe.bounds, metric=self._metric(self._evidence))
         if self._target.device.is_gpu:
             # The export was held against its framework on the CPU; from here on it is the GPU's.
-            self._reference = Session(exported.path, self._target.options)
+            self._reference = self._target.session(exported.path)
             self._evidence = self._evidence.answered_by(
                 self._reference, self.bounds, self._target.told
             )

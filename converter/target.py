@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from converter import speed
 from service import hardware, machine
 from service.devices import AUTO, CPU, TENSORRT, Device
 from service.manifest import Figures
-from service.session import Session, SessionOptions
+from service.session import RunFailed, Session, SessionOptions
 
 # On a GPU a single row is the time of launches, which precision hardly changes: there it is enough
 # not to be slower, but for noise.
@@ -39,6 +39,18 @@ class Target:
             return SessionOptions()
         return SessionOptions(devices=(self.device,), max_rows=max(speed.GPU_BATCHES))
 
+    def session(self, path: Path) -> Session:
+        """A graph, ready to run there as servers run it: on a GPU through lanes.
+
+        Raises:
+            ModelUnusable: it cannot be loaded there.
+        """
+        session = Session(path, self.options)
+        if self.device.is_gpu:
+            with suppress(RunFailed):  # on zeros; real rows then go the plain way
+                session.warm_up(max(self.batches))
+        return session
+
     @contextmanager
     def opened(self, path: Path) -> Iterator[Session]:
         """A graph, for as long as it is judged: it holds a GPU's memory.
@@ -46,7 +58,7 @@ class Target:
         Raises:
             ModelUnusable: it cannot be loaded there.
         """
-        session = Session(path, self.options)
+        session = self.session(path)
         try:
             yield session
         finally:
