@@ -29,6 +29,7 @@ from service.manifest import Manifest, Variant
 from service.session import NotOnGpu, Session, SessionOptions
 from tests.converter import pretended
 from tests.converter.conftest import Material
+from tests.service import onhost
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,29 @@ def test_call_from_python_takes_the_device_too(rows: Rows, tmp_path: Path) -> No
     contract = farthing.convert(source, out=tmp_path, device="cpu", variants=[])
     assert "--device cpu" in contract.reproduce
     assert json.loads(contract.to_json())["chosen"].keys() == {hardware.fingerprint()}
+
+
+@dataclass(frozen=True)
+class Laned(pretended.Pretended):
+    """A GPU whose lanes are real, in this machine's memory."""
+
+    def session(self, path: Path) -> Session:
+        session = Session(path, SessionOptions(threads=1, max_rows=max(self.batches)))
+        session.run_on([onhost.place(path)])
+        session.warm_up(max(self.batches))
+        assert session.lanes is not None and session.lanes.plan is not None
+        return session
+
+
+def test_mixture_is_found_through_lanes_too(rows: Rows, tmp_path: Path) -> None:
+    gpu = pretended.gpu()
+    source = pretended.lossy(tmp_path / "net.onnx", layers=4, lost=(2,))
+    contract = pipeline.run(
+        recipe(source, tmp_path, rows), target=Laned(gpu.device, gpu.name, gpu.fingerprint)
+    )
+    fp16 = named(contract, "fp16")
+    assert fp16.accepted, fp16.reason
+    assert [name.split(".")[1] for name in fp16.made["excluded"]] == ["m2"]
 
 
 @dataclass(frozen=True)
