@@ -153,7 +153,7 @@ def test_whatever_may_be_put_into_an_overlay_changes_it(tmp_path: Path) -> None:
     (root / USER).write_text(yaml.safe_dump(plain), encoding="utf-8")
     before = _whole(root)
     wishes = into(HANDBOOK)
-    assert len(wishes) == 10
+    assert len(wishes) == 13
     for wish in wishes:
         mixed: dict[str, Any] = plain | {
             key: merged(plain.get(key, []), value) for key, value in wish.items()
