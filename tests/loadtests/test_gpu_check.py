@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import subprocess
 import sys
@@ -129,6 +130,54 @@ def test_a_part_that_is_not_there_is_named(tmp_path: Path, lost: int) -> None:
     cut[lost].unlink()
     with pytest.raises(WheelsMissing, match=r"large-1\.0-py3-none-any\.whl"):
         wheels.joined(tmp_path / "wheels", tmp_path / "joined")
+
+
+def test_a_wheel_that_is_cut_anew_leaves_no_part_of_the_earlier_cut(tmp_path: Path) -> None:
+    folder, files = tmp_path / "wheels", {"large.py": "x = 1\n" * 300}
+    wheel(folder, "large", files=files)
+    assert len(wheels.split(folder, part_bytes=200)) > 4
+    whole = wheel(folder, "large", files=files).read_bytes()
+    cut = wheels.split(folder, part_bytes=len(whole) - 1)
+    assert sorted(folder.iterdir()) == cut and len(cut) == 2
+    (joined,) = wheels.joined(folder, tmp_path / "joined")
+    assert joined.read_bytes() == whole
+
+
+def test_parts_of_different_cuts_are_not_joined(tmp_path: Path) -> None:
+    folder = tmp_path / "wheels"
+    whole = wheel(folder, "large", files={"large.py": "x = 1\n" * 300})
+    wheels.split(folder, part_bytes=400)
+    whole.with_name(f"{whole.name}.part00").write_bytes(bytes(300))
+    with pytest.raises(WheelsMissing, match="different cuts: delete them all"):
+        wheels.joined(folder, tmp_path / "joined")
+
+
+def test_parts_that_were_copied_again_are_joined_again(tmp_path: Path) -> None:
+    folder, files = tmp_path / "wheels", {"large.py": "x = 1\n" * 300}
+    whole = wheel(folder, "large", files=files).read_bytes()
+    cut = wheels.split(folder, part_bytes=400)
+    good = cut[0].read_bytes()
+    cut[0].write_bytes(bytes(400))
+    (joined,) = wheels.joined(folder, tmp_path / "joined")
+    assert joined.read_bytes() != whole
+    cut[0].write_bytes(good)
+    later = joined.stat().st_mtime_ns + 1
+    os.utime(cut[0], ns=(later, later))
+    assert wheels.joined(folder, tmp_path / "joined") == [joined] and joined.read_bytes() == whole
+
+
+@pytest.mark.parametrize("bytes_", [b"j", b"PK"])
+def test_a_damaged_wheel_ends_with_2_and_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    bytes_: bytes,
+) -> None:  # fmt: skip
+    damaged = wheel(tmp_path / "wheels", "tiny")
+    damaged.write_bytes(damaged.read_bytes()[:60] if bytes_ == b"PK" else bytes_)
+    monkeypatch.setattr(environment, "needs", lambda: ["tiny"])
+    arguments = ["--wheels", str(tmp_path / "wheels")]
+    assert check.main(arguments, look=lambda: "", home=tmp_path / "home") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{damaged.name} is damaged: copy it again" in said
 
 
 def test_all_that_a_folder_lacks_is_named_with_the_reason(tmp_path: Path) -> None:

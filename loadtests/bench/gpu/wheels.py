@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import email
+import glob
 import importlib
 import re
 import shutil
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -40,10 +42,10 @@ def joined(folder: Path, into: Path) -> list[Path]:
 
     Args:
         folder: where the parts are.
-        into: where the whole wheels go; one that is there already with the right size stays.
+        into: where the whole wheels go; one that is there already, as large and newer, stays.
 
     Raises:
-        WheelsMissing: a part is not there.
+        WheelsMissing: a part is not there, or is of another cut.
     """
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.iterdir()):
@@ -55,6 +57,12 @@ def joined(folder: Path, into: Path) -> list[Path]:
         lost = [number for number in range(max(parts) + 1) if number not in parts]
         if lost:
             raise WheelsMissing(f"{folder} has no {name}.part{lost[0]:02d}, and has later parts")
+        sizes = [parts[number].stat().st_size for number in sorted(parts)]
+        if len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0]:
+            raise WheelsMissing(
+                f"{folder} has parts of {name} of different cuts: delete them all, and copy them "
+                "again"
+            )
         wheels.append(_written(into / name, [parts[number] for number in sorted(parts)]))
         if not zipfile.is_zipfile(wheels[-1]):  # its directory is the end of the last part
             raise WheelsMissing(f"{folder} lacks parts of {name} after .part{max(parts):02d}")
@@ -62,8 +70,10 @@ def joined(folder: Path, into: Path) -> list[Path]:
 
 
 def _written(path: Path, parts: Sequence[Path]) -> Path:
-    if path.exists() and path.stat().st_size == sum(part.stat().st_size for part in parts):
-        return path
+    told = [part.stat() for part in parts]
+    if path.exists() and path.stat().st_size == sum(each.st_size for each in told):
+        if path.stat().st_mtime_ns >= max(each.st_mtime_ns for each in told):
+            return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as whole:
         for part in parts:
@@ -73,9 +83,14 @@ def _written(path: Path, parts: Sequence[Path]) -> Path:
 
 
 def split(folder: Path, *, part_bytes: int) -> list[Path]:
-    """Cut wheels that are larger into parts of so many bytes, in their place; gives the parts."""
+    """Cut wheels that are larger into parts of so many bytes, in their place; gives the parts.
+
+    Parts of an earlier cut are removed.
+    """
     cut = []
     for wheel in sorted(folder.glob("*.whl")):
+        for old in folder.glob(f"{glob.escape(wheel.name)}.part*"):
+            old.unlink()
         if wheel.stat().st_size <= part_bytes:
             continue
         with wheel.open("rb") as file:
@@ -138,7 +153,10 @@ def _offered(name: str, specifier: Any, folders: Sequence[Path]) -> tuple[Offer 
             best = version_of(str(version)), path
     if best is None:
         return None, why
-    return Offer(str(best[0]), _requires(best[1])), ""
+    try:
+        return Offer(str(best[0]), _requires(best[1])), ""
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, zlib.error):
+        return None, f"{best[1].name} is damaged: copy it again"
 
 
 def _wheels(folders: Sequence[Path], name: str) -> Iterator[tuple[Path, Any, frozenset[Any]]]:
