@@ -77,10 +77,11 @@ class Watch:
         """Take the first look, so that what follows has something to be compared with."""
         self._cards, self._clock, self._lock, self._over = cards, clock, Lock(), Event()
         self._sums: list[_Sum] = []
+        self._failed: set[int] = set()
         self._thread: Thread | None = None
         for card in cards:
             now = clock()
-            self._sums.append(_Sum(card.read(), now, now))
+            self._sums.append(_Sum(self._read(card) or Reading(), now, now))
         self._tell_missing()
 
     def start(self) -> None:
@@ -98,7 +99,9 @@ class Watch:
     def look(self) -> None:
         """Look at each once."""
         for card, total in zip(self._cards, self._sums, strict=True):
-            reading, at = card.read(), self._clock()
+            reading, at = self._read(card), self._clock()
+            if reading is None:
+                continue  # the next look covers the time since the last that succeeded
             with self._lock:
                 total.add(reading, at)
         self._tell_missing()
@@ -129,6 +132,20 @@ class Watch:
     def _go_on(self) -> None:
         while not self._over.wait(PERIOD_S):
             self.look()
+
+    def _read(self, card: Card) -> Reading | None:
+        """How it is; None where it could not be looked at, which is said once.
+
+        A card never raises. One that does all the same must not end the thread: all figures would
+        stand still, unnoticed.
+        """
+        try:
+            return card.read()
+        except Exception as error:
+            if card.index not in self._failed:
+                self._failed.add(card.index)
+                log.warning("a GPU could not be looked at", gpu=card.index, reason=repr(error))
+            return None
 
     def _tell_missing(self) -> None:
         """Say once of each card and figure that it is not told."""

@@ -95,17 +95,14 @@ class NvmlCard:
         """How it is now; never raises."""
         nvml, handle = self._nvml, self._handle
         memory = self._told(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
-        energy_mj = self._told(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
-        power_mw = self._told(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
-        limit_mw = self._told(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
         return Reading(
             busy=self._told(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
-            memory_bytes=None if memory is None else int(memory.total),
-            memory_used_bytes=None if memory is None else int(memory.used),
+            memory_bytes=self._told(lambda: int(memory.total)),
+            memory_used_bytes=self._told(lambda: int(memory.used)),
             own_bytes=self._told(self._own),
-            power_w=None if power_mw is None else power_mw / 1000,
-            power_limit_w=None if limit_mw is None else limit_mw / 1000,
-            energy_j=None if energy_mj is None else energy_mj / 1000,
+            power_w=self._told(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+            power_limit_w=self._told(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
+            energy_j=self._told(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000),
             celsius=self._told(
                 lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
             ),
@@ -131,10 +128,14 @@ class NvmlCard:
         )
 
     def _told(self, ask: Callable[[], Any]) -> Any:
-        """An answer; None where the card, its driver or its kind does not know."""
+        """An answer; None where the card, its driver or its kind does not know.
+
+        Nor is an answer that cannot be understood one: drivers give such, and no figure is worth
+        the others.
+        """
         try:
             return ask()
-        except self._nvml.NVMLError:
+        except Exception:
             return None
 
 
@@ -153,7 +154,7 @@ def cards(gpus: Sequence[tuple[int, str]], library: Any = None) -> tuple[NvmlCar
     try:
         nvml.nvmlInit()
         return tuple(NvmlCard(index, uuid, _handle(nvml, uuid), nvml) for index, uuid in gpus)
-    except nvml.NVMLError as error:
+    except Exception as error:  # of another pynvml than ours too: models run without figures
         raise NvmlFailed(
             f"the GPUs cannot be watched, since NVIDIA's management library says: {error}"
         ) from error

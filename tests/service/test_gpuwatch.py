@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -99,8 +99,66 @@ def test_thread_looks_until_it_is_stopped() -> None:
                 looked.set()
             return super().read()
 
+    before = set(threading.enumerate())  # other tests' servers watch too
     watch = Watch([Looked(COUNTING)])
     watch.start()
     assert looked.wait(20)
     watch.stop()
-    assert all(thread.name != "gpu-watch" for thread in threading.enumerate())
+    assert set(threading.enumerate()) <= before
+
+
+@dataclass
+class Broken(FakeCard):
+    """Cannot be looked at while ``broken``."""
+
+    broken: bool = True
+
+    def read(self) -> Reading:
+        if self.broken:
+            raise AttributeError("no such function")
+        return super().read()
+
+
+def test_card_that_cannot_be_looked_at_is_said_once_and_holds_up_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = ManualClock()
+    odd, good = Broken(COUNTING), FakeCard(COUNTING, index=1, uuid="GPU-1")
+    watch = Watch([odd, good], clock)
+    for energy_j in (1100.0, 1200.0):
+        clock.advance(1.0)
+        good.now = replace(COUNTING, energy_j=energy_j)
+        watch.look()
+    assert [seen.energy_j for seen in watch.seen()] == [None, 200.0]
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert told == ["a GPU could not be looked at"]
+
+
+def test_look_that_failed_is_made_up_for_by_the_next() -> None:
+    clock = ManualClock()
+    card = Broken(COUNTING, broken=False)
+    watch = Watch([card], clock)
+    clock.advance(1.0)
+    card.broken = True
+    watch.look()
+    clock.advance(1.0)
+    card.broken, card.now = False, replace(COUNTING, energy_j=1500.0)
+    watch.look()
+    (seen,) = watch.seen()
+    assert (seen.energy_j, seen.seconds) == (500.0, 2.0)
+
+
+def test_thread_outlives_a_look_that_fails() -> None:
+    again = threading.Event()
+
+    class Failing(FakeCard):
+        def read(self) -> Reading:
+            self.looks += 1
+            if self.looks > 3:
+                again.set()
+            raise TypeError("None")
+
+    watch = Watch([Failing(COUNTING)])
+    watch.start()
+    assert again.wait(20)
+    watch.stop()

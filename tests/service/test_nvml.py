@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pynvml
 import pytest
@@ -48,6 +49,28 @@ def test_what_a_card_does_not_support_is_absent_and_the_rest_is_there(
     function: str, figures: tuple[str, ...]
 ) -> None:
     assert reading(FakeNvml(pid=os.getpid(), lacks={function})).missing == figures
+
+
+class Odd(FakeNvml):
+    """A library that answers what nobody can understand, or has other names than ours."""
+
+    def nvmlDeviceGetPowerUsage(self, handle: str) -> Any:
+        return None
+
+    def nvmlDeviceGetTemperature(self, handle: str, sensor: int) -> Any:
+        raise AttributeError("NVML_TEMPERATURE_GPU")
+
+    def nvmlDeviceGetTotalEccErrors(self, handle: str, kind: int, counter: int) -> Any:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+
+def test_answers_that_cannot_be_understood_are_absent_and_the_rest_is_there() -> None:
+    assert reading(Odd(pid=os.getpid())).missing == ("power_w", "celsius", "ecc_errors")
+
+
+def test_library_of_another_kind_is_one_sentence() -> None:
+    with pytest.raises(NvmlFailed, match=r"cannot be watched, since .*: no such thing"):
+        nvml.cards([(0, "GPU-0")], FakeNvml(init=AttributeError("no such thing")))
 
 
 def test_card_without_a_name_is_told_by_the_rest() -> None:
