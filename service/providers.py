@@ -6,11 +6,12 @@ Execution Provider"); unproven: they have never met a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
 
 from service.devices import CUDA, TENSORRT, Device
 from service.graphs import Facts
 from service.sessionoptions import SessionOptions
+from service.sizes import Named, Nodes
 
 CPU_PROVIDER = "CPUExecutionProvider"
 NAMES = {CUDA: "CUDAExecutionProvider", TENSORRT: "TensorrtExecutionProvider"}
@@ -18,10 +19,10 @@ SHAPES, NONE, ANY = "shapes", "none", "any"
 _OF_TENSORRT = "trt_"
 Planned = list[tuple[str, dict[str, str]]]
 
-# CUDA's provider has kernels for all of them, and leaves them to the CPU only where all they are
-# given is there already: the sizes that Shape tells, and what was made of them (core/framework/
-# fallback_cpu_capability.cc). A node without a kernel is none of these, and so is named, whatever
-# it draws to the CPU behind it.
+# CUDA's provider leaves some to the CPU that it has kernels for, where all they are given is there
+# already: the sizes that Shape tells, and what was made of them (core/framework/
+# fallback_cpu_capability.cc). The same operators on rows are there for want of a kernel, as fp16's
+# Clip of opset 11 is (docs/OperatorKernels.md); so what a node is given decides.
 SHAPE_OPERATORS = frozenset(
     """
     Abs Add And Cast Ceil Clip Concat Constant ConstantOfShape CumSum Div Equal Expand Flatten Floor
@@ -31,6 +32,14 @@ SHAPE_OPERATORS = frozenset(
     Unsqueeze Where
     """.split()  # noqa: SIM905  # a list of them would take sixty lines
 )
+# Of these it has kernels for numbers of all types (the same table): of nodes that the file does not
+# have, since ONNX Runtime made them itself, no others are let through.
+_OF_ALL_TYPES = frozenset(
+    {
+        "Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity",
+        "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
 # As CUDA, cuBLAS, cuDNN and ONNX Runtime's own arena say it.
 _FULL = (
     "out of memory", "cudaErrorMemoryAllocation", "ALLOC_FAILED", "Failed to allocate memory",
@@ -56,15 +65,18 @@ def planned(device: Device, options: SessionOptions, facts: Facts, *, engines: s
 
 
 def _cuda(device: Device, options: SessionOptions, facts: Facts) -> dict[str, str]:
-    # To search anew for each number of rows took seconds each; what is replayed is searched once.
-    known = facts.fixed or (facts.fixed_rows and (graphs_on(device, options)
-                                                  or options.max_rows == 1))  # fmt: skip
     result = {
         "device_id": str(device.index),
         "arena_extend_strategy": "kSameAsRequested",  # else a model takes up to twice its memory
-        "cudnn_conv_algo_search": "EXHAUSTIVE" if known else "HEURISTIC",
-        "use_tf32": "0",  # 10 bits of a number where fp32 was verified with 23
+        # None times algorithms any more; of cuDNN's heuristics this one plans the fastest
+        # (core/providers/cuda/nn/conv.cc; EXHAUSTIVE planned 9 times as long, and ran slower, on an
+        # H200: sgl-project/sglang-omni pull request 2176).
+        "cudnn_conv_algo_search": "HEURISTIC",
     }
+    # 10 bits of a number where fp32 was verified with 23. Of graphs with halves it would take the
+    # tensor cores from fp16's convolutions too (conv.cc deselects them whatever the type).
+    if not facts.half:
+        result["use_tf32"] = "0"
     if facts.half and facts.convolves:
         result["prefer_nhwc"] = "1"  # the layout that tensor cores take
     if graphs_on(device, options):
@@ -116,19 +128,26 @@ def entries(device: Device, options: SessionOptions) -> dict[str, str]:
     return alone | {"session.record_ep_graph_assignment_info": "1"}
 
 
-def refused(on_cpu: Mapping[str, int], fallback: str) -> str:
+def refused(on_cpu: Counter[Named], fallback: str, nodes: Nodes) -> str:
     """Why a session may not run with these nodes on the CPU; empty where it may.
 
     Args:
-        on_cpu: operator -> how many of them.
+        on_cpu: those that are there.
         fallback: what may be there: ``shapes``, ``none`` or ``any``.
+        nodes: of the file, by which those that compute shapes are known.
     """
-    allowed: Iterable[str] = {ANY: on_cpu, SHAPES: SHAPE_OPERATORS}.get(fallback, ())
-    left = {name: count for name, count in on_cpu.items() if name not in allowed}
+    left = Counter() if fallback == ANY else on_cpu
+    if fallback == SHAPES:
+        left = Counter({one: count for one, count in (on_cpu - _shapes(nodes)).items()
+                        if one in nodes.all or one[1] not in _OF_ALL_TYPES})  # fmt: skip
     if not left:
         return ""
-    nodes = f"{sum(left.values())} node{'' if sum(left.values()) == 1 else 's'}"
-    return f"the GPU's provider leaves {nodes} to the CPU: {counted(left)}; {REMEDY}"
+    said = f"{left.total()} node{'' if left.total() == 1 else 's'}"
+    return f"the GPU's provider leaves {said} to the CPU: {counted(left)}; {REMEDY}"
+
+
+def _shapes(nodes: Nodes) -> Counter[Named]:
+    return Counter({one: n for one, n in nodes.sizes.items() if one[1] in SHAPE_OPERATORS})
 
 
 REMEDY = (
@@ -141,16 +160,24 @@ REMEDY = (
 TENSORRT_WHEEL = "pip install 'tensorrt-cu13>=10,<11'"
 
 
-def counted(nodes: Mapping[str, int]) -> str:
+def counted(nodes: Counter[Named]) -> str:
     """Operators and their numbers, the most first, e.g. ``3 NonZero, 1 TopK``."""
-    ordered = sorted(nodes.items(), key=lambda pair: (-pair[1], pair[0]))
+    totals: Counter[str] = Counter()
+    for (_, operator), count in nodes.items():
+        totals[operator] += count
+    ordered = sorted(totals.items(), key=lambda pair: (-pair[1], pair[0]))
     most = ", ".join(f"{count} {name}" for name, count in ordered[:8])
     return most + (f" and {len(ordered) - 8} others" if len(ordered) > 8 else "")
 
 
+def full(said: str) -> bool:
+    """Whether an exception's text says that a GPU's memory is full."""
+    return any(word in said for word in _FULL)
+
+
 def memory_full(said: str, options: SessionOptions) -> str:
     """What to do about an exception's text that says that a GPU's memory is full; else empty."""
-    if not any(word in said for word in _FULL) or not options.devices[0].is_gpu:
+    if not full(said) or not options.devices[0].is_gpu:
         return ""
     if "gpu_mem_limit" in dict(options.provider):
         mend = "raise --gpu-mem-mib (or gpu_mem_limit in config.pbtxt), or lower --max-batch"

@@ -17,7 +17,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from service import buffers, cuda, graphs, hardware, log, manifest, providers
+from service import buffers, cuda, graphs, hardware, log, manifest, providers, sizes
 from service.buffers import UNRECORDED, OnGpu
 from service.devices import TENSORRT, Device
 from service.errors import ModelUnusable
@@ -144,14 +144,15 @@ def check_nodes(session: Any, path: Path, options: SessionOptions) -> None:
         NotOnGpu: others do, and which.
     """
     assigned = session.get_provider_graph_assignment_info()
-    on_cpu = Counter(node.op_type for part in assigned if part.ep_name == providers.CPU_PROVIDER
-                     for node in part.get_nodes())  # fmt: skip
-    if sentence := providers.refused(on_cpu, options.cpu_fallback):
+    there = (part for part in assigned if part.ep_name == providers.CPU_PROVIDER)
+    on_cpu = Counter((node.name, node.op_type) for part in there for node in part.get_nodes())
+    if not on_cpu:
+        return
+    if sentence := providers.refused(on_cpu, options.cpu_fallback, sizes.nodes(path)):
         raise NotOnGpu(f"{path}: {sentence}", told=sentence)
-    if on_cpu:
-        count = sum(len(part.get_nodes()) for part in assigned)
-        log.info("nodes that run on the CPU", file=path.name, nodes=providers.counted(on_cpu),
-                 of=count, allowed=options.cpu_fallback)  # fmt: skip
+    count = sum(len(part.get_nodes()) for part in assigned)
+    log.info("nodes that run on the CPU", file=path.name, nodes=providers.counted(on_cpu),
+             of=count, allowed=options.cpu_fallback)  # fmt: skip
 
 
 def _engines(path: Path, options: SessionOptions, device: Device) -> str:

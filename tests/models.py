@@ -206,6 +206,38 @@ def exponent_by_shape(path: Path) -> Path:
     )
 
 
+def summed_and_clipped(path: Path) -> Path:
+    """``y = min(max(cumsum(x), 0), 6)``, by operators that shapes are computed with too."""
+    return _write(
+        path,
+        [
+            helper.make_node("CumSum", ["x", "axis"], ["sum"]),
+            helper.make_node("Clip", ["sum", "low", "high"], ["y"]),
+        ],
+        [_value("x", TensorProto.FLOAT, ["batch", 4])],
+        [_value("y", TensorProto.FLOAT, ["batch", 4])],
+        [
+            helper.make_tensor("axis", TensorProto.INT64, [], [1]),
+            helper.make_tensor("low", TensorProto.FLOAT, [], [0.0]),
+            helper.make_tensor("high", TensorProto.FLOAT, [], [6.0]),
+        ],
+    )
+
+
+def shape_doubled(path: Path) -> Path:
+    """``y``, the shape of x times two, by nodes without names."""
+    return _write(
+        path,
+        [
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node("Mul", ["shape", "two"], ["y"]),
+        ],
+        [_value("x", TensorProto.FLOAT, ["batch", 4])],
+        [_value("y", TensorProto.INT64, [2])],
+        [helper.make_tensor("two", TensorProto.INT64, [1], [2])],
+    )
+
+
 def _value(name: str, kind: int, shape: list[str | int]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 

@@ -28,12 +28,14 @@ SERVICE_IMPORTS = {
     | {"service.cuda", "service.devices", "service.hardware", "service.trial"},
     "service.sessionoptions": LEAVES | {"service.devices"},
     "service.graphs": {"service.encoded"},
+    "service.sizes": {"service.encoded"},
     "service.providers": LEAVES
-    | {"service.devices", "service.graphs", "service.sessionoptions"},
+    | {"service.devices", "service.graphs", "service.sessionoptions", "service.sizes"},
     "service.runtime": LEAVES
     | {
         "service.buffers", "service.cuda", "service.devices", "service.graphs",
         "service.hardware", "service.manifest", "service.providers", "service.sessionoptions",
+        "service.sizes",
     },
     "service.session": LEAVES
     | {

@@ -12,6 +12,7 @@ from service import providers
 from service.devices import CPU, Device
 from service.graphs import Facts
 from service.sessionoptions import SessionOptions
+from service.sizes import Named, Nodes
 
 GPU, TRT = Device("cuda", 3), Device("tensorrt", 1)
 ROWS = Facts(frozenset({"Conv"}), False, (("x", (-1, 3, 8, 8)),))
@@ -39,27 +40,25 @@ def test_gpu_has_cudas_and_tensorrt_has_cudas_behind_its_own() -> None:
     assert [[o["device_id"] for _, o in plan] for plan in plans] == [["3"], ["1", "1"]]
 
 
-@pytest.mark.parametrize(
-    ("facts", "fields", "search"),
-    [
-        (FIXED, {}, "EXHAUSTIVE"),
-        (ROWS, {"max_rows": 1}, "EXHAUSTIVE"),
-        (ROWS, {"cuda_graphs": True}, "EXHAUSTIVE"),
-        (ROWS, {}, "HEURISTIC"),
-        (RAGGED, {"cuda_graphs": True}, "HEURISTIC"),
-        (RAGGED, {"max_rows": 1}, "HEURISTIC"),
-        (Facts(), {"cuda_graphs": True}, "HEURISTIC"),
-    ],
-)
-def test_algorithms_are_searched_for_where_shapes_come_again(
-    facts: Facts, fields: dict[str, Any], search: str
+@pytest.mark.parametrize("facts", [FIXED, ROWS, RAGGED, Facts()])
+@pytest.mark.parametrize("fields", [{}, {"max_rows": 1}, {"cuda_graphs": True}])
+def test_plans_of_convolutions_are_those_that_are_made_fastest(
+    facts: Facts, fields: dict[str, Any]
 ) -> None:
-    assert on_gpu(facts, **fields)["cudnn_conv_algo_search"] == search
+    assert on_gpu(facts, **fields)["cudnn_conv_algo_search"] == "HEURISTIC"
+    asked = (("cudnn_conv_algo_search", "EXHAUSTIVE"),)
+    assert on_gpu(facts, **fields, provider=asked)["cudnn_conv_algo_search"] == "EXHAUSTIVE"
 
 
 def test_precision_is_that_which_was_verified_unless_the_config_says_otherwise() -> None:
     assert on_gpu()["use_tf32"] == "0"
     assert on_gpu(provider=(("use_tf32", "1"),))["use_tf32"] == "1"
+
+
+def test_halves_keep_the_tensor_cores_which_the_option_would_take_from_them_too() -> None:
+    halves = replace(ROWS, half=True)
+    assert "use_tf32" not in on_gpu(halves)
+    assert on_gpu(halves, provider=(("use_tf32", "0"),))["use_tf32"] == "0"
 
 
 def test_layout_of_tensor_cores_is_for_convolutions_of_halves() -> None:
@@ -122,31 +121,55 @@ def test_session_records_where_nodes_run_and_alone_refuses_the_cpu(
     assert list(entries) == ["session.disable_cpu_ep_fallback"] * alone
 
 
-SHAPES, WORK = Counter(Shape=3, Gather=2), Counter(Det=1, Shape=2, LSTM=2)
+SIZES = Counter({("a", "Shape"): 1, ("", "Shape"): 2, ("", "Mul"): 2})
+FILE = Nodes(SIZES + Counter({("m", "Mul"): 1, ("", "Mul"): 3, ("t", "Tanh"): 1}), SIZES)
+
+
+def left(nodes: dict[Named, int], fallback: str = "shapes") -> str:
+    return providers.refused(Counter(nodes), fallback, FILE)
 
 
 @pytest.mark.parametrize(
-    ("nodes", "fallback", "names"),
+    "nodes",
     [
-        (SHAPES, "shapes", ""),
-        (SHAPES, "any", ""),
-        (SHAPES, "none", "5 nodes to the CPU: 3 Shape, 2 Gather;"),
-        (WORK, "shapes", "3 nodes to the CPU: 2 LSTM, 1 Det;"),
-        (Counter(LSTM=1), "shapes", "1 node to the CPU: 1 LSTM;"),
-        (WORK, "any", ""),
-        (Counter(), "none", ""),
+        {("", "Shape"): 2, ("", "Mul"): 2},
+        {("a", "Shape"): 1},
+        {("made by an optimizer", "Gather"): 3},
     ],
 )
-def test_nodes_that_may_not_be_on_the_cpu_are_named_and_counted(
-    nodes: Counter[str], fallback: str, names: str
+def test_nodes_that_compute_shapes_may_be_on_the_cpu_unless_none_may(
+    nodes: dict[Named, int],
 ) -> None:
-    said = providers.refused(nodes, fallback)
-    assert (names in said and "--cpu-fallback any" in said) if names else not said
+    assert not left(nodes) and not left(nodes, "any")
+    assert f"{sum(nodes.values())} nodes" in left(nodes, "none").replace("1 node ", "1 nodes ")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "names"),
+    [
+        ({("m", "Mul"): 1}, "1 node to the CPU: 1 Mul;"),
+        ({("", "Mul"): 4, ("t", "Tanh"): 1}, "3 nodes to the CPU: 2 Mul, 1 Tanh;"),
+        # Nobody knows what they are given, and CUDA's provider has no kernel for some numbers.
+        ({("made by an optimizer", "Clip"): 1}, "1 node to the CPU: 1 Clip;"),
+        ({("made by an optimizer", "LSTM"): 1, ("a", "Shape"): 1}, "1 node to the CPU: 1 LSTM;"),
+    ],
+)
+def test_nodes_on_the_cpu_that_compute_on_rows_are_named_and_counted(
+    nodes: dict[Named, int], names: str
+) -> None:
+    assert names in left(nodes) and "--cpu-fallback any" in left(nodes)
+    assert not left(nodes, "any")
+
+
+def test_what_computes_sizes_by_an_operator_that_never_does_so_is_refused() -> None:
+    one = Counter({("r", "LSTM"): 1})
+    assert "1 LSTM" in providers.refused(one, "shapes", Nodes(one, one))
 
 
 def test_many_operators_are_told_as_a_few() -> None:
-    said = providers.counted({f"Op{n:02}": 1 for n in range(20)})
+    said = providers.counted(Counter({("", f"Op{n:02}"): 1 for n in range(20)}))
     assert said.startswith("1 Op00, 1 Op01") and said.endswith("and 12 others")
+    assert providers.counted(Counter({("a", "Mul"): 1, ("b", "Mul"): 2})) == "3 Mul"
 
 
 FULL = "CUDA failure 2: out of memory ; GPU=0 ; expr=cudaMalloc"

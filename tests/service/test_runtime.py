@@ -43,9 +43,22 @@ def recorded(path: Path) -> ort.InferenceSession:
 
 def test_nodes_that_compute_on_the_cpu_are_refused_by_name(tmp_path: Path) -> None:
     path = models.exponent_by_shape(tmp_path / "m.onnx")
-    with pytest.raises(NotOnGpu, match=r"m\.onnx: .* 1 node to the CPU: 1 Exp; allow") as refused:
+    with pytest.raises(NotOnGpu, match=r"m\.onnx: .* 2 nodes to the CPU: 1 Exp, 1 Reshape; allow") as refused:
         runtime.check_nodes(recorded(path), path, ON_GPU)
-    assert str(tmp_path) not in refused.value.told and "1 Exp" in refused.value.told
+    assert str(tmp_path) not in refused.value.told and "1 Exp, " in refused.value.told
+
+
+def test_clip_of_rows_that_has_no_kernel_is_refused_though_it_might_compute_shapes(
+    tmp_path: Path,
+) -> None:
+    path = models.summed_and_clipped(tmp_path / "m.onnx")
+    with pytest.raises(NotOnGpu, match="2 nodes to the CPU: 1 Clip, 1 CumSum; allow"):
+        runtime.check_nodes(recorded(path), path, ON_GPU)
+
+
+def test_arithmetic_of_shapes_is_let_through(tmp_path: Path) -> None:
+    path = models.shape_doubled(tmp_path / "m.onnx")
+    runtime.check_nodes(recorded(path), path, ON_GPU)
 
 
 def test_shapes_are_refused_too_where_nothing_may_be_on_the_cpu(tmp_path: Path) -> None:
