@@ -9,7 +9,9 @@ The rule. A batch is formed when an instance is free, never earlier: it takes th
 due first and whatever else fits behind it. Who would be late is refused on arrival, or dropped
 before the run (``scheduler``). Under light load a request runs at once and alone; under heavy load
 batches grow by themselves, because more is waiting. There is no window to tune, and no instance
-idles while a row waits ("work-conserving"). What is too large for a run waits as several parts.
+idles while a row waits ("work-conserving"); on a GPU, which computes one run at a time, the next
+batch is formed just before it is free (``overlap``). What is too large for a run waits as several
+parts.
 
 Prior art. mosec and Triton wait for a window to close; text-embeddings-inference prefetches one
 batch and skips callers who left; Netflix' concurrency-limits end each permit exactly once. Taken:
@@ -121,7 +123,7 @@ class Batcher:
         """Seconds until a newcomer of one row would be run, by what is expected of the runs."""
         instances = self._instances
         return self._queue.wait(
-            now=self._clock(), idle=instances.idle, busy_until=instances.busy_until
+            now=self._clock(), idle=instances.free, busy_until=instances.busy_until
         )
 
     async def submit(

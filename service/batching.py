@@ -64,6 +64,7 @@ class Limits:
         max_queue_bytes: bytes of tensors that may wait.
         instances: runs at the same time.
         batched: False for a model without a batch dimension: each request runs alone.
+        gpus: so many of the runs compute, the others are on their way there; 0 if all compute.
         priority_levels: 0 for none; otherwise callers may ask for 1 (first) to this.
         default_priority: of callers who ask for none.
         default_policy: of the levels that are not in ``policies``.
@@ -77,6 +78,7 @@ class Limits:
     max_queue_bytes: int = 2**40
     instances: int = 1
     batched: bool = True
+    gpus: int = 0
     priority_levels: int = 0
     default_priority: int = 0
     default_policy: QueuePolicy = QueuePolicy()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from math import inf
 
 from service import batching
 from service.account import Account
@@ -18,6 +19,7 @@ from service.callers import Part
 from service.errors import Draining, InferenceFailed
 from service.latency import Latency
 from service.ledger import Ticket
+from service.overlap import Overlap, UnderWay
 from service.scheduler import Queue
 from service.spans import Joint
 
@@ -54,6 +56,14 @@ class Instances:
         self._busy_until: dict[int, float] = {}
         self._running: set[Part] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._overlap = Overlap(limits.gpus, limits.max_rows) if limits.gpus else None
+        self._opening: asyncio.TimerHandle | None = None
+
+    @property
+    def free(self) -> int:
+        """Instances whose run would compute at once, and not behind another."""
+        running, gpus = self._limits.instances - self.idle, self._limits.gpus
+        return min(self.idle, max(0, gpus - running)) if gpus else self.idle
 
     @property
     def busy_until(self) -> tuple[float, ...]:
@@ -64,6 +74,8 @@ class Instances:
         """Start runs while an instance is idle and rows wait."""
         while self.idle and len(self._queue):
             now = self._clock()
+            if self._overlap is not None and self._too_early(self._overlap, now):
+                return
             batch, late = self._queue.take(now)
             for part in late:
                 part.fail_late(now)
@@ -74,7 +86,8 @@ class Instances:
             rows = sum(part.rows for part in batch)
             self._busy_until[id(batch)] = now + self._latency(rows)
             self._running.update(batch)
-            task = asyncio.get_running_loop().create_task(self._run_batch(batch))
+            run = None if self._overlap is None else self._overlap.begin(rows, now)
+            task = asyncio.get_running_loop().create_task(self._run_batch(batch, run))
             self._tasks.add(task)  # the loop itself keeps only weak references
             task.add_done_callback(self._tasks.discard)
 
@@ -131,9 +144,20 @@ class Instances:
         if self._on_run is not None:
             self._on_run(rows, ran.assembly_s, ran.run_s, expected_s, took_s)
 
-    async def _run_batch(self, batch: list[Part]) -> None:
+    def _too_early(self, overlap: Overlap, now: float) -> bool:
+        """Whether what waits may still grow; if so, it is looked at again in time."""
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
+        opens = overlap.opens(self._queue.rows, now)
+        if now < opens < inf:
+            loop = asyncio.get_running_loop()
+            self._opening = loop.call_later(opens - now, self.dispatch)
+        return now < opens
+
+    async def _run_batch(self, batch: list[Part], run: UnderWay | None) -> None:
         try:
-            if not await self._run_and_settle(batch):
+            if not await self._run_and_settle(batch, run):
                 # One bad row fails alone. Who comes meanwhile must know how long that takes.
                 again = [part for part in batch if not part.left]
                 took_s = sum(self._latency(part.rows) for part in again)
@@ -147,9 +171,11 @@ class Instances:
             for part in batch:  # settled already, unless the executor is broken
                 part.request.lose(part, InferenceFailed("the server could not run this request"))
             self.idle += 1
+            if self._overlap is not None and run is not None:
+                self._overlap.end(run, self._clock())
             self.dispatch()
 
-    async def _run_and_settle(self, batch: Sequence[Part]) -> bool:
+    async def _run_and_settle(self, batch: Sequence[Part], run: UnderWay | None = None) -> bool:
         """Run once; False if it failed and the callers are to be run one by one."""
         started = self._clock()
         feeds, counts = [part.feeds for part in batch], [part.rows for part in batch]
@@ -172,6 +198,8 @@ class Instances:
             batch[0].request.fail(error.with_traceback(None))
             return True
         ended = self._clock()
+        if run is not None:
+            run.run_s = ran.run_s
         self._latency.observe(total, ended - started)
         self.tell(total, ran, expected_s, ended - started)
         if self.followed:

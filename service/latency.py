@@ -30,13 +30,14 @@ _AGAIN = 8
 class Latency:
     """Seconds of a run by its rows, on one session; see the top of this file."""
 
-    def __init__(self, *, margin: float = MARGIN) -> None:
+    def __init__(self, *, margin: float = MARGIN, quantile: float = _QUANTILE) -> None:
         """Know nothing: every run is expected to take no time, until one has been seen.
 
         Args:
             margin: what estimates are multiplied by.
+            quantile: of the last runs of each size; lower where nothing is promised by it.
         """
-        self._margin = margin
+        self._margin, self._quantile = margin, quantile
         self._runs: dict[int, deque[float]] = {}
         self._ordered: dict[int, list[float]] = {}
         self._highest: dict[int, float] = {}
@@ -62,7 +63,7 @@ class Latency:
         insort(ordered, seconds)
         if len(runs) > _KEPT:
             del ordered[bisect_left(ordered, runs.popleft())]
-        highest = ordered[ceil(_QUANTILE * len(ordered)) - 1]
+        highest = ordered[ceil(self._quantile * len(ordered)) - 1]
         changed = highest != self._highest.get(rows)
         self._highest[rows] = highest
         # The smallest models do this thousands of times a second.

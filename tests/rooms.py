@@ -49,6 +49,7 @@ SERVICE_IMPORTS = {
     "service.lanes": LEAVES | {"service.buffers", "service.cuda", "service.staging"},
     "service.batching": LEAVES,
     "service.latency": set(),
+    "service.overlap": {"service.latency"},
     "service.scheduler": LEAVES | {"service.batching", "service.latency"},
     "service.spans": {"service.batching", "service.figures", "service.phases"},
     "service.callers": LEAVES
@@ -58,7 +59,7 @@ SERVICE_IMPORTS = {
     "service.instances": LEAVES
     | {
         "service.account", "service.batching", "service.callers", "service.latency",
-        "service.ledger", "service.scheduler", "service.spans",
+        "service.ledger", "service.overlap", "service.scheduler", "service.spans",
     },
     "service.batcher": LEAVES
     | {

@@ -73,13 +73,16 @@ DRAIN = st.none() | st.tuples(st.integers(5, 30), st.builds(Drain, st.sampled_fr
 class Play:
     """One sequence of steps on one batcher."""
 
-    def __init__(self, executor: ThreadPoolExecutor, instances: int, in_place_rows: int) -> None:
+    def __init__(
+        self, executor: ThreadPoolExecutor, instances: int, in_place_rows: int, gpus: int
+    ) -> None:
         self.executor, self.stage, self.held = executor, Stage(executor), not in_place_rows
         self.batcher = self.stage.batcher(
             max_rows=MAX_ROWS,
             max_queue_rows=MAX_QUEUE_ROWS,
             max_queue_bytes=MAX_QUEUE_ROWS * BYTES,
             instances=instances,
+            gpus=gpus,
             in_place_rows=in_place_rows,
             priority_levels=2,
             default_priority=2,
@@ -158,9 +161,10 @@ class Play:
 @given(
     steps=STEPS,
     drain=DRAIN,
-    instances=st.integers(1, 2),
+    instances=st.integers(1, 3),
     held=st.booleans(),
     in_place_rows=st.sampled_from([0, 0, 0, 2]),
+    gpus=st.sampled_from([0, 0, 1]),
 )
 async def test_every_submit_ends_once_as_its_own_deeds_allow(
     steps: list[Any],
@@ -168,13 +172,14 @@ async def test_every_submit_ends_once_as_its_own_deeds_allow(
     instances: int,
     held: bool,
     in_place_rows: int,
+    gpus: int,
 ) -> None:
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
     if drain:
         steps.insert(*drain)
     with ThreadPoolExecutor(instances) as executor:
-        play = Play(executor, instances, in_place_rows)
+        play = Play(executor, instances, in_place_rows, gpus)
         try:
             for step in ["hold", *steps] if held else steps:
                 await play.step(step)
