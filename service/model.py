@@ -143,7 +143,7 @@ def _load(
         instances, thread_name_prefix=place.name, initializer=cputime.computes
     )
     tally = book.tally(account.labels)
-    limits = _limits(settings, options, max_rows, instances, batched=contract.batched)
+    limits = limits_of(running, settings, options, max_rows, batched=contract.batched)
     limits = replace(limits, in_place_rows=opened.quick_rows(max_rows, executor, clock, latency))
     batcher = Batcher(opened.runs, limits, executor=executor, clock=clock, on_run=tally.executed,
                       latency=latency, account=account)  # fmt: skip
@@ -173,15 +173,17 @@ def _warn(name: str, warnings: tuple[str, ...]) -> None:
                     parts=len(warnings) - _WARNINGS)  # fmt: skip
 
 
-def _limits(
-    settings: Settings, options: Options, max_rows: int, instances: int, *, batched: bool
+def limits_of(
+    running: Running, settings: Settings, options: Options, max_rows: int, *, batched: bool
 ) -> Limits:
+    """How much a version's batcher takes on, of runs of so many rows."""
     return Limits(
         max_rows=max_rows,
         max_queue_rows=settings.max_queue_rows,
         max_queue_bytes=settings.max_queue_mib * 2**20,
         max_joined_bytes=settings.max_message_mib * 2**20,
-        instances=instances,
+        instances=running.instances,
+        gpus=sum(device.is_gpu for device in running.session.devices),
         batched=batched,
         priority_levels=options.priority_levels,
         default_priority=options.default_priority,

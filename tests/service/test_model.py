@@ -11,9 +11,12 @@ import pytest
 
 from service import layout, manifest, model, opened
 from service.bill import BUSY, NO_MODEL, WARM_UP
+from service.devices import CPU, CUDA, Device
 from service.errors import ModelUnusable
 from service.manifest import Golden, Manifest, TensorSpec, Variant
 from service.model import Model
+from service.precedence import Running
+from service.sessionoptions import SessionOptions
 from service.settings import Settings
 from service.statistics import Book
 from tests import models
@@ -222,3 +225,16 @@ def test_load_that_fails_is_paid_by_the_process_and_leaves_no_name_behind(tmp_pa
     assert bill.lines[NO_MODEL, WARM_UP] > before
     assert {labels for labels, _ in bill.lines} == {NO_MODEL}
     assert bill.unsettled == {}
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus"), [((CPU,), 0), ((Device(CUDA, 0), Device(CUDA, 2)), 2)]
+)
+def test_runs_that_compute_are_as_many_as_there_are_gpus(
+    devices: tuple[Device, ...], gpus: int, tmp_path: Path
+) -> None:
+    put(tmp_path)
+    place = layout.places(tmp_path)["m"]
+    running = Running(8, 4, SessionOptions(devices=devices))
+    limits = model.limits_of(running, Settings(), place.options(), 8, batched=True)
+    assert (limits.gpus, limits.instances, limits.max_rows) == (gpus, 4, 8)
