@@ -31,6 +31,11 @@ def environment_name(field_name: str) -> str:
     return _PREFIX + field_name.upper()
 
 
+def from_environment(field_name: str, default: str) -> str:
+    """What the environment says of a field, for verbs that are given no other settings."""
+    return os.environ.get(environment_name(field_name), default)
+
+
 class Parser(argparse.ArgumentParser):
     """Argparse whose complaints are our errors: one sentence, raised."""
 

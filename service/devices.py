@@ -53,6 +53,10 @@ class Asked:
     kind: str
     indices: tuple[int, ...] = ()
 
+    def __str__(self) -> str:
+        """As ``--device`` takes it, e.g. ``cuda:0,1``."""
+        return f"{self.kind}:{','.join(map(str, self.indices))}".removesuffix(":")
+
 
 def asked(text: str, said: str = "--device") -> Asked:
     """Read ``auto``, ``cpu``, ``cuda``, ``cuda:0``, ``cuda:0,1``; and ``tensorrt`` likewise.

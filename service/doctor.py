@@ -12,23 +12,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service import hardware
-from service.arguments import Parser
-from service.devices import AUTO, CUDA, TENSORRT, Asked, Device
+from service import hardware, wheels
+from service.arguments import Parser, from_environment
+from service.devices import AUTO, TENSORRT, Device, asked
 from service.errors import FarthingError, InvalidSetting
 from service.manifest import Manifest
 
 if TYPE_CHECKING:
     from service.layout import Place
+    from service.machine import Machine
 
 # Those whose versions decide whether the rest works; absent ones are fine, and say so.
 _PACKAGES = (
     "farthing", "grpcio", "protobuf", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx",
     "tensorflow-cpu", "tensorflow", "keras", "tf2onnx", "locust", "opentelemetry-sdk",
 )  # fmt: skip
-
-# The kernel module's own word, where it is loaded.
-_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
@@ -58,20 +56,27 @@ def doctor(argv: Sequence[str]) -> int:
         "file's digest.",
     )  # fmt: skip
     parser.add_argument(
+        "--device", metavar="DEVICE",
+        default=from_environment("device", AUTO),
+        help="What `serve` would be given: auto, cpu, cuda, tensorrt, cuda:1. [default: "
+        "FARTHING_DEVICE, or auto]",
+    )  # fmt: skip
+    parser.add_argument(
         "--port", type=int, action="append", metavar="N",
         help="TCP port to try, 1 to 65535; may be given again. [default: 8001 and 8002]",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
     options = parser.parse_args(argv)
+    asked(options.device)
     checks: list[Callable[[], Iterable[Finding]]] = [
         _machine,
         _versions,
         _runtime,
-        _device,
+        lambda: _device(options.device),
         lambda: [_port(port) for port in options.port or (8001, 8002)],
     ]
     if options.repository:
-        checks.append(lambda: _repository(options.repository))
+        checks.append(lambda: _repository(options.repository, options.device))
     findings = [finding for check in checks for finding in check()]
     if options.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
@@ -107,21 +112,12 @@ def _versions() -> Iterable[Finding]:
     yield Finding("versions", "ok", ", ".join(installed))
 
 
-def _installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 def _runtime() -> Iterable[Finding]:
-    if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
-        yield Finding(
-            "onnxruntime", "problem",
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files, "
-            "which loses CUDA without a word: pip uninstall both, then install one",
-        )  # fmt: skip
+    if said := wheels.both():
+        yield Finding("onnxruntime", "problem", said)
+    if said := wheels.damaged():
+        yield Finding("onnxruntime", "problem", said)
+        return
     try:
         from service import session
     except ImportError as error:
@@ -132,37 +128,55 @@ def _runtime() -> Iterable[Finding]:
         return
     found = session.providers()
     yield Finding("providers", "ok", ", ".join(found))
-    if _installed("onnxruntime-gpu") and "CUDAExecutionProvider" not in found:
+    if wheels.installed(wheels.FOR_GPU) and "CUDAExecutionProvider" not in found:
         yield Finding("providers", "problem", "onnxruntime-gpu is installed but offers no CUDA")
     off = session.telemetry_is_off()
     yield Finding("telemetry", "ok" if off else "problem", f"{'off' if off else 'on'}")
 
 
-def _device() -> Iterable[Finding]:
-    """What ``--device auto`` takes, and why not a GPU where one might be expected."""
+def _found(device: str) -> Machine:
+    """What a device comes to.
+
+    Raises:
+        ImportError: there is no ONNX Runtime, or what is left of one, which is told already.
+        InvalidSetting: the device is named, and cannot be had.
+    """
+    if wheels.damaged():
+        raise ImportError
+    from service import machine
+
+    return machine.resolved(asked(device), machine.real())
+
+
+def _device(device: str) -> Iterable[Finding]:
+    """What ``--device`` takes, and why not a GPU where one might be expected."""
+    if wheels.DRIVER.exists():
+        version = wheels.DRIVER.read_text(encoding="utf-8").split("\n", 1)[0]
+        yield Finding("gpu", "ok", version.removeprefix("NVRM version: "))
     try:
-        from service import machine, trial
-    except ImportError:  # told already
+        here = _found(device)
+    except ImportError:
         return
-    driver = _DRIVER.read_text(encoding="utf-8").split("\n", 1)[0] if _DRIVER.exists() else ""
-    if driver:
-        yield Finding("gpu", "ok", driver.removeprefix("NVRM version: "))
-    tools = machine.real()
-    here = machine.resolved(Asked(AUTO), tools)
+    except InvalidSetting as error:
+        yield Finding("device", "problem", str(error))
+        return
     for gpu in here.gpus:
         compute = ".".join(map(str, gpu.compute))
         size = f"{gpu.memory_bytes / 2**30:.1f} GiB"
         told = f"cuda:{gpu.index} is {gpu.name} ({gpu.uuid}), compute {compute}, {size}"
         yield Finding("gpu", "ok", told)
     if here.why:
-        yield Finding("gpu", "note", f"{tools.wheel()} is built for GPUs, and has none: {here.why}")
-    elif driver and CUDA not in tools.offered():
-        yield Finding("gpu", "note", f"{tools.wheel()} is built for CPUs only; {machine.EXTRA}")
-    if here.gpus and TENSORRT in tools.offered():
-        missing = trial.missing(Device(TENSORRT, here.gpus[0].index))
-        yield Finding("gpu", "note" if missing else "ok", missing or "TensorRT can be had too")
+        yield Finding("gpu", "note", f"the GPU cannot be used: {here.why}")
+    for note in here.notes:
+        yield Finding("gpu", "note", note)
+    if here.gpus and here.devices[0].kind != TENSORRT:
+        from service import trial
+
+        if TENSORRT in trial.offered():
+            missing = trial.missing(Device(TENSORRT, here.gpus[0].index))
+            yield Finding("gpu", "note" if missing else "ok", missing or "TensorRT can be had too")
     taken = ", ".join(map(str, here.devices))
-    yield Finding("device", "ok", f"--device auto takes {taken}")
+    yield Finding("device", "ok", f"--device {device} takes {taken}")
     if here.gpus:
         yield Finding("gpu", "ok", f"tuned and recorded as: {here.fingerprint()}")
 
@@ -179,7 +193,7 @@ def _port(port: int) -> Finding:
     return Finding("ports", "ok", f"{port} is free")
 
 
-def _repository(root: Path) -> Iterable[Finding]:
+def _repository(root: Path, device: str) -> Iterable[Finding]:
     # Only here: it brings ONNX Runtime, and doctor must speak where that cannot be imported.
     from service import layout
 
@@ -195,11 +209,15 @@ def _repository(root: Path) -> Iterable[Finding]:
         return
     if not places:
         yield Finding("repository", "problem", f"{root} holds no model")
+    try:
+        on = _found(device)
+    except InvalidSetting:  # told already, and `serve` serves nothing then
+        return
     for place in places.values():
-        yield from _model(place)
+        yield from _model(place, on)
 
 
-def _model(place: Place) -> Iterable[Finding]:
+def _model(place: Place, on: Machine) -> Iterable[Finding]:
     """What ``serve`` would say of one model, without running it."""
     from service import opening
 
@@ -215,15 +233,15 @@ def _model(place: Place) -> Iterable[Finding]:
         label = f"{place.name}/{version}"
         try:
             contract = opening.checked(place, version, options)
-            yield from _served(label, contract, place.version_directory(version))
+            yield from _served(label, contract, place.version_directory(version), on)
         except FarthingError as error:
             yield Finding("repository", "problem", f"{label}: {error}")
 
 
-def _served(label: str, contract: Manifest, directory: Path) -> Iterable[Finding]:
-    from service import choice, machine, opening
+def _served(label: str, contract: Manifest, directory: Path, on: Machine) -> Iterable[Finding]:
+    from service import choice, opening
 
-    on, entry, why = machine.resolved(Asked(AUTO), machine.real()), None, ""
+    entry, why = None, ""
     mark, meant = on.fingerprint(), on.devices[0].meant
     try:
         published = [contract.variant(v) for v in contract.published]

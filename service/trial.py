@@ -1,4 +1,4 @@
-"""Whether ONNX Runtime runs a node on a GPU here, tried once; or the sentence what is missing.
+"""Whether ONNX Runtime runs nodes on a GPU here, tried once; or the sentence what is missing.
 
 Where a provider's library cannot be loaded, ONNX Runtime hands out a session on the CPU instead,
 and tells the reason to standard error alone: so the provider is asked for, and the answer read.
@@ -15,10 +15,12 @@ from service.runtime import SILENT, preload  # isort: skip
 import numpy as np
 import onnxruntime as ort
 
-from service.devices import TENSORRT, Device
-from service.providers import NAMES, TENSORRT_WHEEL
+from service.devices import CUDA, TENSORRT, Device
+from service.providers import NAMES, TENSORRT_WHEEL, full
 
-_PACKAGE = Path(ort.__file__).parent / "capi"
+# CUDA's provider loads it when a node first needs it; without it convolutions are slow, or fail.
+_CUDNN = "libcudnn.so.9"
+_WHEELS = {CUDA: "pip install 'farthing[gpu]'", TENSORRT: TENSORRT_WHEEL}
 
 
 def offered() -> tuple[str, ...]:
@@ -33,7 +35,7 @@ def wheel() -> str:
 
 
 def missing(device: Device) -> str:
-    """What keeps ONNX Runtime from running a node on this GPU; empty where nothing does."""
+    """What keeps ONNX Runtime from running nodes on this GPU; empty where nothing does."""
     preload()
     options = ort.SessionOptions()
     options.log_severity_level = SILENT
@@ -44,41 +46,71 @@ def missing(device: Device) -> str:
             enable_fallback=0,
         )  # fmt: skip
         if asked not in session.get_providers():
-            return _unloadable(device.kind)
-        (answer,) = session.run(None, {"x": np.array([-1, 2], np.float32)})
-        right = answer.tolist() == [0, 2]
+            return failed(device, "", _loading(device.kind))
+        if lacks := _unloaded(_CUDNN):
+            return failed(device, "", lacks)
+        (answer,) = session.run(None, {"x": np.array([-1, 2], np.float32).reshape(2, 1, 1, 1)})
+        right = answer.ravel().tolist() == [0, 4]
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        return _unloadable(device.kind, str(error).strip().split("\n", 1)[0])
+        return failed(device, str(error).strip().split("\n", 1)[0], _loading(device.kind))
     return "" if right else f"{device} computes wrong numbers; look at nvidia-smi and dmesg"
 
 
-def _unloadable(kind: str, said: str = "") -> str:
-    """Why a provider is not there, by the system's own loader.
+def failed(device: Device, said: str, loading: str) -> str:
+    """What to mend where a trial came to nothing.
+
+    Args:
+        device: that was tried.
+        said: by ONNX Runtime; empty where it kept silent.
+        loading: what the system's loader says of the libraries; empty where it loads them.
+    """
+    if loading:
+        kind = "TensorRT's" if device.kind == TENSORRT else "CUDA's"
+        return f"{kind} provider cannot be loaded ({loading}); {_WHEELS[device.kind]}"
+    if full(said):
+        return f"the memory of {device} is full; nvidia-smi shows who holds it"
+    said = said or "ONNX Runtime does not say why"
+    return f"{device} cannot run a node ({said}); look at nvidia-smi and dmesg"
+
+
+def _loading(kind: str) -> str:
+    """Why a provider's library cannot be loaded, by the system's own loader; empty where it can.
 
     Only where ONNX Runtime has tried before: whoever loads the provider's library first leaves it
     without its host.
     """
-    shared, own = (_PACKAGE / f"libonnxruntime_providers_{name}.so" for name in ("shared", kind))
+    if ort.__file__ is None:
+        return "ONNX Runtime's files are gone"
+    package = Path(ort.__file__).parent / "capi"
+    shared, own = (package / f"libonnxruntime_providers_{name}.so" for name in ("shared", kind))
+    return _unloaded(str(shared), ctypes.RTLD_GLOBAL) or _unloaded(str(own))
+
+
+def _unloaded(library: str, mode: int = ctypes.DEFAULT_MODE) -> str:
     try:
-        ctypes.CDLL(str(shared), ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(own))
+        ctypes.CDLL(library, mode)
     except OSError as error:
-        said = str(error)
-    why = said or "ONNX Runtime does not say why"
-    if kind == TENSORRT:
-        return f"TensorRT's provider cannot be loaded ({why}); {TENSORRT_WHEEL}"
-    return f"CUDA's provider cannot be loaded ({why}); pip install 'farthing[gpu]'"
+        return str(error)
+    return ""
 
 
 def graph() -> bytes:
-    """An ONNX file with one node, y = Relu(x) of any number of float32 (as onnx.proto has it)."""
-    shape = _field(2, _field(1, _field(2, b"n")))  # dim { dim_param }
-    kind = _field(2, _field(1, b"\x08\x01" + shape))  # type { tensor_type { elem_type: FLOAT } }
-    node = _field(1, b"x") + _field(2, b"y") + _field(4, b"Relu")
+    """An ONNX file, y = Relu(Conv(x, 2)) of any number of float32 (as onnx.proto has it)."""
+    floats = b"\x08\x01"  # elem_type, and data_type of a weight behind its own tag: FLOAT
+    one = _field(1, b"\x08\x01")  # dim { dim_value: 1 }
+    shape = _field(2, _field(1, _field(2, b"n")) + 3 * one)  # the first: dim { dim_param }
+    kind = _field(2, _field(1, floats + shape))  # type { tensor_type }
+    two = np.array([2], "<f4").tobytes()
+    weight = 4 * b"\x08\x01" + b"\x10\x01" + _field(8, b"w") + _field(9, two)
+    conv = _field(1, b"x") + _field(1, b"w") + _field(2, b"c") + _field(4, b"Conv")
+    relu = _field(1, b"c") + _field(2, b"y") + _field(4, b"Relu")
     ends = _field(11, _field(1, b"x") + kind) + _field(12, _field(1, b"y") + kind)
-    graph = _field(1, node) + _field(2, b"trial") + ends
+    graph = _field(1, conv) + _field(1, relu) + _field(2, b"trial") + _field(5, weight) + ends
     return b"\x08\x08" + _field(8, b"\x10\x0d") + _field(7, graph)  # IR version 8, operators' 13
 
 
 def _field(number: int, content: bytes) -> bytes:
-    return bytes((number << 3 | 2, len(content))) + content
+    """One whose content has less than 16,384 bytes."""
+    low, high = len(content) & 127, len(content) >> 7
+    length = bytes((low | 128, high)) if high else bytes((low,))
+    return bytes((number << 3 | 2,)) + length + content

@@ -10,6 +10,7 @@ SERVICE_IMPORTS = {
     "service.datatypes": set(),
     "service.log": set(),
     "service.hardware": set(),
+    "service.wheels": set(),
     "service.devices": LEAVES,
     "service.cuda": LEAVES,
     "service.nvml": LEAVES,
@@ -25,7 +26,9 @@ SERVICE_IMPORTS = {
     "service.rows": LEAVES | {"service.manifest"},
     "service.trial": LEAVES | {"service.devices", "service.providers", "service.runtime"},
     "service.machine": LEAVES
-    | {"service.cuda", "service.devices", "service.hardware", "service.trial"},
+    | {
+        "service.cuda", "service.devices", "service.hardware", "service.trial", "service.wheels",
+    },
     "service.sessionoptions": LEAVES | {"service.devices"},
     "service.graphs": {"service.encoded"},
     "service.sizes": {"service.encoded"},
@@ -237,7 +240,8 @@ SERVICE_IMPORTS = {
     "service.doctor": LEAVES
     | {"service.arguments", "service.choice", "service.devices", "service.hardware",
        "service.layout", "service.machine", "service.manifest", "service.opening",
-       "service.session", "service.settings", "service.trial", "service.tuned"},
+       "service.session", "service.settings", "service.trial", "service.tuned",
+       "service.wheels"},
     "service.cli": LEAVES
     | {"service.arguments", "service.keeping", "service.layout", "service.machine",
        "service.pins", "service.repository", "service.server", "service.settings"},

@@ -51,6 +51,32 @@ def test_report_tells_hardware_versions_and_providers(capsys: pytest.CaptureFixt
     assert "CPUExecutionProvider" in texts(findings, "providers", "ok")[0]
 
 
+NOWHERE = "cuda:999"
+
+
+@pytest.mark.parametrize("named", [["--device", NOWHERE], []])
+def test_gpu_that_serve_would_not_get_is_a_problem_whoever_names_it(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    named: list[str],
+) -> None:
+    published(tmp_path)
+    if not named:
+        monkeypatch.setenv("FARTHING_DEVICE", NOWHERE)
+    code, findings = report(capsys, *named, "--repository", str(tmp_path))
+    (problem,) = texts(findings, "device", "problem")
+    assert code == 1 and problem.startswith(f"--device {NOWHERE}: ")
+    assert not texts(findings, "repository", "ok")  # serve would not start
+
+
+def test_device_that_is_named_is_the_one_that_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    code, findings = report(capsys, "--device", "cpu")
+    assert (code, texts(findings, "device", "ok")) == (0, ["--device cpu takes cpu"])
+    with pytest.raises(InvalidSetting, match="it takes auto, cpu, cuda or tensorrt"):
+        doctor(["--device", "gpu"])
+
+
 def test_text_has_one_line_for_each_finding(capsys: pytest.CaptureFixture[str]) -> None:
     _, findings = report(capsys, "--port", "1")
     doctor(["--port", "1"])

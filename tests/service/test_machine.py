@@ -17,12 +17,15 @@ CARDS = tuple(
     for index, (name, compute) in enumerate([("H", (9, 0)), ("H", (9, 0)), ("L", (8, 9))])
 )
 
+OLD = Gpu(3, "Old", "GPU-3", 2**30, (6, 1))
+
 
 @dataclass
 class Pretended:
     """A machine with these cards, or what its parts say.
 
     Attributes:
+        bad: indices of those that ``missing`` is said of; None for all.
         tried: devices that ONNX Runtime was tried on.
     """
 
@@ -30,6 +33,8 @@ class Pretended:
     cards: tuple[Gpu, ...] = CARDS
     driver: str = ""
     missing: str = ""
+    lost: str = ""
+    bad: tuple[int, ...] | None = None
     tried: list[Device] = field(default_factory=list)
 
     def gpus(self) -> tuple[Gpu, ...]:
@@ -39,10 +44,11 @@ class Pretended:
 
     def try_on(self, device: Device) -> str:
         self.tried.append(device)
-        return self.missing
+        return self.missing if self.bad is None or device.index in self.bad else ""
 
     def resolved(self, said: str) -> Machine:
-        tools = Tools(lambda: self.offered, lambda: "onnxruntime 9", self.gpus, self.try_on)
+        tools = Tools(lambda: self.offered, lambda: "onnxruntime 9", self.gpus, self.try_on,
+                      lambda: self.lost)  # fmt: skip
         return machine.resolved(asked(said), tools)
 
 
@@ -69,10 +75,17 @@ def test_devices_are_those_asked_for_and_each_is_tried(said: str, devices: list[
     [
         (Pretended(offered=()), "cuda", r"--device cuda: .*onnxruntime 9 is not built.*farthing\["),
         (Pretended(offered=("cuda",)), "tensorrt", "--device tensorrt: .* is not built for it"),
-        (Pretended(driver="no driver"), "cuda:1", "--device cuda: no driver"),
+        (Pretended(offered=(), lost="both are there"), "cuda", "--device cuda: both are there"),
+        (Pretended(driver="no driver"), "cuda:1", "--device cuda:1: no driver"),
         (Pretended(cards=()), "cuda", "sees no GPU; look at CUDA_VISIBLE_DEVICES"),
-        (Pretended(), "cuda:1,7", r"cuda:7: there is no such GPU; there is cuda:0, cuda:1, cuda:2"),
-        (Pretended(missing="libcudnn is gone"), "cuda:1", "--device cuda:1: libcudnn is gone"),
+        (Pretended(), "cuda:1,7", r"no GPU 7; there is cuda:0, cuda:1, cuda:2"),
+        (Pretended(missing="libcudnn is gone"), "cuda:1", "cuda:1: libcudnn is gone"),
+        (Pretended(missing="it is full", bad=(2,)), "cuda", "--device cuda: cuda:2: it is full"),
+        (
+            Pretended(cards=(OLD,)),
+            "cuda",
+            r"Old has compute capability 6\.1, and CUDA 13 needs 7\.5",
+        ),
     ],
 )
 def test_gpu_that_is_named_and_not_there_is_refused_with_what_is_missing(
@@ -87,14 +100,33 @@ def test_gpu_that_is_named_and_not_there_is_refused_with_what_is_missing(
     [
         (Pretended(driver="no driver"), "no driver"),
         (Pretended(missing="libcudnn is gone"), "libcudnn is gone"),
+        (Pretended(cards=()), "this process sees no GPU; look at CUDA_VISIBLE_DEVICES"),
+        (Pretended(offered=(), lost="a driver, and a wheel for CPUs"),
+         "a driver, and a wheel for CPUs"),
         (Pretended(offered=()), ""),
     ],
-)
-def test_auto_takes_the_cpu_and_says_why_where_the_wheel_could_do_more(
+)  # fmt: skip
+def test_auto_takes_the_cpu_and_says_why_where_a_gpu_might_be_expected(
     here: Pretended, why: str
 ) -> None:
     found = here.resolved("auto")
     assert (found.devices, found.gpus, found.why) == ((CPU,), (), why)
+
+
+def test_auto_leaves_out_the_gpus_that_cannot_be_used_and_names_them() -> None:
+    here = Pretended(cards=(*CARDS, OLD), missing="its memory is full", bad=(1,))
+    found = here.resolved("auto")
+    assert [str(device) for device in found.devices] == ["cuda:0", "cuda:2"]
+    assert [gpu.index for gpu in found.gpus] == [0, 2] and not found.why
+    full, old, mixed = found.notes
+    assert "left out: cuda:1: its memory is full" in full and "cuda:3: Old has compute" in old
+    assert Device("cuda", 3) not in here.tried
+    assert "several kinds" in mixed and "H, L" in mixed
+
+
+def test_gpus_of_one_kind_are_taken_without_a_word() -> None:
+    assert not Pretended().resolved("cuda:0,1").notes
+    assert "several kinds" in Pretended().resolved("cuda:0,2").notes[0]
 
 
 def test_cpu_asks_nothing_of_any_gpu() -> None:

@@ -43,7 +43,9 @@ def recorded(path: Path) -> ort.InferenceSession:
 
 def test_nodes_that_compute_on_the_cpu_are_refused_by_name(tmp_path: Path) -> None:
     path = models.exponent_by_shape(tmp_path / "m.onnx")
-    with pytest.raises(NotOnGpu, match=r"m\.onnx: .* 2 nodes to the CPU: 1 Exp, 1 Reshape; allow") as refused:
+    with pytest.raises(
+        NotOnGpu, match=r"m\.onnx: .* 2 nodes to the CPU: 1 Exp, 1 Reshape; allow"
+    ) as refused:
         runtime.check_nodes(recorded(path), path, ON_GPU)
     assert str(tmp_path) not in refused.value.told and "1 Exp, " in refused.value.told
 
