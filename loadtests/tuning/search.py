@@ -93,7 +93,7 @@ def search_on_gpus(
         variants: that can be served there.
         gpus: that the model runs on; each gets as many instances as the others.
         target_s: that ``Measured.worst_s`` has to meet; None for none.
-        graphs: whether the provider records runs.
+        graphs: whether the provider records runs; those that are on by default stay on.
         most_rows: of a run, at most.
     """
     tried: list[Tried] = []
@@ -109,7 +109,9 @@ def search_on_gpus(
         best = found
     lanes = tuple(replace(best, instances=n * gpus) for n in range(1, _MOST_LANES + 1))
     best = (yield from _best(Group(LANES, lanes, soon_s), tried)) or best
-    if graphs:
+    # Where they are on, it is for what changes of size cost without (README, "On a GPU"), and each
+    # setting's runs are all of one size here.
+    if graphs and not defaults.cuda_graphs:
         both = (replace(best, cuda_graphs=False), replace(best, cuda_graphs=True))
         best = (yield from _best(Group(GRAPHS, both, soon_s), tried)) or best
     return (yield from _checked(best, defaults, target_s, tried))

@@ -77,8 +77,8 @@ def tune(
             metavar="auto|cpu|cuda[:N,...]|tensorrt[:N,...]",
             envvar="FARTHING_DEVICE",
             help="Where servers will run it, as their own --device says. On GPUs the batch limit, "
-            "1 to 3 instances for each GPU and CUDA graphs are searched instead of threads; "
-            "tensorrt builds an engine for each setting: give it --budget-s.",
+            "1 to 3 instances for each GPU are searched instead of threads, and CUDA graphs where "
+            "they are off; tensorrt builds an engine for each setting: give it --budget-s.",
         ),
     ] = "auto",
     most_rows: Annotated[

@@ -331,6 +331,13 @@ def test_graphs_are_not_tried_where_the_provider_records_none() -> None:
     assert outcome.winner is not None and outcome.winner.cuda_graphs is False
 
 
+def test_graphs_that_are_on_by_default_stay_on_since_runs_here_never_change_their_size() -> None:
+    machine = Machine(lambda s: 0.001 * s.rows * s.instances * (2 if s.cuda_graphs else 1))
+    outcome = on_gpus(machine, replace(GPU, cuda_graphs=True))
+    assert GRAPHS not in machine.knobs
+    assert outcome.winner is not None and outcome.winner.cuda_graphs is True
+
+
 def test_graphs_stay_off_unless_they_win_by_the_margin() -> None:
     machine = Machine(lambda s: 0.001 * s.rows * s.instances / (1.03 if s.cuda_graphs else 1))
     outcome = on_gpus(machine)
