@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, ParamSpec, TypeVar
 
-from service import charging, cputime, log
+from service import charging, cputime, log, recording
 from service.cuda import CudaFailed, Memory
 from service.staging import Array, Arrays, Plan, Room
 
@@ -26,12 +27,16 @@ def turn(index: int) -> Executor:
     return ThreadPoolExecutor(1, thread_name_prefix=f"gpu:{index}", initializer=cputime.computes)
 
 
-@dataclass(frozen=True, eq=False)
+class NotRecorded(RuntimeError):
+    """A run failed that was to be recorded; unrecorded it may do."""
+
+
+@dataclass(eq=False)
 class OnGpu:
     """A graph as it lies on one GPU.
 
     Attributes:
-        session: ONNX Runtime's.
+        session: ONNX Runtime's; None when it was let go.
         memory: the GPU's.
         device: its kind and index, as ``io_binding`` takes them.
         turn: the thread on which it computes.
@@ -48,7 +53,66 @@ class OnGpu:
 
     def compute(self, what: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do this on the GPU's thread, when its turn comes; the caller's account pays for it."""
-        return self.turn.submit(charging.charged(what), *args, **kwargs).result()
+        paid = charging.charged(what)  # but not for the wait until others have recorded
+        return self.turn.submit(_called, partial(paid, *args, **kwargs)).result()
+
+    def record(self, what: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """The same, while no other thread calls CUDA.
+
+        Raises:
+            NotRecorded: it failed.
+        """
+        paid = charging.charged(what)
+        return self.turn.submit(_recorded, partial(paid, *args, **kwargs)).result()
+
+    def run_plain(self, feeds: Arrays) -> Outputs:
+        """Run on arrays of the host."""
+        return self.compute(lambda: self.plain(self.session, feeds))
+
+    def let_go(self) -> None:
+        """End ONNX Runtime's session, on the GPU's thread; nobody may be running it any more.
+
+        There alone: ONNX Runtime's sessions share what a thread that runs them keeps, without a
+        lock (core/providers/cuda/cuda_execution_provider.cc, PerThreadContextCache).
+        """
+        with suppress(RuntimeError):  # the process ends, and its memory with it
+            self.turn.submit(_called, self._forget).result()
+
+    def _forget(self) -> None:
+        self.session = None
+
+
+def end(turn: Executor, sessions: list[Any]) -> None:
+    """End these sessions of ONNX Runtime on a GPU's thread; whoever calls keeps no other reference.
+
+    Args:
+        turn: of that GPU.
+        sessions: emptied there.
+    """
+    with suppress(RuntimeError):  # as above
+        turn.submit(_called, sessions.clear).result()
+
+
+def _called(what: Callable[[], R]) -> R:
+    with recording.calling():
+        return _forgetful(what)
+
+
+def _recorded(what: Callable[[], R]) -> R:
+    with recording.recording():
+        try:
+            return _forgetful(what)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise NotRecorded(str(error)) from error
+
+
+def _forgetful(what: Callable[[], R]) -> R:
+    try:
+        return what()
+    except BaseException as error:
+        # Whoever catches it must not be the last who holds a session of ONNX Runtime.
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 class Buffers:
@@ -66,42 +130,49 @@ class Buffers:
             CudaFailed: there is not as much.
         """
         self._on, self._plan, self._number = on, plan, number
-        # While a run is recorded, CUDA lets no thread of the process allocate or free anything; on
-        # the GPU's thread that can't be.
-        self._host, self._stream, self._device = on.turn.submit(self._taken).result()
+        self._host, self._stream, self._device = on.turn.submit(_called, self._taken).result()
         self.views = {room.name: room.view(self._host, plan.max_rows) for room in plan.inputs}
         self._bound: dict[int, tuple[Any, Any]] = {}
+        self._recorded: set[int] = set()
 
     def run(self, rows: int) -> Outputs:
         """Run the rows that were gathered; the answers stay as they are when the lane goes on."""
         on, plan = self._on, self._plan
         padded = plan.padded(rows)
         on.memory.copies([self._inwards(room, padded) for room in plan.inputs], self._stream)
-        loose = on.compute(self._compute, padded)
+        first = padded in plan.buckets and padded not in self._recorded
+        loose = (on.record if first else on.compute)(self._compute, padded)
+        self._recorded.add(padded)
         on.memory.copies([self._outwards(room, rows) for room in plan.outputs], self._stream)
-        return loose | {room.name: room.view(self._host, rows).copy() for room in plan.outputs}
+        told = [*plan.outputs, *(room for room in plan.inputs if room.name in plan.echoed)]
+        return loose | {room.name: room.view(self._host, rows).copy() for room in told}
 
     def close(self) -> None:
         """Give the memory back when the GPU's thread comes to it; no run may follow."""
         with suppress(RuntimeError):  # the process ends, and its memory with it
-            self._on.turn.submit(self._give_back)
+            self._on.turn.submit(_called, self._give_back)
 
     def _taken(self) -> tuple[Array, int, int]:
         memory, nbytes = self._on.memory, max(1, self._plan.nbytes)
-        host, stream = memory.pinned(nbytes), memory.stream()
-        try:
-            return host, stream, memory.device(nbytes)
-        except CudaFailed:
-            memory.ended(stream)
-            raise
+        with ExitStack() as back:
+            host = memory.pinned(nbytes)
+            back.callback(memory.unpinned, host)
+            stream = memory.stream()
+            back.callback(memory.ended, stream)
+            device = memory.device(nbytes)
+            back.pop_all()
+        return host, stream, device
 
     def _give_back(self) -> None:
         self._bound.clear()
-        try:
-            self._on.memory.ended(self._stream)
-            self._on.memory.freed(self._device)
-        except CudaFailed as error:  # a GPU that fell over keeps nothing either
-            log.warning("a lane's memory could not be given back", reason=str(error))
+        self.views = {}
+        memory = self._on.memory
+        for give_back in (partial(memory.ended, self._stream), partial(memory.freed, self._device),
+                          partial(memory.unpinned, self._host)):  # fmt: skip
+            try:
+                give_back()
+            except CudaFailed as error:  # a GPU that fell over keeps nothing either
+                log.warning("a lane's memory could not be given back", reason=str(error))
 
     def _compute(self, padded: int) -> Outputs:
         binding, options = self._binding(padded)

@@ -6,7 +6,6 @@ What it is asked for is small, so that tests put the host's memory in its place 
 from __future__ import annotations
 
 import ctypes
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -47,7 +46,10 @@ class Memory(Protocol):
     """One GPU's memory, as far as batches and shared memory need it; pointers are addresses."""
 
     def pinned(self, nbytes: int) -> Array:
-        """Page-locked host memory, as uint8; freed with the last array that looks at it."""
+        """Page-locked host memory, as uint8; until ``unpinned``, when nobody may look at it."""
+
+    def unpinned(self, host: Array) -> None:
+        """Give back what ``pinned`` gave."""
 
     def device(self, nbytes: int) -> int:
         """The address of new memory on the GPU, with anything in it; until ``freed``."""
@@ -92,12 +94,17 @@ class Cuda:
         self.index = index
 
     def pinned(self, nbytes: int) -> Array:
-        """Page-locked host memory, as uint8; freed with the last array that looks at it."""
+        """Page-locked host memory, as uint8; until ``unpinned``, when nobody may look at it."""
         runtime = self._runtime()
         pointer = _done(runtime.cudaHostAlloc(nbytes, runtime.cudaHostAllocPortable))
         held = (ctypes.c_uint8 * nbytes).from_address(int(pointer))
-        weakref.finalize(held, runtime.cudaFreeHost, pointer)
-        return np.frombuffer(memoryview(held), dtype=np.uint8)  # which holds it
+        return np.frombuffer(memoryview(held), dtype=np.uint8)
+
+    def unpinned(self, host: Array) -> None:
+        """Give back what ``pinned`` gave."""
+        # Not by a finalizer: that is on any thread, perhaps while another records, and where no
+        # GPU was chosen it would make a context on the first.
+        _done(self._runtime().cudaFreeHost(int(host.ctypes.data)))
 
     def device(self, nbytes: int) -> int:
         """The address of new memory on the GPU, with anything in it; until ``freed``."""

@@ -31,11 +31,14 @@ GPU_MEM_MIB: Any = knob(
     high=10_000_000,
 )
 CUDA_GRAPHS: Any = knob(
-    None,
-    "Record a model's work once for each of 1, 2, 4, ... rows and replay it: less time to start "
-    "kernels, for rows that are padded to the next of these numbers, a slower start, and memory "
-    "for each. Not with TensorRT. Where it is not said, config.pbtxt may turn it on. Unproven.",
-    kind=bool,
+    AUTO,
+    "Record a model's work once for each of 1, 2, 4, 8, 16, 24, ... rows, and replay it: auto, on "
+    "or off. Rows are padded to the next of these numbers; the start is slower, and each takes "
+    "memory. auto takes what `farthing tune` found, else config.pbtxt's optimization.cuda.graphs, "
+    "else records graphs with Conv and fixed sizes: cuDNN plans each Conv anew whenever the number "
+    "of rows changes (onnxruntime issue 23006), and replays do not. Not with TensorRT. What cannot "
+    "be recorded runs without. Unproven.",
+    choices=(AUTO, "on", "off"),
 )
 TRT_CACHE: Any = knob(
     "",

@@ -93,7 +93,9 @@ class Lanes:
         self._planned = planned
         self._all = [Lane(on, number) for number in range(each) for on in places]
         self._idle = list(self._all)
+        self._left = len(self._all)
         self._busy: Counter[OnGpu] = Counter()
+        self._places = tuple(places)
         self._plan: Plan | None = None
         self._closed = False
         self._free = threading.Condition()
@@ -147,7 +149,7 @@ class Lanes:
         if staged is not None:
             return staged.run()
         with self._taken() as lane:
-            return lane.on.compute(lane.on.plain, lane.on.session, feeds)
+            return lane.on.run_plain(feeds)
 
     def warm_up(self, feeds: Arrays, rows: int | None) -> list[Outputs]:
         """Run once on each lane, where recorded graphs are recorded; nothing else may run.
@@ -164,7 +166,7 @@ class Lanes:
         """
         if self._plan is None:
             places = dict.fromkeys(lane.on for lane in self._all)
-            outputs = [on.compute(on.plain, on.session, feeds) for on in places]
+            outputs = [on.run_plain(feeds) for on in places]
             seen = {name: array.shape for name, array in outputs[0].items()}
             plan = self._planned(seen=seen, rows=rows)
             if plan is None:
@@ -173,18 +175,20 @@ class Lanes:
         assert self._plan is not None
         fed = self._plan.rows([feeds])
         if fed is None:
-            return [lane.on.compute(lane.on.plain, lane.on.session, feeds) for lane in self._all]
+            return [lane.on.run_plain(feeds) for lane in self._all]
         return [self._alone(lane, feeds, fed) for lane in self._all]
 
     def close(self) -> None:
-        """Give the memory back; lanes with a run do so when it is over."""
+        """Give the memory back, and let the graphs go; lanes with a run do so when it is over."""
         with self._free:
+            if self._closed:
+                return
             self._closed = True
-            idle, self._idle, self._all = self._idle, [], []
-            self._busy.clear()  # which names the graphs too
+            idle, self._idle = self._idle, []
             self._free.notify_all()
         for lane in idle:
             _close(lane)
+        self._gone(len(idle))
 
     def _alone(self, lane: Lane, feeds: Arrays, rows: int) -> Outputs:
         assert lane.buffers is not None and self._plan is not None
@@ -217,6 +221,18 @@ class Lanes:
                 self._free.notify()
                 return
         _close(lane)
+        self._gone(1)
+
+    def _gone(self, lanes: int) -> None:
+        """So many lanes are closed; with the last one the graphs go."""
+        with self._free:
+            self._left -= lanes
+            if self._left:
+                return
+            places, self._places, self._all = self._places, (), []
+            self._busy.clear()  # which names the graphs too
+        for on in places:
+            on.let_go()
 
 
 def _close(lane: Lane) -> None:

@@ -18,7 +18,7 @@ from service.manifest import Manifest, Variant
 from service.modelconfig import Options
 from service.opening import labels, open_version
 from service.precedence import Running, warn_of_too_many
-from service.session import Session
+from service.session import Session, kept
 from service.settings import Settings
 from service.statistics import Book, Tally
 
@@ -132,13 +132,14 @@ def _load(
     ticket.labels = account.labels
     book.ledger.know(account.labels)
     book.ledger.begin(ticket, account.threads)
-    with place.named():
+    with place.named(), kept(opened.session):  # a GPU's memory is not the garbage collector's
         on_gpu = running.session.devices[0].is_gpu
         _warn(place.name, options.gpu.warnings if on_gpu else options.warnings)
         warn_of_too_many(place.name, running)
         max_rows = running.max_batch if contract.batched else 1
         latency = opened.warm_up(max_rows, options.warmups, place.directory, clock)
         label_texts = labels(place, options)
+        running = running.on(opened.session.options)  # without what could not be recorded
     executor = ThreadPoolExecutor(
         instances, thread_name_prefix=place.name, initializer=cputime.computes
     )

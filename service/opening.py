@@ -23,7 +23,7 @@ from service.opened import Opened
 from service.pins import pinned
 from service.precedence import Running, placed, settled
 from service.providers import memory_full
-from service.session import NotOnGpu, Session, SessionOptions
+from service.session import NotOnGpu, Session, SessionOptions, kept
 from service.settings import Settings
 from service.tuned import Tuned
 from service.variants import Opener, Timing, check_tensors, choose
@@ -204,9 +204,11 @@ class _Opening:
         chosen, session = choose(
             contract, self.settings.variant, opener, timing, fingerprint=mark, tuned=entry
         )
-        check_tensors(contract, session, directory / str(chosen.variant.file))
-        if contract.golden is not None:
-            _check(session, directory, contract.golden, chosen.variant.name)
+        with kept(session):
+            check_tensors(contract, session, directory / str(chosen.variant.file))
+            if contract.golden is not None:
+                _check(session, directory, contract.golden, chosen.variant.name)
+        running = running.on(session.options)
         return Opened(contract, told(self.place, chosen, running, entry), session), running
 
     def as_it_is(self) -> tuple[Opened, Running]:
@@ -218,15 +220,15 @@ class _Opening:
         variant = _only(path)
         entry = self.find([variant])
         running = settled(self.settings, options, entry, devices=self.devices)
-        session = Session(path, running.session)
-        contract = _under(options, _bare(place.name, session, variant))
-        options = modelconfig.fitted(options, contract)
-        contract = modelconfig.applied(options, contract, session.optional)
-        if self.settings.variant != choice.AUTO:
-            choice.pinned(contract, self.settings.variant)  # which it has not
-        chosen = Chosen(variant, "only", variant.reason)
-        if entry is not None:
-            chosen = choice.as_tuned(variant, entry)
+        with kept(Session(path, running.session)) as session:
+            contract = _under(options, _bare(place.name, session, variant))
+            options = modelconfig.fitted(options, contract)
+            contract = modelconfig.applied(options, contract, session.optional)
+            if self.settings.variant != choice.AUTO:
+                choice.pinned(contract, self.settings.variant)  # which it has not
+        running = running.on(session.options)
+        alone = Chosen(variant, "only", variant.reason)
+        chosen = alone if entry is None else choice.as_tuned(variant, entry)
         chosen = told(place, chosen, running, entry)
         return Opened(contract, chosen, session, options.reshapes), running
 
@@ -259,8 +261,7 @@ def tuned_here(
     return tuned.here(directory, digests, fingerprint=mark, cpus=count)
 
 
-def _nothing(variants: Sequence[Variant]) -> None:
-    return None
+def _nothing(variants: Sequence[Variant]) -> None: ...
 
 
 def _missing(directory: Path, file: str) -> ModelUnusable:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from service import hardware, log
-from service.devices import CPU, TENSORRT, Device
+from service.devices import AUTO, CPU, TENSORRT, Device
 from service.errors import ModelUnusable
 from service.modelconfig import Options
 from service.session import SessionOptions
@@ -36,6 +36,10 @@ class Running:
     session: SessionOptions
     overruled: tuple[str, ...] = ()
     replaced: Mapping[str, Any] | None = None
+
+    def on(self, session: SessionOptions) -> Running:
+        """The same, with the options of the session that was made: its graph decides some."""
+        return replace(self, session=session)
 
 
 def placed(options: Options, devices: tuple[Device, ...]) -> tuple[Device, ...]:
@@ -101,7 +105,7 @@ def settled(
     if on_gpu:
         rows = 0 if options.max_batch == 0 else max_batch
         session = _on_gpu(settings, options, session, devices, instances=instances, rows=rows)
-        if tuned and settings.cuda_graphs is None and tuned.cuda_graphs is not None:
+        if tuned and settings.cuda_graphs == AUTO and tuned.cuda_graphs is not None:
             session = replace(session, cuda_graphs=tuned.cuda_graphs)
     running = Running(max_batch=max_batch, instances=instances, session=session)
     return running if tuned is None else _compared(running, options, tuned)
@@ -134,13 +138,13 @@ def _on_gpu(
     provider = dict(options.gpu.provider)
     if settings.gpu_mem_mib:
         provider["gpu_mem_limit"] = str(settings.gpu_mem_mib * 2**20)
-    said = options.gpu.cuda_graphs if settings.cuda_graphs is None else settings.cuda_graphs
+    said = {"on": True, "off": False}.get(settings.cuda_graphs, options.gpu.cuda_graphs)
     return replace(
         session,
         devices=devices,
         cpu_fallback=settings.cpu_fallback,
         provider=tuple(sorted(provider.items())),
-        cuda_graphs=bool(said),
+        cuda_graphs=said,
         lanes=-(-instances // len(devices)),
         max_rows=rows,
         trt_cache=settings.trt_cache,
@@ -164,7 +168,7 @@ def _compared(running: Running, options: Options, tuned: Tuned) -> Running:
     if on_gpu:
         instances = options.gpu.instances and _instances(options, session.devices)
     # our name, Triton's name, what runs, what was tuned, what config.pbtxt says
-    knobs = [
+    knobs: list[tuple[str, str, Any, Any, Any]] = [
         ("max_batch", "max_batch_size", running.max_batch, tuned.max_batch, options.max_batch),
         ("instances", "instance_group", running.instances, tuned.instances, instances),
         ("threads", "intra_op_thread_count", session.threads, tuned.threads, said.get("threads")),
@@ -173,7 +177,7 @@ def _compared(running: Running, options: Options, tuned: Tuned) -> Running:
     if on_gpu:
         said_graphs = options.gpu.cuda_graphs or None
         graphs = ("cuda_graphs", "optimization.cuda.graphs", session.cuda_graphs)
-        knobs.append((*graphs, bool(tuned.cuda_graphs), said_graphs))
+        knobs.append((*graphs, tuned.cuda_graphs, said_graphs))
     if 0 in (tuned.max_batch, options.max_batch):
         del knobs[0]
     return replace(

@@ -117,7 +117,7 @@ def _profile(facts: Facts, rows: int) -> str:
 
 def graphs_on(device: Device, options: SessionOptions) -> bool:
     """Whether runs there are recorded and replayed, which only CUDA's own provider does here."""
-    return options.cuda_graphs and device.kind == CUDA
+    return bool(options.cuda_graphs) and device.kind == CUDA
 
 
 def entries(device: Device, options: SessionOptions) -> dict[str, str]:

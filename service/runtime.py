@@ -13,13 +13,14 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
 import onnxruntime as ort
 
 from service import buffers, cuda, graphs, hardware, log, manifest, providers, sizes
 from service.buffers import UNRECORDED, OnGpu
-from service.devices import TENSORRT, Device
+from service.devices import CUDA, TENSORRT, Device
 from service.errors import ModelUnusable
 from service.sessionoptions import SessionOptions
 
@@ -27,6 +28,7 @@ from service.sessionoptions import SessionOptions
 # the exceptions too.
 SILENT = 4
 _CUDA_MEMORY = "cuda"  # of TensorRT's provider too
+SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 _GRAPHS_REFUSED = "cannot use the graph capture feature"  # core/session/inference_session.cc
 
 
@@ -71,7 +73,42 @@ def copies(path: Path, options: SessionOptions) -> tuple[Copy, ...]:
         return (Copy(options.devices[0], session, run_options(options)),)
     preload()
     facts = graphs.facts(path)
-    return tuple(_on_gpu(path, options, facts, device) for device in options.devices)
+    made: list[Copy] = []
+    try:
+        for device in options.devices:
+            own = replace(options, cuda_graphs=_recorded(options, facts, device))
+            made.append(_on_gpu(path, own, facts, device))
+    except BaseException:
+        end(made)
+        raise
+    return tuple(made)
+
+
+def _recorded(options: SessionOptions, facts: graphs.Facts, device: Device) -> bool:
+    """Whether runs are to be recorded; where nobody says so, those that save cuDNN its plans.
+
+    ONNX Runtime keeps the plans of a Conv for the last number of rows only, and makes them anew
+    for each other (core/providers/cuda/nn/conv.cc; issue 23006); a replay makes none.
+    """
+    if options.cuda_graphs is not None:
+        return options.cuda_graphs
+    return device.kind == CUDA and facts.convolves and facts.fixed_rows
+
+
+def unrecorded(path: Path, said: str) -> None:
+    """Log that a graph's runs are not recorded though they were to be, and why."""
+    log.warning("its runs cannot be recorded as CUDA graphs, and run without",
+                file=path.name, reason=said.strip().split("\n", 1)[0][:500])  # fmt: skip
+
+
+def end(made: list[Copy]) -> None:
+    """Let go of copies, of those on GPUs on the threads that run there; the list is emptied."""
+    while made:
+        copy = made.pop()
+        device, held = copy.device, [copy.ort]
+        del copy
+        if device.is_gpu:
+            buffers.end(buffers.turn(device.index), held)
 
 
 def _on_gpu(path: Path, options: SessionOptions, facts: graphs.Facts, device: Device) -> Copy:
@@ -82,8 +119,7 @@ def _on_gpu(path: Path, options: SessionOptions, facts: graphs.Facts, device: De
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         said = str(error)
         if _GRAPHS_REFUSED in said and options.cuda_graphs:
-            log.warning("its runs cannot be recorded as CUDA graphs, and run without",
-                        file=path.name, reason=said.strip().split("\n", 1)[0][:500])  # fmt: skip
+            unrecorded(path, said)
             return _on_gpu(path, replace(options, cuda_graphs=False), facts, device)
         if "disable_cpu_ep_fallback" in said or "fallback to CPU EP" in said:
             # The same is said where there is no provider at all: what is so is seen without it.
@@ -113,12 +149,23 @@ def _tried(
         str(path), session_options(replace(options, config=(*options.config, *entries))),
         providers=plan, enable_fallback=0,
     )  # fmt: skip
-    made = session.get_providers()
-    if made[: len(plan)] != [name for name, _ in plan]:
-        sentence = f"ONNX Runtime could not make {device}'s provider, and took {made[0]}"
-        raise NotOnGpu(f"{path}: {sentence}; `farthing doctor` says why", told=sentence)
-    check_nodes(session, path, options)
-    return Copy(device, session, run_options(options, device), providers.graphs_on(device, options))
+    try:
+        made = session.get_providers()
+        if made[: len(plan)] != [name for name, _ in plan]:
+            sentence = f"ONNX Runtime could not make {device}'s provider, and took {made[0]}"
+            raise NotOnGpu(f"{path}: {sentence}; `farthing doctor` says why", told=sentence)
+        check_nodes(session, path, options)
+    except BaseException as error:
+        clear_frames(error.__traceback__)  # which hold the session
+        held = [session]
+        del session
+        buffers.end(buffers.turn(device.index), held)
+        raise
+    recorded = providers.graphs_on(device, options)
+    if recorded and "gpu:" in dict(options.run_config).get(SHRINKAGE, ""):
+        log.warning(f"{SHRINKAGE} of a GPU has no effect on runs that are recorded: they need their"
+                    " memory where it was", file=path.name)  # fmt: skip
+    return Copy(device, session, run_options(options, device), recorded)
 
 
 @cache
@@ -229,7 +276,10 @@ def run_options(
         result.add_run_config_entry("gpu_graph_id", str(graph))
     for name, value in options.run_config:
         own = value if device is None else value.replace("gpu:0", f"gpu:{device.index}")
-        result.add_run_config_entry(name, own)
+        if graph is not None and name == SHRINKAGE:  # replays use the memory that would be freed
+            own = ";".join(part for part in own.split(";") if not part.startswith("gpu:"))
+        if own:
+            result.add_run_config_entry(name, own)
     return result
 
 

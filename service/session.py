@@ -1,13 +1,9 @@
-"""A loaded graph: its tensors, warm-up, run.
-
-BF16 has no dtype in numpy. Its arrays hold the bits, and travel to and from ONNX Runtime as
-OrtValues; models without it take the plain way.
-"""
+"""A loaded graph: its tensors, warm-up, run."""
 
 import ctypes
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,7 @@ import onnxruntime as ort
 
 from service import providers as plans
 from service import staging
-from service.buffers import OnGpu, Outputs
+from service.buffers import NotRecorded, OnGpu, Outputs
 from service.cuda import CudaFailed
 from service.datatypes import BY_NAME, BY_ORT_NAME
 from service.errors import ModelUnusable
@@ -28,14 +24,14 @@ from service.lanes import Lanes
 from service.manifest import TensorSpec
 from service.runtime import NotOnGpu, telemetry_is_off
 from service.sessionoptions import SessionOptions
+from service.values import Plain
 
 # Who opens the one needs the other.
-__all__ = ["NotOnGpu", "Session", "SessionOptions", "telemetry_is_off"]
+__all__ = ["NotOnGpu", "Session", "SessionOptions", "kept", "telemetry_is_off"]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 _BF16 = "BF16"
-_BF16_IN_ONNX = 16  # TensorProto.BFLOAT16
 
 
 class RunFailed(ModelUnusable):
@@ -50,7 +46,7 @@ class Session:
         inputs: what a run must be given.
         outputs: what it answers.
         optional: inputs that the graph has values for; a run may be given others.
-        options: it was made with.
+        options: it was made with, but for recording, where the graph decides that.
         copies: the graph on each of its devices.
     """
 
@@ -61,39 +57,50 @@ class Session:
             ModelUnusable: the file is missing, is no ONNX graph that this ONNX Runtime runs, uses a
                 datatype the wire does not have, or the options are none of ONNX Runtime's.
         """
-        self.path, self.options = path, options
-        try:
-            self.copies = runtime.copies(path, options)
-            first = self.copies[0]
-            self._ort: Any = first.ort
-            # Names that are not UTF-8 show here.
-            self.inputs = tuple(_spec(node, path) for node in self._ort.get_inputs())
-            self.outputs = tuple(_spec(node, path) for node in self._ort.get_outputs())
-            self.optional = tuple(
-                _spec(node, path, optional=True)
-                for node in self._ort.get_overridable_initializers()
+        self.path = path
+        self._ort: Any = None
+        self._lanes: Lanes | None
+        self.copies: tuple[runtime.Copy, ...] = ()
+        self._open(options)
+
+    def _open(self, options: SessionOptions) -> None:
+        self.options, self._lanes = options, None
+        with kept(self):
+            try:
+                self._read(runtime.copies(self.path, options))
+            except ModelUnusable:
+                raise
+            except Exception as error:  # ONNX Runtime's exceptions share no base class
+                raise ModelUnusable(
+                    f"ONNX Runtime cannot load {self.path}: {_first_line(error)}",
+                    told="ONNX Runtime cannot load the model's file; the server's log says why",
+                ) from error
+            fed = (*self.inputs, *self.optional)
+            self._plain = Plain(
+                [spec.name for spec in self.outputs],
+                frozenset(spec.name for spec in fed if spec.datatype == _BF16),
+                frozenset(spec.name for spec in self.outputs if spec.datatype == _BF16),
+                self.copies[0].run_options,
             )
-        except ModelUnusable:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise ModelUnusable(
-                f"ONNX Runtime cannot load {path}: {_first_line(error)}",
-                told="ONNX Runtime cannot load the model's file; the server's log says why",
-            ) from error
-        fed = (*self.inputs, *self.optional)
-        self._plain = _Plain(
-            [spec.name for spec in self.outputs],
-            frozenset(spec.name for spec in fed if spec.datatype == _BF16),
-            frozenset(spec.name for spec in self.outputs if spec.datatype == _BF16),
-            first.run_options,
+            if self._plain.bf16_outputs and any(spec.datatype == "BYTES" for spec in fed):
+                sentence = "it takes strings and answers BF16, which ONNX Runtime's Python cannot"
+                raise ModelUnusable(f"{self.path}: {sentence} do; cast the outputs to FP32",
+                                    told=f"{sentence} do")  # fmt: skip
+            if options.devices[0].is_gpu:
+                graphs = all(copy.graphs for copy in self.copies)
+                self.options = replace(options, cuda_graphs=graphs)
+                places = [runtime.place(copy, options, self._plain.run) for copy in self.copies]
+                self.run_on(places, graphs=graphs)
+
+    def _read(self, copies: tuple[runtime.Copy, ...]) -> None:
+        self.copies, self._ort = copies, copies[0].ort
+        # Names that are not UTF-8 show here.
+        self.inputs = tuple(_spec(node, self.path) for node in self._ort.get_inputs())
+        self.outputs = tuple(_spec(node, self.path) for node in self._ort.get_outputs())
+        self.optional = tuple(
+            _spec(node, self.path, optional=True)
+            for node in self._ort.get_overridable_initializers()
         )
-        self._lanes: Lanes | None = None
-        if options.devices[0].is_gpu:
-            places = [runtime.place(copy, options, self._plain.run) for copy in self.copies]
-            self.run_on(places, graphs=all(copy.graphs for copy in self.copies))
-        if self._plain.bf16_outputs and any(spec.datatype == "BYTES" for spec in fed):
-            sentence = "it takes strings and answers BF16, which ONNX Runtime's Python cannot do"
-            raise ModelUnusable(f"{path}: {sentence}; cast the outputs to FP32", told=sentence)
 
     @property
     def batched(self) -> bool:
@@ -135,9 +142,13 @@ class Session:
 
         A run that has begun keeps the graph until it is over.
         """
-        if self._lanes is not None:
-            self._lanes.close()
+        copies = list(self.copies)
+        # First: on a GPU the last who lets go must be the thread that runs there.
         self._ort, self.copies = None, ()
+        if self._lanes is not None:
+            copies.clear()
+            self._lanes.close()
+        runtime.end(copies)
         # The C library keeps what was freed: a process that loaded 100 MB twelve times in turn
         # held 507 MiB without this, and 169 with it. Only glibc has it.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -161,6 +172,18 @@ class Session:
             feeds = {spec.name: _zeros(spec, count) for spec in self.inputs}
             self.warm_up_with(feeds, f"{count} rows of zeros", rows=count if follow else None)
 
+    def _answers(self, feeds: Arrays, rows: int | None, *, once: bool) -> list[Outputs]:
+        """Of a warm-up; where a run cannot be recorded, of the graph opened anew without."""
+        try:
+            if self._lanes is None or once:
+                return [self.run(feeds)]
+            return self._lanes.warm_up(feeds, rows)
+        except NotRecorded as error:
+            runtime.unrecorded(self.path, str(error))
+        self.close()
+        self._open(replace(self.options, cuda_graphs=False))
+        return self._answers(feeds, rows, once=once)
+
     def warm_up_with(
         self,
         feeds: Arrays,
@@ -182,10 +205,7 @@ class Session:
             ModelUnusable: its outputs do not follow the batch, or a GPU has no room for a batch.
         """
         try:
-            if self._lanes is None or once:
-                answers = [self.run(feeds)]
-            else:
-                answers = self._lanes.warm_up(feeds, rows)
+            answers = self._answers(feeds, rows, once=once)
         except CudaFailed as error:
             sentence = f"{error}; lower --max-batch or --instances"
             raise ModelUnusable(f"{self.path}: {sentence}", told=sentence) from error
@@ -204,61 +224,14 @@ class Session:
                 raise ModelUnusable(sentence, told=sentence)
 
 
-@dataclass(frozen=True)
-class _Plain:
-    """A run on arrays of the host, where ONNX Runtime copies what a GPU needs.
-
-    Attributes:
-        names: of all outputs.
-        bf16_inputs: names of those that are BF16.
-        bf16_outputs: likewise.
-        options: of the run.
-    """
-
-    names: list[str]
-    bf16_inputs: frozenset[str]
-    bf16_outputs: frozenset[str]
-    options: Any
-
-    def run(
-        self, session: Any, feeds: Arrays, options: Any = None
-    ) -> dict[str, np.ndarray[Any, Any]]:
-        if self.bf16_outputs:
-            return self._run_on_values(session, feeds, options or self.options)
-        if self.bf16_inputs:
-            feeds = {n: _bf16_value(a) if n in self.bf16_inputs else a for n, a in feeds.items()}
-        outputs = session.run(self.names, feeds, options or self.options)
-        return dict(zip(self.names, outputs, strict=True))
-
-    def _run_on_values(
-        self, session: Any, feeds: Arrays, options: Any
-    ) -> dict[str, np.ndarray[Any, Any]]:
-        values = {
-            name: _bf16_value(array)
-            if name in self.bf16_inputs
-            else ort.OrtValue.ortvalue_from_numpy(array)
-            for name, array in feeds.items()
-        }
-        outputs = session.run_with_ort_values(self.names, values, options)
-        return {
-            name: _bf16_bits(value) if name in self.bf16_outputs else value.numpy()
-            for name, value in zip(self.names, outputs, strict=True)
-        }
-
-
-def _bf16_value(bits: np.ndarray[Any, Any]) -> Any:
-    # ONNX Runtime takes the address as it is: of a strided view it would read what lies between.
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
-        np.asarray(bits, dtype="<u2", order="C"), _BF16_IN_ONNX
-    )
-
-
-def _bf16_bits(value: Any) -> np.ndarray[Any, Any]:
-    shape: Sequence[int] = value.shape()
-    size = 2 * math.prod(shape)
-    # A copy, since the memory is the value's; ``value.numpy()`` knows no BF16.
-    data = ctypes.string_at(value.data_ptr(), size) if size else b""
-    return np.frombuffer(data, dtype="<u2").reshape(shape)
+@contextmanager
+def kept(session: Session) -> Iterator[Session]:
+    """A session that is closed where what is done within fails."""
+    try:
+        yield session
+    except BaseException:
+        session.close()
+        raise
 
 
 def _spec(node: Any, path: Path, *, optional: bool = False) -> TensorSpec:

@@ -26,7 +26,8 @@ class SessionOptions:
         cpu_fallback: which nodes may run on the CPU where the device is a GPU: ``shapes``,
             ``none`` or ``any``.
         provider: further options of the GPU's provider, as ONNX Runtime names them.
-        cuda_graphs: whether runs are recorded once for each bucket of rows, and replayed.
+        cuda_graphs: whether runs are recorded once for each bucket of rows, and replayed; None
+            where the graph decides it.
         lanes: batches that are under way on each GPU at the same time.
         max_rows: of one run; 0 means unknown, so that no lane is made for it.
         trt_cache: directory of TensorRT's engines and timings; empty keeps none.
@@ -44,7 +45,7 @@ class SessionOptions:
     devices: tuple[Device, ...] = (CPU,)
     cpu_fallback: str = "shapes"
     provider: tuple[tuple[str, str], ...] = ()
-    cuda_graphs: bool = False
+    cuda_graphs: bool | None = False
     lanes: int = 1
     max_rows: int = 0
     trt_cache: str = ""

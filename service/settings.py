@@ -117,7 +117,7 @@ class Settings:
     device: str = gpuknobs.DEVICE
     cpu_fallback: str = gpuknobs.CPU_FALLBACK
     gpu_mem_mib: int = gpuknobs.GPU_MEM_MIB
-    cuda_graphs: bool | None = gpuknobs.CUDA_GRAPHS
+    cuda_graphs: str = gpuknobs.CUDA_GRAPHS
     trt_cache: str = gpuknobs.TRT_CACHE
     max_message_mib: int = knob(
         64,

@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 _ALIGNED = 256
 # Of one lane. It is held for as long as the model is, pinned on the host, and on the GPU.
 _MOST_BYTES = 2**30
-_BF16_IN_ONNX = 16  # TensorProto.BFLOAT16
+BF16_IN_ONNX = 16  # TensorProto.BFLOAT16
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Plan:
         inputs: all inputs that a run must be given.
         outputs: those whose size follows the rows.
         loose: outputs whose size only a run tells.
+        echoed: outputs that are inputs too. ONNX Runtime writes no memory that is bound to those:
+            no node makes them.
         max_rows: of one run.
         buckets: numbers of rows that are run, where others are padded to the next of them; empty
             where each runs as it is.
@@ -77,6 +79,7 @@ class Plan:
     max_rows: int
     buckets: tuple[int, ...]
     nbytes: int
+    echoed: tuple[str, ...] = ()
 
     def padded(self, rows: int) -> int:
         """How many rows are run for so many."""
@@ -148,8 +151,12 @@ def plan(
         -1 in spec.shape[counted:] or spec.shape[:counted] not in ((), (-1,)) for spec in inputs
     ):
         return None
-    firm = [spec for spec in outputs if _is_firm(spec, seen[spec.name], rows)]
-    loose = [spec for spec in outputs if spec not in firm]
+    echoed = {spec.name for spec in outputs} & {spec.name for spec in inputs}
+    made = [spec for spec in outputs if spec.name not in echoed]
+    firm = [spec for spec in made if _is_firm(spec, seen[spec.name], rows)]
+    loose = [spec for spec in made if spec not in firm]
+    if not made:  # ONNX Runtime runs for some output only
+        return None
     if any(spec.datatype == "BF16" for spec in loose):  # numpy can't be given those
         return None
     sizes = [_nbytes(spec, max_rows) for spec in (*inputs, *firm)]
@@ -157,14 +164,22 @@ def plan(
     if nbytes > _MOST_BYTES:
         return None
     rooms = [_room(spec, at) for spec, at in zip((*inputs, *firm), offsets, strict=True)]
-    buckets = powers(max_rows if counted else 1) if graphs and not loose else ()
+    buckets = sizes_up_to(max_rows if counted else 1) if graphs and not loose else ()
     return Plan(tuple(rooms[: len(inputs)]), tuple(rooms[len(inputs) :]),
-                tuple(spec.name for spec in loose), max_rows, buckets, nbytes)  # fmt: skip
+                tuple(spec.name for spec in loose), max_rows, buckets, nbytes,
+                tuple(sorted(echoed)))  # fmt: skip
 
 
-def powers(most: int) -> tuple[int, ...]:
-    """1, 2, 4 and so on up to this, and this."""
-    return tuple(sorted({*(2**power for power in range(most.bit_length())), most}))
+def sizes_up_to(most: int) -> tuple[int, ...]:
+    """1, 2, 4, 8, 16, then in smaller steps (24, 32, 48, ... 128, 160, ...) up to this, and this.
+
+    Smaller, since padded rows cost as much as others; each size costs a recording.
+    """
+    sizes, size = {most}, 1
+    while size < most:
+        sizes.add(size)
+        size += size if size < 16 else 8 if size < 32 else max(16, 2 ** (size.bit_length() - 3))
+    return tuple(sorted(sizes))
 
 
 def _is_firm(spec: TensorSpec, seen: Shape, rows: int | None) -> bool:
@@ -175,7 +190,7 @@ def _is_firm(spec: TensorSpec, seen: Shape, rows: int | None) -> bool:
 
 def _room(spec: TensorSpec, offset: int) -> Room:
     dtype = BY_NAME[spec.datatype].dtype
-    element = _BF16_IN_ONNX if spec.datatype == "BF16" else dtype
+    element = BF16_IN_ONNX if spec.datatype == "BF16" else dtype
     return Room(spec.name, dtype, spec.shape, offset, element)
 
 

@@ -14,7 +14,7 @@ from service.batching import Arrays
 from service.choice import Chosen
 from service.errors import ModelUnusable
 from service.manifest import Manifest, Variant
-from service.session import Session, SessionOptions
+from service.session import Session, SessionOptions, kept
 from service.tuned import Tuned
 
 
@@ -86,9 +86,10 @@ def choose(
     for variant in choice.for_device(contract, meant):
         try:
             session = opener.variant(variant)
-            tries = [_try(contract, session, sample) for sample in samples]
-            for run in tries:
-                run()
+            with kept(session):
+                tries = [_try(contract, session, sample) for sample in samples]
+                for run in tries:
+                    run()
         except ModelUnusable as error:
             log.warning("a variant is left out", model=contract.name, reason=str(error))
             refused.append(error)

@@ -24,6 +24,7 @@ class HostMemory:
         copied: (to, start, bytes, stream) of each copy, in order.
         open: addresses that were opened and not closed.
         held: address -> memory that was asked for and not given back.
+        locked: address -> host memory that was pinned and not given back.
         streams: those that were made and not given back.
         most_bytes: of all that is held; more is refused, as by a GPU that is full.
     """
@@ -32,12 +33,18 @@ class HostMemory:
     copied: list[tuple[int, int, int, int]] = field(default_factory=list)
     open: list[int] = field(default_factory=list)
     held: dict[int, Array] = field(default_factory=dict)
+    locked: dict[int, Array] = field(default_factory=dict)
     streams: set[int] = field(default_factory=set)
     most_bytes: int = 2**40
     _streams: Iterator[int] = field(default_factory=lambda: count(1))
 
     def pinned(self, nbytes: int) -> Array:
-        return np.zeros(nbytes, dtype=np.uint8)
+        host = np.zeros(nbytes, dtype=np.uint8)
+        self.locked[int(host.ctypes.data)] = host
+        return host
+
+    def unpinned(self, host: Array) -> None:
+        del self.locked[int(host.ctypes.data)]
 
     def device(self, nbytes: int) -> int:
         if sum(array.nbytes for array in self.held.values()) + nbytes > self.most_bytes:

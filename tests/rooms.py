@@ -44,11 +44,16 @@ SERVICE_IMPORTS = {
     | {
         "service.buffers", "service.cuda", "service.devices", "service.hardware",
         "service.lanes", "service.manifest", "service.providers", "service.runtime",
-        "service.sessionoptions", "service.staging",
+        "service.sessionoptions", "service.staging", "service.values",
     },
     "service.staging": LEAVES | {"service.manifest"},
+    "service.values": {"service.runtime", "service.staging"},
+    "service.recording": set(),
     "service.buffers": LEAVES
-    | {"service.charging", "service.cputime", "service.cuda", "service.staging"},
+    | {
+        "service.charging", "service.cputime", "service.cuda", "service.recording",
+        "service.staging",
+    },
     "service.lanes": LEAVES | {"service.buffers", "service.cuda", "service.staging"},
     "service.batching": LEAVES,
     "service.latency": set(),
@@ -305,7 +310,7 @@ ROOMS = {
     "grpc_health": {"service.health", "service.ports"},
     "grpc_reflection": {"service.ports"},
     "onnxruntime": {
-        "service.session", "service.runtime", "service.trial",
+        "service.session", "service.runtime", "service.trial", "service.values",
         "converter.halves", "converter.quantize", "converter.diagnosis",
     },
     "cuda": {"service.cuda"},

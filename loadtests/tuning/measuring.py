@@ -253,7 +253,7 @@ class Rig:
             return wanted
         return replace(
             wanted, max_batch=setting.max_batch, instances=setting.instances,
-            cuda_graphs=setting.cuda_graphs,
+            cuda_graphs="on" if setting.cuda_graphs else "off",
         )  # fmt: skip
 
     def _rows(self, opened: Opened, rows: int) -> Arrays:
