@@ -1,7 +1,8 @@
 """The GPU that these tests are about, or the CPU in its place for what runs there as well.
 
-`make gpu-check` runs them. `--stand-in` runs on a CPU what needs no GPU to be executed, so that no
-line of these tests but the provider is run for the first time on a borrowed GPU.
+`make gpu-check` runs them, `--gpu N` of its options too. `--stand-in` runs on a CPU what needs no
+GPU to be executed, so that a borrowed GPU is the first to run only what that skips, and what lies
+behind it: CUDA's runtime (service/cuda.py), NVML, the providers.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from service import cuda
 from service.cuda import Cuda, CudaFailed, Gpu
 from service.devices import CPU, CUDA, Device
 
-STAND_IN = "--stand-in"
+STAND_IN, NUMBER = "--stand-in", "--gpu"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(STAND_IN, action="store_true", help="run on the CPU what runs there")
+    parser.addoption(NUMBER, type=int, default=0, help="which GPU, as CUDA counts them")
 
 
 def stands_in(request: pytest.FixtureRequest) -> bool:
@@ -28,14 +30,17 @@ def stands_in(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def gpu(request: pytest.FixtureRequest) -> Gpu:
-    """The first GPU of this machine."""
+    """The GPU that was asked for, and no other."""
     if stands_in(request):
         pytest.skip("needs a GPU, for which nothing stands in")
     try:
-        found = cuda.gpus()
+        found = {each.index: each for each in cuda.gpus()}
     except CudaFailed as error:
         pytest.skip(str(error))
-    return found[0]
+    number = request.config.getoption(NUMBER, default=0)
+    if number not in found:
+        pytest.fail(f"there is no GPU {number} among those that CUDA counts: {sorted(found)}")
+    return found[number]
 
 
 @pytest.fixture(scope="session")

@@ -66,10 +66,12 @@ def test_a_server_answers_from_the_gpu(tmp_path: Path, device: Device, precision
             assert server.metric("farthing_core_seconds_total") == 0
             assert server.metric("farthing_gpu_memory_bytes") > 2**30
             assert server.metric("nv_gpu_memory_total_bytes") > 2**30
+        else:  # which proves that there is a metric of this name
+            assert server.metric("farthing_core_seconds_total") > 0
 
 
 def test_recorded_graphs_serve_the_same(tmp_path: Path, device: Device) -> None:
-    options = ("--cuda-graphs", "--max-batch", "8")
+    options = ("--cuda-graphs", "on", "--max-batch", "8")
     with serving(tmp_path, device, *options) as (_, stub, graph):
         for count in (8, 1, 3, 8):
             np.testing.assert_allclose(
@@ -130,9 +132,7 @@ def test_cuda_shared_memory_is_refused_unless_it_is_switched_on(
 ) -> None:
     with serving(tmp_path, device) as (_, stub, _graph), pytest.raises(grpc.RpcError) as refused:
         stub.CudaSharedMemoryStatus(pb.CudaSharedMemoryStatusRequest(), timeout=30)
-    assert refused.value.code() in (
-        grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED,
-    )  # fmt: skip
+    assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
 
 
 def test_a_region_larger_than_what_its_maker_shares_is_refused(

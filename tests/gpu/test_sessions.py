@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import threading
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from loadtests.bench.gpu import graphs
+from loadtests.bench.gpu import graphs, scales
+from service import nvml, trial
 from service.devices import TENSORRT, Device
 from service.errors import ModelUnusable
 from service.session import NotOnGpu, Session, SessionOptions
@@ -23,7 +27,8 @@ MOST = 8
 
 
 def opened(path: Path, device: Device, **options: Any) -> Session:
-    """A session that has been warmed up as the server does it."""
+    """A session that has been warmed up as the server does it, not recorded unless it is said."""
+    options = {"cuda_graphs": False} | options
     session = Session(path, SessionOptions(devices=(device,), **options))
     session.warm_up(1, options.get("max_rows") or MOST)
     return session
@@ -154,12 +159,106 @@ def test_a_graph_that_does_not_fit_into_its_share_of_memory_is_told_what_to_do(
         opened(path, device, provider=(("gpu_mem_limit", str(2**20)),))
 
 
-def test_a_gpu_has_room_again_when_a_graph_is_closed(nets: dict[str, Path], device: Device) -> None:
-    path = nets["resnet fp32"]
-    for _ in range(20):
-        session = opened(path, device, lanes=2, max_rows=MOST)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_gpu_has_room_again_when_a_graph_is_closed(
+    nets: dict[str, Path], device: Device, request: pytest.FixtureRequest, recorded: bool
+) -> None:
+    path, most, used = nets["resnet fp32"], 1024, list[int]()
+    card = None
+    if device.is_gpu:
+        gpu = request.getfixturevalue("gpu")
+        (card,) = nvml.cards([(gpu.index, gpu.uuid)])
+    for _ in range(12):  # lanes of 6 MB, an arena of more, and graphs
+        session = opened(path, device, lanes=2, max_rows=most, cuda_graphs=recorded)
         session.run({"x": graphs.rows(path, 2)})
+        if card is not None:
+            used.append(card.read().memory_used_bytes or 0)
         session.close()
+    if card is not None:  # of a card that nobody else takes from meanwhile
+        assert 0 < used[-1] < used[2] + 2**26, used
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_model_that_comes_and_goes_disturbs_none_that_serves(
+    nets: dict[str, Path], device: Device, recorded: bool
+) -> None:
+    stays, comes = nets["resnet fp32"], nets["encoder fp32"]
+    serving = opened(stays, device, lanes=2, max_rows=MOST, cuda_graphs=recorded)
+    rows, over = graphs.rows(stays, MOST), threading.Event()
+    expected = serving.run({"x": rows})["y"]
+    wrong, calls = list[str](), Counter[int]()
+
+    def call(number: int) -> None:
+        while not over.is_set():
+            calls[number] += 1
+            try:
+                if not np.array_equal(serving.run({"x": rows})["y"], expected):
+                    wrong.append("other answers")
+            except Exception as error:
+                wrong.append(str(error))
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(5):
+            other = opened(comes, device, lanes=2, max_rows=16, cuda_graphs=True)
+            if device.is_gpu:
+                assert other.copies[0].graphs, "it could not be recorded beside one that serves"
+            part = graphs.rows(comes, 3)
+            np.testing.assert_allclose(
+                other.run({"x": part})["y"], on_cpu(comes, part), rtol=1e-3, atol=1e-4
+            )
+            other.close()
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong, (len(wrong), sum(calls.values()), wrong[0])
+    assert len(calls) == 3
+
+
+@pytest.fixture(scope="session")
+def resnet50(device: Device, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ResNet50 in fp16, so large that what it takes can be compared; a toy on the CPU."""
+    size = graphs.Image() if device.is_gpu else scales.TOY.image
+    return graphs.resnet(tmp_path_factory.mktemp("resnet50") / "net.onnx", "fp16", size)
+
+
+def median_s(session: Session, *batches: np.ndarray[Any, Any]) -> float:
+    """Of a round of these batches, after two that do not count."""
+    taken = []
+    for _ in range(12):
+        begun = time.perf_counter()
+        for rows in batches:
+            session.run({"x": rows})
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken[2:])
+
+
+def test_recorded_runs_of_changing_sizes_take_no_longer_than_of_one(
+    resnet50: Path, device: Device
+) -> None:
+    rows = graphs.rows(resnet50, 32)
+    session = opened(resnet50, device, lanes=1, max_rows=32, cuda_graphs=True)
+    session.warm_up(24)
+    one, other = median_s(session, rows), median_s(session, rows[:24])
+    both = median_s(session, rows, rows[:24])
+    if device.is_gpu:
+        assert session.copies[0].graphs
+        assert both < 1.3 * (one + other), (one, other, both)
+
+
+def test_fp16_is_served_with_the_tensor_cores_that_use_tf32_may_take_away(
+    resnet50: Path, device: Device
+) -> None:
+    rows = graphs.rows(resnet50, 32)
+    taken = {
+        said: median_s(opened(resnet50, device, max_rows=32, provider=said), rows)
+        for said in ((), (("use_tf32", "0"),), (("use_tf32", "1"),))
+    }
+    if device.is_gpu:
+        assert taken[()] < 1.1 * min(taken.values()), taken
 
 
 def test_tensorrt_answers_as_a_cpu_or_its_absence_is_told(
@@ -169,10 +268,10 @@ def test_tensorrt_answers_as_a_cpu_or_its_absence_is_told(
         pytest.skip("needs a GPU, for which nothing stands in")
     path = nets["resnet fp32"]
     where = Device(TENSORRT, device.index)
-    try:
-        session = opened(path, where, max_rows=MOST, trt_cache=str(tmp_path / "engines"))
-    except ModelUnusable as error:
-        pytest.skip(f"TensorRT is not there: {error}")
+    if why := trial.missing(where):
+        assert "TensorRT" in why
+        pytest.skip(why)
+    session = opened(path, where, max_rows=MOST, trt_cache=str(tmp_path / "engines"))
     rows = graphs.rows(path, 4)
     np.testing.assert_allclose(
         session.run({"x": rows})["y"], on_cpu(path, rows), rtol=1e-2, atol=1e-2

@@ -9,6 +9,9 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,24 @@ import pytest
 
 from loadtests.bench.gpu import __main__ as check
 from loadtests.bench.gpu import driver, environment, fetch, places, run, scales, wheels
+from loadtests.bench.gpu.arguments import read
 from loadtests.bench.gpu.environment import Source
-from loadtests.bench.gpu.measuring import FASTER_GOAL, SERVED_GOAL
+from loadtests.bench.gpu.measuring import (
+    FASTER_GOAL,
+    SERVED_GOALS,
+    SHARED,
+    WIRE,
+    Budget,
+    Measuring,
+    Options,
+)
+from loadtests.bench.gpu.places import Way
 from loadtests.bench.gpu.record import DATA, PAGE, Goal, Record, Row
+from loadtests.bench.gpu.served import Load, Seen
 from loadtests.bench.gpu.wheels import Offer, WheelsMissing
+from loadtests.observed import Observed
 from service import machine
+from service.devices import CUDA, Device
 from service.machine import Tools
 from service.nvml import Reading
 
@@ -96,6 +112,17 @@ def test_a_machine_without_a_driver_ends_with_2_and_one_sentence(
     assert code == 2 and said.count("\n") == 1
     assert said.startswith("gpu-check: there is no NVIDIA driver here (libcuda.so.1")
     assert not (tmp_path / "home").exists()  # nothing was installed first
+
+
+def test_ctrl_c_while_it_installs_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(environment, "prepared", interrupted)
+    assert check.main([], look=lambda: "", home=tmp_path / "home") == 130
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_its_first_half_imports_nothing_that_would_have_to_be_installed() -> None:
@@ -322,9 +349,12 @@ def test_the_whole_way_runs_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFi
     assert loop["joules_per_1000"] == pytest.approx(1e5 / loop["rows_per_s"], rel=0.5)
     ways = {what for model, what in rows if model == "resnet50 fp16"}
     assert {"bare, batch 4", "bare, batch 4, prefer_nhwc"} <= ways  # compared
+    assert [what for what in ways if re.match(r"bare, batch \d, exhaustive search", what)]
+    assert [what for what in ways if re.match(r"bare, batches \d and \d by turns", what)]
+    assert [what for what in ways if what.endswith("wire, without CUDA graphs")]
     assert [what for what in ways if what.endswith("shared memory, 2x")]
     figures = {goal["name"]: goal["figure"] for goal in data["goals"]}
-    assert figures[SERVED_GOAL] > 0 and figures[FASTER_GOAL] > 0
+    assert figures[FASTER_GOAL] > 0 and all(figures[goal] > 0 for goal in SERVED_GOALS.values())
     assert "price: 3.6 USD per hour" in (tmp_path / PAGE).read_text()
 
 
@@ -333,7 +363,71 @@ def test_what_does_not_fit_into_the_time_is_named_and_ends_with_1(tmp_path: Path
     assert run.main(arguments) == 1
     page = (tmp_path / PAGE).read_text()
     assert "- resnet50 fp16, served: the time was used up" in page
-    assert page.count("not measured |") == 3
+    assert page.count("not measured |") == 4
+
+
+class Served:
+    """A rig of which some runs are void; a closed loop's calls a second are its callers."""
+
+    def __init__(self, void: Callable[[Load], bool]) -> None:
+        self.void, self.seen_loads = void, list[Load]()
+
+    def seen(self, load: Load) -> Seen:
+        self.seen_loads.append(load)
+        calls = Observed(1.0, offered=load.callers, lost=int(self.void(load)))
+        calls.endings["good"] = load.callers or round(load.rate / load.rows)
+        return Seen(load, calls, None)
+
+
+@contextmanager
+def measured(folder: Path, rig: Served) -> Iterator[Measuring]:
+    """A table of which bare runs gave 1000 rows a second; the rig is what serves."""
+    loads = (Load(callers=800), Load(callers=100, rows=9), Load(callers=99, rows=9, shared=True))
+    scale = replace(scales.TOY, closed=loads, closed_few=loads, others=("resnet50 fp32",))
+    measuring = Measuring(places.toy(0.0), scale, Record([], folder), Budget(1e6), folder)
+
+    def ceiling(model: str, **_: bool) -> None:
+        measuring.ceilings[model] = 1000.0
+
+    measuring._bare = ceiling  # type: ignore[method-assign]
+    measuring._rig = lambda *_: nullcontext(rig)  # type: ignore[assignment, method-assign]
+    measuring.run(Options())
+    yield measuring
+
+
+def test_goals_are_judged_by_runs_that_may_be_believed(tmp_path: Path) -> None:
+    with measured(tmp_path, Served(lambda load: load == Load(callers=100, rows=9))) as measuring:
+        goals = measuring.record.goals
+        assert goals[SERVED_GOALS[WIRE]].figure == 0.8  # not 0.9
+        assert goals[SERVED_GOALS[SHARED]].figure == pytest.approx(0.891)
+        assert goals[FASTER_GOAL].figure == 1.0
+        assert not measuring.record.left_out
+
+
+def test_what_would_be_computed_from_void_runs_is_not_measured(tmp_path: Path) -> None:
+    rig = Served(lambda load: bool(load.callers))
+    with measured(tmp_path, rig) as measuring:
+        assert {goal.ending for goal in measuring.record.goals.values()} == {"not measured"}
+        assert all(load.callers for load in rig.seen_loads)  # no rate was made of them
+        assert [line.partition(": ")[2] for line in measuring.record.left_out] == [
+            "no closed loop over the wire may be believed",
+            "the run that tells its capacity may not be believed",
+        ]
+
+
+def test_the_tests_use_the_gpu_that_was_asked_for() -> None:
+    assert "--gpu=1" in run._tests(read(["--gpu", "1"]))
+    assert "--stand-in" in run._tests(read(["--toy"]))
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp16", "1"), ("fp32", "0")])
+def test_bare_runs_leave_fp16_its_tensor_cores_and_fp32_its_digits(
+    precision: str, tf32: str
+) -> None:
+    way = Way(tf32=precision == "fp16")
+    (_, options), _ = places.Place(Device(CUDA, 2)).providers(way)
+    assert (options["use_tf32"], options["device_id"]) == (tf32, "2")
+    assert options["cudnn_conv_algo_search"] == "HEURISTIC"
 
 
 # What the quick ones leave out is run at toy size, or with stand-ins, by other tests of every day.

@@ -36,6 +36,14 @@ def main(
         As ``run.main``.
     """
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _run(argv, look, home)
+    except KeyboardInterrupt:
+        print("gpu-check: interrupted before it began; the next run starts anew", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _run(argv: Sequence[str], look: Callable[[], str], home: Path) -> int:
     given, begun = arguments.read(argv), time.monotonic()
     source = Source(given.wheels, system=given.system_packages)
     try:

@@ -42,7 +42,13 @@ def _add(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use what this Python already has where it suffices; else all is installed anew",
     )
-    add("--gpu", type=int, default=0, metavar="N", help="which GPU, as CUDA counts them")
+    add(
+        "--gpu",
+        type=int,
+        default=0,
+        metavar="N",
+        help="which GPU, as CUDA counts them; the tests use no other, and neither does the table",
+    )
     add(
         "--budget-s",
         type=float,
@@ -60,7 +66,6 @@ def _add(parser: argparse.ArgumentParser) -> None:
         help="of this GPU with its share of the machine; 0 is not given, so no dollars are told",
     )
     add("--compare-nhwc", action="store_true", help="also bare fp16 without prefer_nhwc")
-    add("--graphs", action="store_true", help="also the server with CUDA graphs")
     add("--lanes", default="", metavar="N[,N]", help="also the server with so many lanes a GPU")
     add(
         "--out",

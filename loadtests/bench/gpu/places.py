@@ -16,6 +16,25 @@ def _unmeasured() -> float | None:
     return None
 
 
+HEURISTIC, EXHAUSTIVE = "HEURISTIC", "EXHAUSTIVE"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How CUDA's provider is asked to run a graph.
+
+    Attributes:
+        nhwc: convolutions have their channels last.
+        tf32: fp32 may be rounded for tensor cores. The server says no of graphs in fp32 and says
+            nothing of graphs in fp16, whose convolutions may lose their tensor cores by it.
+        search: of cuDNN's algorithms.
+    """
+
+    nhwc: bool = False
+    tf32: bool = False
+    search: str = HEURISTIC
+
+
 @dataclass(frozen=True)
 class Place:
     """A device, and what meters it.
@@ -34,20 +53,15 @@ class Place:
     usd_per_hour: float = 0.0
     state: Callable[[], str] = lambda: ""
 
-    def providers(self, *, nhwc: bool = False) -> list[Any]:
-        """ONNX Runtime's providers for bare runs, with fp32 as exact as the server's.
-
-        Args:
-            nhwc: let convolutions have their channels last.
-        """
+    def providers(self, way: Way) -> list[Any]:
+        """ONNX Runtime's providers for bare runs."""
         if not self.device.is_gpu:
             return ["CPUExecutionProvider"]
         options = {
             "device_id": str(self.device.index),
-            "use_tf32": "0",
-            "cudnn_conv_algo_search": "EXHAUSTIVE",  # each batch size is run many times
-            "cudnn_conv_use_max_workspace": "1",
-            "prefer_nhwc": "1" if nhwc else "0",
+            "use_tf32": str(int(way.tf32)),
+            "cudnn_conv_algo_search": way.search,
+            "prefer_nhwc": str(int(way.nhwc)),
         }
         return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
 

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     passed = True
     try:
         if "tests" in given.only:
-            passed = _tested(record, min(given.tests_s, budget.left_s), toy=given.toy)
+            passed = _tested(record, given, min(given.tests_s, budget.left_s))
             console.print(f"tests/gpu: {record.tests}", markup=False)
         if "table" in given.only:
             _measured(given, Measuring(place, _scale(given), record, budget, Path()), console)
@@ -109,21 +109,24 @@ def _scale(given: argparse.Namespace) -> scales.Scale:
     return scales.TOY if given.toy else scales.full(hardware.cpus())
 
 
-def _tested(record: Record, seconds: float, *, toy: bool) -> bool:
+def _tested(record: Record, given: argparse.Namespace, seconds: float) -> bool:
     """Run tests/gpu, a toy's as far as they go on the CPU; whether all that ran passed."""
-    command = [
-        sys.executable, "-u", "-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "--no-header",
-        # Warnings of whatever else is installed there are no failures of ours.
-        "--tb=short", "-o", "filterwarnings=default", "-p", "no:cacheprovider",
-        "-p", "no:randomly", *(("--stand-in",) if toy else ()),
-    ]  # fmt: skip
-    lines, code = _streamed(command, seconds)
+    lines, code = _streamed(_tests(given), seconds)
     record.details = [line for line in lines if line.startswith(("FAILED ", "ERROR ", "SKIPPED "))]
     record.tests = lines[-1].strip("= ") if lines else f"pytest ended with {code}"
     if code is None:
         record.tests = f"ended after {seconds:.0f} s, before they were through"
     record.write()
     return code == 0
+
+
+def _tests(given: argparse.Namespace) -> list[str]:
+    return [
+        sys.executable, "-u", "-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "--no-header",
+        # Warnings of whatever else is installed there are no failures of ours.
+        "--tb=short", "-o", "filterwarnings=default", "-p", "no:cacheprovider",
+        "-p", "no:randomly", *(("--stand-in",) if given.toy else (f"--gpu={given.gpu}",)),
+    ]  # fmt: skip
 
 
 def _streamed(command: Sequence[str], seconds: float) -> tuple[list[str], int | None]:
@@ -144,7 +147,7 @@ def _streamed(command: Sequence[str], seconds: float) -> tuple[list[str], int | 
 
 
 def _measured(given: argparse.Namespace, measuring: Measuring, console: Console) -> None:
-    options = Options(nhwc=given.compare_nhwc, graphs=given.graphs, lanes=given.lanes)
+    options = Options(nhwc=given.compare_nhwc, lanes=given.lanes)
 
     def tell(step: str) -> None:
         console.print(f"{measuring.budget.left_s:5.0f} s left; {step}", markup=False)

@@ -71,8 +71,10 @@ def joined(folder: Path, into: Path) -> list[Path]:
 
 def _written(path: Path, parts: Sequence[Path]) -> Path:
     told = [part.stat() for part in parts]
-    if path.exists() and path.stat().st_size == sum(each.st_size for each in told):
-        if path.stat().st_mtime_ns >= max(each.st_mtime_ns for each in told):
+    if path.exists():
+        there = path.stat()
+        newer = there.st_mtime_ns >= max(each.st_mtime_ns for each in told)
+        if newer and there.st_size == sum(each.st_size for each in told):
             return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as whole:
