@@ -118,7 +118,8 @@ class Inference:
             record.called(remaining_s is not None)
         on_cost(core_s)
         if span is not None:
-            span.answered(model.labels, phases, core_s)
+            unit = self._repository.book.ledger.unit.name
+            span.answered(model.labels, phases, core_s, unit)
         record.succeeded(phases, remaining_s is not None and phases.whole_s > remaining_s)
         if self._access.wanted():
             self._access.write("OK", **_named(model), **asdict(phases))

@@ -86,7 +86,7 @@ class _Request:
             if one.span.is_recording():  # its caller may be gone
                 one.span.add_link(batch.get_span_context())
 
-    def answered(self, labels: Labels, phases: Phases, core_s: float) -> None:
+    def answered(self, labels: Labels, phases: Phases, core_s: float, unit: str = "core") -> None:
         self.span.set_attributes(
             {
                 **_labelled(labels),
@@ -97,7 +97,7 @@ class _Request:
                 "farthing.assembly_s": phases.assembly_s,
                 "farthing.run_s": phases.run_s,
                 "farthing.encode_s": phases.encode_s,
-                "farthing.core_s": core_s,
+                f"farthing.{unit}_s": core_s,
             }
         )
 

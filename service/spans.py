@@ -49,13 +49,14 @@ class Span(Protocol):
             sharers: all of its requests that are followed, this one included.
         """
 
-    def answered(self, labels: Labels, phases: Phases, core_s: float) -> None:
+    def answered(self, labels: Labels, phases: Phases, core_s: float, unit: str = "core") -> None:
         """It was answered.
 
         Args:
             labels: model, version and variant.
             phases: where it spent its time.
-            core_s: core-seconds: its rows' share of its runs.
+            core_s: core-seconds, or what the unit says: its rows' share of its runs.
+            unit: of the ledger, by its name.
         """
 
     def failed(self, status: str, reason: str, labels: Labels | None = None) -> None:

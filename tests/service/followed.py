@@ -27,6 +27,7 @@ from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
 from service.servicer import Shared
 from service.settings import Settings
+from service.statistics import Book
 from service.tokens import Tokens
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -59,10 +60,10 @@ def told(span: ReadableSpan) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serving(
-    models: Path, followed: Followed, **options: Any
+    models: Path, followed: Followed, book: Book | None = None, **options: Any
 ) -> AsyncIterator[GRPCInferenceServiceStub]:
     settings = Settings(repository=models, host="127.0.0.1", **options)
-    loaded = repository.load(settings)
+    loaded = repository.load(settings, book=book)
     metrics = Metrics(CollectorRegistry(), loaded.book, models=lambda: list(loaded))
     inference = Inference(loaded, metrics, limits=Limits(64, 256, 2**20), access=Access(1.0))
     shared = Shared(loaded, inference, metrics, "1.2.3", spans=followed.spans)

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import grpc
@@ -17,12 +18,15 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from service import following
 from service.batcher import Batcher
+from service.bill import GPU
 from service.errors import InferenceFailed, InvalidSetting, ServingError
 from service.interceptor import Interceptor
+from service.ledger import Ledger
 from service.proto import inference_pb2 as pb
 from service.proto.inference_pb2_grpc import GRPCInferenceServiceStub
 from service.settings import Settings
 from service.spans import Span
+from service.statistics import Book
 from tests import models
 from tests.service import guarded
 from tests.service.followed import CALLER, SAMPLED, TRACE, UNSAMPLED, Followed, row, serving, told
@@ -68,6 +72,15 @@ async def test_caller_that_is_traced_gets_its_child_and_one_that_is_not_gets_non
             "farthing.batch_rows": 3}.items() <= said.items()  # fmt: skip
     phases = [said[f"farthing.{phase}_s"] for phase in ("decode", "assembly", "run", "encode")]
     assert min(*phases, said["farthing.core_s"]) > 0 and "farthing.queue_s" in said
+
+
+async def test_what_an_answer_took_is_named_by_what_is_paid_for(double_repository: Path) -> None:
+    followed = Followed()
+    book = Book(ledger=Ledger(cores=1.0, clock=time.monotonic, unit=GPU))
+    async with serving(double_repository, followed, book) as stub:
+        await stub.ModelInfer(row(), metadata=SAMPLED)
+    said = told(followed.only("ModelInfer"))
+    assert "farthing.gpu_s" in said and "farthing.core_s" not in said
 
 
 @pytest.mark.parametrize(("share", "draw", "seen"), [(0, 0.0, 0), (1, 0.999, 1), (0.5, 0.6, 0)])
