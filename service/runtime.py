@@ -76,7 +76,7 @@ def copies(path: Path, options: SessionOptions) -> tuple[Copy, ...]:
     made: list[Copy] = []
     try:
         for device in options.devices:
-            own = replace(options, cuda_graphs=_recorded(options, facts, device))
+            own = replace(options, cuda_graphs=recorded(options, facts, device))
             made.append(_on_gpu(path, own, facts, device))
     except BaseException:
         end(made)
@@ -84,7 +84,7 @@ def copies(path: Path, options: SessionOptions) -> tuple[Copy, ...]:
     return tuple(made)
 
 
-def _recorded(options: SessionOptions, facts: graphs.Facts, device: Device) -> bool:
+def recorded(options: SessionOptions, facts: graphs.Facts, device: Device) -> bool:
     """Whether runs are to be recorded; where nobody says so, those that save cuDNN its plans.
 
     ONNX Runtime keeps the plans of a Conv for the last number of rows only, and makes them anew
@@ -161,11 +161,11 @@ def _tried(
         del session
         buffers.end(buffers.turn(device.index), held)
         raise
-    recorded = providers.graphs_on(device, options)
-    if recorded and "gpu:" in dict(options.run_config).get(SHRINKAGE, ""):
+    graphs_on = providers.graphs_on(device, options)
+    if graphs_on and "gpu:" in dict(options.run_config).get(SHRINKAGE, ""):
         log.warning(f"{SHRINKAGE} of a GPU has no effect on runs that are recorded: they need their"
                     " memory where it was", file=path.name)  # fmt: skip
-    return Copy(device, session, run_options(options, device), recorded)
+    return Copy(device, session, run_options(options, device), graphs_on)
 
 
 @cache

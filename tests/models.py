@@ -51,6 +51,12 @@ def identities(path: Path, *, opset: int = 17, **kinds: int) -> Path:
     )
 
 
+def passed_on(path: Path) -> Path:
+    """x is an output itself, as ids beside scores are, and y = 2x another."""
+    x, y = (_value(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y"))
+    return _write(path, [helper.make_node("Add", ["x", "x"], ["y"])], [x], [x, y], [])
+
+
 def bf16(path: Path) -> Path:
     """``same = x`` in BF16, and ``wide``, the same numbers as floats, for rows of four."""
     return _write(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from service import staging
+from service.buffers import NotRecorded
 from service.cuda import CudaFailed
 from service.lanes import Lanes, Staged
 from service.session import Session, SessionOptions
@@ -181,7 +184,83 @@ def test_the_gpu_with_the_fewest_runs_is_next(double: Path) -> None:
     assert (len(one.session.runs), len(two.session.runs)) == (1, 1)
 
 
+def ended_on(place: Any) -> list[int]:
+    """The thread on which the place's session ends, once it has."""
+    found: list[int] = []
+    weakref.finalize(place.session, lambda: found.append(threading.get_ident()))
+    return found
+
+
 class TestGraphs:
+    def test_while_one_gpu_records_another_waits(self, double: Path) -> None:
+        one, two = onhost.place(double), onhost.place(double)
+        recorder = onhost.laid(double, one, each=1, max_rows=2, graphs=True)
+        others = onhost.laid(double, two)
+        inside, go_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            if not inside.is_set():
+                inside.set()
+                assert go_on.wait(PATIENCE_S)
+
+        one.session.before = hold
+        with ThreadPoolExecutor(3) as threads:
+            records = threads.submit(recorder.run, rows(2))
+            assert inside.wait(PATIENCE_S)
+            later = threads.submit(others.run, rows(3))
+            plain = threads.submit(others.run, rows(30))  # has no room in a lane
+            laying = threads.submit(onhost.laid, double, onhost.place(double))  # allocates
+            time.sleep(0.05)
+            assert not two.session.runs and not plain.done() and not laying.done()
+            go_on.set()
+            for one_of, count in ((records, 2), (later, 3), (plain, 30)):
+                wanted = rows(count)["x"] * 2
+                np.testing.assert_array_equal(one_of.result(PATIENCE_S)["y"], wanted)
+            laying.result(PATIENCE_S).close()
+
+    def test_a_replay_keeps_nobody_waiting(self, double: Path) -> None:
+        one, two = onhost.place(double), onhost.place(double)
+        recorder = onhost.laid(double, one, each=1, max_rows=2, graphs=True)
+        others = onhost.laid(double, two)
+        recorder.run(rows(2))
+        inside, go_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            inside.set()
+            assert go_on.wait(PATIENCE_S)
+
+        one.session.before = hold
+        with ThreadPoolExecutor(2) as threads:
+            replays = threads.submit(recorder.run, rows(2))
+            assert inside.wait(PATIENCE_S)
+            assert threads.submit(others.run, rows(3)).result(PATIENCE_S)
+            go_on.set()
+            replays.result(PATIENCE_S)
+
+    def test_a_recording_that_failed_is_tried_as_one_again(self, double: Path) -> None:
+        place = onhost.place(double)
+        lanes = onhost.laid(double, place, each=1, max_rows=2, graphs=True)
+
+        def fail() -> None:
+            raise RuntimeError("CUDA failure 900")
+
+        place.session.before = fail
+        for _ in range(2):
+            with pytest.raises(NotRecorded, match="900"):
+                lanes.run(rows(2))
+        place.session.before = lambda: None
+        np.testing.assert_array_equal(lanes.run(rows(2))["y"], rows(2)["x"] * 2)
+
+    def test_sizes_double_up_to_sixteen_and_then_come_closer(self) -> None:
+        sizes = staging.sizes_up_to(128)
+        assert sizes == (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128)
+        assert [staging.sizes_up_to(most) for most in (1, 3, 20)] == [
+            (1,), (1, 2, 3), (1, 2, 4, 8, 16, 20)
+        ]  # fmt: skip
+        large = staging.sizes_up_to(4096)
+        assert large[-1] == 4096 and len(large) < 40
+        assert all(b <= 1.5 * a for a, b in itertools.pairwise(large) if a >= 16)
+
     def test_rows_are_padded_with_zeros_to_their_bucket_and_cut_again(self, double: Path) -> None:
         place = onhost.place(double)
         lanes = onhost.laid(double, place, each=1, max_rows=6, graphs=True)
@@ -300,16 +379,56 @@ class TestClosing:
                 waiting.result(PATIENCE_S)
         feeds.let_go()
 
-    def test_lets_the_session_go(self, double: Path) -> None:
-
+    def test_ends_the_session_on_the_gpus_thread_with_the_last_run(self, double: Path) -> None:
         place = onhost.place(double)
         lanes = onhost.laid(double, place)
         lanes.run(rows(1))
-        session = weakref.ref(place.session)
+        ended = ended_on(place)
+        feeds = staged(lanes, rows(2))
         lanes.close()
         onhost.settled(place)
-        del place
-        assert session() is None
+        assert not ended, "it was ended under a run that had begun"
+        np.testing.assert_array_equal(lanes.run(feeds)["y"], rows(2)["x"] * 2)
+        assert ended == [place.turn.submit(threading.get_ident).result(PATIENCE_S)]
+        lanes.close()  # again is nothing
+
+    def test_ends_it_there_even_if_somebody_keeps_a_runs_exception(self, double: Path) -> None:
+        place = onhost.place(double)
+        lanes = onhost.laid(double, place)
+        kept: list[BaseException] = []
+
+        def fail() -> None:
+            raise RuntimeError("CUDA failure 700")
+
+        place.session.before = fail
+        for feeds in (rows(1), {"x": np.zeros((1, 4), np.float64)}):  # the second the plain way
+            with pytest.raises(Exception, match=r"700|Unexpected") as failed:
+                lanes.run(feeds)
+            kept.append(failed.value)
+        ended = ended_on(place)
+        lanes.close()
+        assert ended == [place.turn.submit(threading.get_ident).result(PATIENCE_S)]
+        assert len(kept) == 2
+
+    def test_gives_all_memory_back_on_the_gpus_thread(self, double: Path) -> None:
+        where: list[int] = []
+
+        class Watched(HostMemory):
+            def freed(self, pointer: int) -> None:
+                where.append(threading.get_ident())
+                super().freed(pointer)
+
+            def unpinned(self, host: Array) -> None:
+                where.append(threading.get_ident())
+                super().unpinned(host)
+
+        place = onhost.place(double, Watched())
+        lanes = onhost.laid(double, place, each=2)
+        assert len(place.memory.locked) == 2
+        lanes.close()
+        onhost.settled(place)
+        assert where == [place.turn.submit(threading.get_ident).result(PATIENCE_S)] * 4
+        assert not place.memory.locked and not place.memory.held and not place.memory.streams
 
 
 class TestWhatDoesNotFit:
@@ -373,6 +492,20 @@ def test_strided_rows_are_gathered_as_they_read(double: Path) -> None:
     wide = np.arange(24, dtype=np.float32).reshape(3, 8)
     lanes = onhost.laid(double, onhost.place(double))
     np.testing.assert_array_equal(lanes.run({"x": wide[:, ::2]})["y"], wide[:, ::2] * 2)
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_an_output_that_is_an_input_is_answered_from_the_rows_sent(
+    tmp_path: Path, graphs: bool
+) -> None:
+    path = models.passed_on(tmp_path / "m.onnx")
+    lanes = onhost.laid(path, onhost.place(path), graphs=graphs)
+    for count in (3, 2):
+        outputs = lanes.run(staged(lanes, rows(1, 7), rows(count - 1, 50)))
+        sent = np.concatenate([rows(1, 7)["x"], rows(count - 1, 50)["x"]])
+        np.testing.assert_array_equal(outputs["x"], sent)
+        np.testing.assert_array_equal(outputs["y"], sent * 2)
+        assert outputs["x"].flags.owndata
 
 
 class TestSizes:

@@ -118,6 +118,16 @@ def test_engines_of_files_with_the_same_name_lie_apart(tmp_path: Path) -> None:
     assert len(list((tmp_path / "engines").iterdir())) == 2
 
 
+def test_memory_of_recorded_runs_is_not_given_back_between_them() -> None:
+    entry = ("memory.enable_memory_arena_shrinkage", "cpu:0;gpu:0")
+    options = SessionOptions(run_config=(entry,))
+    made = runtime.run_options(options, Device("cuda", 3), 7)
+    assert made.get_run_config_entry(entry[0]) == "cpu:0"
+    only = runtime.run_options(replace(options, run_config=((entry[0], "gpu:0"),)), NOWHERE, 7)
+    with pytest.raises(RuntimeError, match="does not have configuration"):
+        only.get_run_config_entry(entry[0])
+
+
 def test_run_options_name_the_gpu_of_their_copy() -> None:
     entry = ("memory.enable_memory_arena_shrinkage", "cpu:0;gpu:0")
     made = runtime.run_options(SessionOptions(run_config=(entry,)), Device("cuda", 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import runtime
+from service import buffers, graphs, layout, log, model, runtime
 from service.batcher import Batcher
 from service.batching import Limits
 from service.choice import Chosen
@@ -22,7 +23,11 @@ from service.errors import InferenceFailed, ModelUnusable
 from service.lanes import Staged
 from service.manifest import Manifest, TensorSpec, Variant
 from service.opened import Opened
-from service.session import RunFailed, Session, SessionOptions
+from service.precedence import Running
+from service.session import RunFailed, Session, SessionOptions, kept
+from service.settings import Settings
+from service.statistics import Book
+from service.variants import Opener, Timing, choose
 from tests import models
 from tests.memory import HostMemory
 from tests.service import onhost
@@ -247,6 +252,129 @@ def test_closing_gives_the_memory_back(tmp_path: Path) -> None:
     assert not memory.held and not memory.streams
     with pytest.raises(RuntimeError, match="closed"):
         session.run({"x": np.ones((1, 4), np.float32)})
+
+
+class TestRecording:
+    def test_that_fails_is_told_once_and_the_model_runs_without(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(log.LOGGER, "propagate", True)
+        path = models.double(tmp_path / "m.onnx")
+        session, place = Session(path, OPTIONS), onhost.place(path)
+        session.run_on([place], graphs=True)
+
+        def fail() -> None:
+            raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
+
+        place.session.before = fail
+        found = warmed(opened(session))
+        assert [record.getMessage() for record in caplog.records] == [
+            "its runs cannot be recorded as CUDA graphs, and run without"
+        ]
+        assert session.options.cuda_graphs is False
+        assert place.session is None and not place.memory.held and not place.memory.locked
+        np.testing.assert_array_equal(
+            found.runs({"x": np.ones((3, 4), np.float32)})["y"], np.full((3, 4), 2)
+        )
+
+    @pytest.mark.parametrize(
+        ("said", "kind", "build", "recorded"),
+        [
+            (None, "cuda", models.classifier, True),
+            (None, "cuda", models.double, False),  # no Conv
+            (None, "cuda", models.valid_convolution, False),  # free inner dimensions
+            (None, "tensorrt", models.classifier, False),
+            (True, "cuda", models.double, True),
+            (False, "cuda", models.classifier, False),
+        ],
+    )
+    def test_is_for_graphs_whose_convolutions_would_be_planned_anew_if_nobody_says_so(
+        self, tmp_path: Path, said: bool | None, kind: str, build: Callable[[Path], Path],
+        recorded: bool,
+    ) -> None:  # fmt: skip
+        facts = graphs.facts(build(tmp_path / "m.onnx"))
+        options = replace(OPTIONS, cuda_graphs=said)
+        assert runtime.recorded(options, facts, Device(kind, 0)) is recorded
+
+
+class TestFailing:
+    def test_of_a_warm_up_gives_the_memory_back(self, tmp_path: Path) -> None:
+        path = models.double(tmp_path / "m.onnx")
+        session, place = Session(path, OPTIONS), onhost.place(path)
+        session.run_on([place])
+        session.warm_up(1)
+        assert place.memory.held
+        with pytest.raises(KeyError), kept(session):
+            raise KeyError
+        assert place.session is None
+        assert not place.memory.held and not place.memory.streams and not place.memory.locked
+
+    def test_of_what_comes_after_opening_gives_it_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = models.double(tmp_path / "m" / "1" / "model.onnx")
+        session, place = Session(path, OPTIONS), onhost.place(path)
+        session.run_on([place])
+
+        def fail() -> None:
+            if len(place.session.runs) > 3:  # when the lanes are laid
+                raise RuntimeError("CUDA failure 700")
+
+        place.session.before = fail
+        running = Running(MAX_ROWS, 2, session.options)
+        found = opened(session), running
+        monkeypatch.setattr(model, "open_version", lambda *_, **__: found)
+        where = layout.places(tmp_path)["m"]
+        with pytest.raises(ModelUnusable, match="CUDA failure 700"):
+            model.load(where, 1, where.options(), settings=Settings(repository=tmp_path),
+                       book=Book(), clock=time.monotonic)  # fmt: skip
+        assert place.session is None
+        assert not place.memory.held and not place.memory.streams and not place.memory.locked
+
+    def test_of_a_variant_that_is_tried_gives_it_back(self, tmp_path: Path) -> None:
+        path = models.double(tmp_path / "m.onnx")
+        places = {"broken": onhost.place(path), "sound": onhost.place(path)}
+
+        class OnHost(Opener):
+            def variant(self, variant: Variant) -> Session:
+                session = Session(path, OPTIONS)
+                session.run_on([places[variant.name]])
+                return session
+
+        def fail() -> None:
+            raise RuntimeError("CUDA failure 700")
+
+        places["broken"].session.before = fail
+        spec = Session(path, OPTIONS)
+        variants = tuple(Variant(name, True, "", path.name, name) for name in places)
+        contract = Manifest("m", True, spec.inputs, spec.outputs, variants)
+        chosen, session = choose(
+            contract, "auto", OnHost(tmp_path, OPTIONS), Timing(2, time.monotonic), fingerprint="x"
+        )
+        broken, sound = places.values()
+        assert chosen.variant.name == "sound" and sound.memory.held
+        assert broken.session is None
+        assert not broken.memory.held and not broken.memory.streams and not broken.memory.locked
+        session.close()
+
+
+def test_a_graph_that_is_refused_ends_on_the_gpus_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, nowhere, ended = models.double(tmp_path / "m.onnx"), Device("cuda", 998), list[int]()
+
+    class Watched:
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+        def __del__(self) -> None:
+            ended.append(threading.get_ident())
+
+    monkeypatch.setattr(runtime.ort, "InferenceSession", lambda *_, **__: Watched())
+    with pytest.raises(ModelUnusable, match="could not make cuda:998's provider") as refused:
+        Session(path, replace(OPTIONS, devices=(nowhere,)))
+    turn = buffers.turn(998)
+    assert ended == [turn.submit(threading.get_ident).result()] and refused.value.args
 
 
 def test_runs_on_a_gpu_never_stay_on_the_event_loop(
