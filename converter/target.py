@@ -37,7 +37,10 @@ class Target:
         """Of each session that is judged."""
         if not self.device.is_gpu:
             return SessionOptions()
-        return SessionOptions(devices=(self.device,), max_rows=max(speed.GPU_BATCHES))
+        return SessionOptions(
+            devices=(self.device,), max_rows=max(speed.GPU_BATCHES),
+            cuda_graphs=None,  # recorded where a server that is told nothing records
+        )  # fmt: skip
 
     def session(self, path: Path) -> Session:
         """A graph, ready to run there as servers run it: on a GPU through lanes.

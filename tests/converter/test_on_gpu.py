@@ -27,6 +27,7 @@ from service.devices import CPU, CUDA, TENSORRT, Device
 from service.errors import FarthingError, InvalidSetting
 from service.manifest import Manifest, Variant
 from service.session import NotOnGpu, Session, SessionOptions
+from service.settings import Settings
 from tests.converter import pretended
 from tests.converter.conftest import Material
 from tests.service import onhost
@@ -251,6 +252,11 @@ def test_device_that_cannot_be_had_is_one_sentence_and_exit_2(
 
 def test_cpu_by_name_is_the_cpu_without_a_look_for_gpus() -> None:
     assert target_of("cpu") == this_cpu()
+
+
+def test_variants_are_judged_with_runs_recorded_where_a_server_records_them() -> None:
+    assert Target(Device(CUDA), "NVIDIA Pretend", "mark").options.cuda_graphs is None
+    assert Settings().cuda_graphs == "auto"
 
 
 def test_reproducing_command_names_the_device_where_one_was_named(
