@@ -14,9 +14,10 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from service import gpuknobs
 from service.errors import InvalidSetting
 from service.knobs import check, flag
-from service.settings import Settings
+from service.settings import CUDA_MEMORY, Settings
 
 _PREFIX = "FARTHING_"
 # Kubernetes puts these into every pod beside a Service whose name starts with "farthing".
@@ -94,6 +95,14 @@ def read(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> S
         values[name] = _cast(knobs[name], text, said)
         check(knobs[name], values[name], said)
     return Settings(**values)
+
+
+def idle_without_gpus(chosen: Settings) -> list[str]:
+    """Flags of what was given and counts on GPUs only."""
+    knobs = {knob.name: knob for knob in fields(Settings)}
+    given = [flag(knobs[name]) for name in gpuknobs.ONLY
+             if getattr(chosen, name) != knobs[name].default]  # fmt: skip
+    return given + ([f"--control {CUDA_MEMORY}"] if CUDA_MEMORY in chosen.allowed else [])
 
 
 def _cast(knob: Field[Any], value: Any, said: str) -> Any:

@@ -18,15 +18,17 @@ DEVICE: Any = knob(
 CPU_FALLBACK: Any = knob(
     "shapes",
     "Which nodes of a model may run on the CPU where it runs on a GPU: shapes, none or any. shapes "
-    "lets through those that compute the sizes of tensors, which CUDA's provider puts there "
+    "lets through those that compute only the sizes of tensors, which CUDA's provider puts there "
     "itself; any lets a slow model through too, and the log counts its nodes.",
     choices=("shapes", "none", "any"),
 )
 GPU_MEM_MIB: Any = knob(
     0,
-    "MiB of each GPU's memory that one model may take, 0 to 10000000; 0 is as much as it needs. "
-    "Less than it needs fails at the start or at its largest run; without a limit one model may "
-    "leave nothing to the others.",
+    "MiB of each GPU's memory that ONNX Runtime's arena may take for one model, 0 to 10000000; 0 "
+    "is as much as it needs. Less than that fails at the start or at its largest run; without a "
+    "limit one model may leave nothing to the others. What lies beside the arena comes on top: "
+    "batches in flight, recorded graphs, cuDNN's and cuBLAS' own. TensorRT's is only its workspace "
+    "while it builds.",
     low=0,
     high=10_000_000,
 )
@@ -45,3 +47,5 @@ TRT_CACHE: Any = knob(
     "Directory for the engines that TensorRT builds and the times it measured. Empty keeps none: "
     "each start builds them again, which takes minutes. Another GPU or TensorRT builds its own.",
 )
+# Names of those that count on GPUs only.
+ONLY = ("cpu_fallback", "gpu_mem_mib", "cuda_graphs", "trt_cache")

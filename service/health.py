@@ -27,13 +27,18 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # generated
     def __init__(self) -> None:
         """The server itself is not ready before ``set`` says so."""
         self._serving = dict.fromkeys(_OWN, False)
-        self._leaving = False
+        self._leaving = self._fallen = False
         self._changed = asyncio.Event()
 
     @property
     def ready(self) -> bool:
         """Whether the server takes calls; from any thread."""
         return self._serving[_SERVER]
+
+    @property
+    def alive(self) -> bool:
+        """Whether a restart would mend nothing; from any thread."""
+        return not self._fallen
 
     def start(self) -> None:
         """Say that the server is up."""
@@ -50,6 +55,12 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # generated
         What drains is alive: a restart would cut off the work that it finishes.
         """
         self._update({name: name == LIVENESS for name in self._serving})
+        self._leaving = True
+
+    def fall(self) -> None:
+        """Say NOT_SERVING for ever under every name, that of liveness too: only a restart helps."""
+        self._leaving, self._fallen = False, True
+        self._update(dict.fromkeys(self._serving, False))
         self._leaving = True
 
     async def Check(self, request: Any, call: Any) -> Any:

@@ -17,6 +17,7 @@ from service.account import Account
 from service.batching import Answer, Arrays, Limits, Ran, Run, Stacking
 from service.callers import Part
 from service.errors import Draining, InferenceFailed
+from service.fallen import GUARD
 from service.latency import Latency
 from service.ledger import Ticket
 from service.overlap import Overlap, UnderWay
@@ -136,6 +137,9 @@ class Instances:
                 return batching.run(
                     run, feeds, counts, batched=batched, clock=clock, stack=self._stack
                 )
+        except InferenceFailed as error:
+            GUARD.heard(error.__cause__ or error)
+            raise
         finally:
             ledger.end(ticket)
 

@@ -48,7 +48,12 @@ class Probes:
 
 
 def start(
-    host: str, port: int, *, metrics: Callable[[], bytes], ready: Callable[[], bool]
+    host: str,
+    port: int,
+    *,
+    metrics: Callable[[], bytes],
+    ready: Callable[[], bool],
+    alive: Callable[[], bool] = lambda: True,
 ) -> Probes:
     """Answer /metrics, /v2/health/live and /v2/health/ready.
 
@@ -57,13 +62,14 @@ def start(
         port: 0 takes a free one.
         metrics: Prometheus' text; called on the threads of this port, as ``ready`` is.
         ready: whether the server takes calls: 200, else 503.
+        alive: whether a restart would mend nothing; likewise.
 
     Raises:
         OSError: the address cannot be had.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, *_, address = found[0]
-    return Probes(_Server(family, address, metrics=metrics, ready=ready))
+    return Probes(_Server(family, address, metrics=metrics, ready=ready, alive=alive))
 
 
 class _Server(ThreadingMixIn, TCPServer):
@@ -73,10 +79,16 @@ class _Server(ThreadingMixIn, TCPServer):
     request_queue_size = 128
 
     def __init__(
-        self, family: int, address: Any, *, metrics: Callable[[], bytes], ready: Callable[[], bool]
+        self,
+        family: int,
+        address: Any,
+        *,
+        metrics: Callable[[], bytes],
+        ready: Callable[[], bool],
+        alive: Callable[[], bool],
     ) -> None:
         self.address_family = family
-        self.metrics, self.ready = metrics, ready
+        self.metrics, self.ready, self.alive = metrics, ready, alive
         self._slots = threading.Semaphore(_MOST_AT_ONCE)
         # Connections that have not asked for anything yet, the oldest first.
         self.silent: dict[socket.socket, None] = {}
@@ -128,7 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/metrics":
             self._say(200, self.server.metrics(), _PROMETHEUS)
         elif path == LIVE:
-            self._say(200, b"live\n")
+            alive = self.server.alive()
+            self._say(200 if alive else 503, b"live\n" if alive else b"not live\n")
         elif path == READY:
             ready = self.server.ready()
             self._say(200 if ready else 503, b"ready\n" if ready else b"not ready\n")

@@ -71,6 +71,10 @@ class Server:
     _polling: asyncio.Task[None] | None
     _refreshing: asyncio.Task[None] | None
 
+    def fall(self) -> None:
+        """Say to all who look at liveness that only a restart helps; on the event loop."""
+        self._health.fall()
+
     async def drain(self, timeout_s: float, *, grace_s: float, hurry: asyncio.Event) -> bool:
         """Say NOT_SERVING, serve on for a while, finish accepted work, close the ports.
 
@@ -181,7 +185,7 @@ async def start(
         ports.bind(asked, settings, shared=shared, health=health, tokens=tokens)
         for asked in ports.wanted(settings)
     ]
-    answering = _bind_probes(settings, shared)
+    answering = _bind_probes(settings, shared, health)
     for port in bound:
         await port.server.start()
     health.start()
@@ -231,10 +235,11 @@ def _shared(
                   spans=following.start(settings, version))  # fmt: skip
 
 
-def _bind_probes(settings: Settings, shared: Shared) -> Probes:
+def _bind_probes(settings: Settings, shared: Shared, health: Health) -> Probes:
     host, port = settings.host, settings.metrics_port
     try:
-        return probes.start(host, port, metrics=shared.metrics.text, ready=shared.ready)
+        return probes.start(host, port, metrics=shared.metrics.text, ready=shared.ready,
+                            alive=lambda: health.alive)  # fmt: skip
     except OSError as error:
         where = f"{host}:{port} for metrics"
         raise ports.cannot_listen(where, error, "--host", "--metrics-port") from None

@@ -13,6 +13,7 @@ SERVICE_IMPORTS = {
     "service.wheels": set(),
     "service.devices": LEAVES,
     "service.cuda": LEAVES,
+    "service.fallen": LEAVES | {"service.cuda"},
     "service.nvml": LEAVES,
     "service.gpuwatch": LEAVES | {"service.nvml"},
     "service.proto": set(),
@@ -20,7 +21,7 @@ SERVICE_IMPORTS = {
     "service.pins": LEAVES,
     "service.gpuknobs": LEAVES | {"service.devices", "service.knobs"},
     "service.settings": LEAVES | {"service.gpuknobs", "service.knobs", "service.pins"},
-    "service.arguments": LEAVES | {"service.knobs", "service.settings"},
+    "service.arguments": LEAVES | {"service.gpuknobs", "service.knobs", "service.settings"},
     "service.manifest": LEAVES,
     "service.golden": LEAVES | {"service.manifest"},
     "service.rows": LEAVES | {"service.manifest"},
@@ -66,8 +67,9 @@ SERVICE_IMPORTS = {
     },
     "service.instances": LEAVES
     | {
-        "service.account", "service.batching", "service.callers", "service.latency",
-        "service.ledger", "service.overlap", "service.scheduler", "service.spans",
+        "service.account", "service.batching", "service.callers", "service.fallen",
+        "service.latency", "service.ledger", "service.overlap", "service.scheduler",
+        "service.spans",
     },
     "service.batcher": LEAVES
     | {
@@ -248,8 +250,9 @@ SERVICE_IMPORTS = {
        "service.session", "service.settings", "service.trial", "service.tuned",
        "service.wheels"},
     "service.cli": LEAVES
-    | {"service.arguments", "service.keeping", "service.layout", "service.machine",
-       "service.pins", "service.repository", "service.server", "service.settings"},
+    | {"service.arguments", "service.cuda", "service.fallen", "service.keeping",
+       "service.layout", "service.machine", "service.pins", "service.repository",
+       "service.server", "service.settings"},
 }  # fmt: skip
 
 # What the other two packages may import from the service.

@@ -105,3 +105,21 @@ async def test_a_watcher_who_leaves_or_does_not_read_keeps_no_news_from_others(
         await leaver.aclose()
         health.leave()
         assert (await anext(faithful)).status == NOT_SERVING
+
+
+async def test_server_whose_gpu_fell_over_is_not_alive_whatever_comes_later(
+    health: Health,
+) -> None:
+    assert health.alive
+    health.fall()
+    health.start()
+    health.set("digits", True)
+    health.leave()
+    assert [await check(health, name) for name in NAMES] == [NOT_SERVING] * 4
+    assert not health.alive and not health.ready
+
+
+async def test_server_that_leaves_while_its_gpu_falls_over_is_not_alive(health: Health) -> None:
+    health.leave()
+    health.fall()
+    assert await check(health, "liveness") == NOT_SERVING

@@ -19,7 +19,7 @@ class Facts:
     """What the port tells, changed by the tests."""
 
     def __init__(self) -> None:
-        self.ready = True
+        self.ready = self.alive = True
         self.asked, self.door = threading.Semaphore(0), threading.Event()
         self.door.set()
 
@@ -36,7 +36,8 @@ def facts() -> Facts:
 
 @pytest.fixture
 def port(facts: Facts) -> Iterator[Probes]:
-    started = probes.start("127.0.0.1", 0, metrics=facts.metrics, ready=lambda: facts.ready)
+    started = probes.start("127.0.0.1", 0, metrics=facts.metrics, ready=lambda: facts.ready,
+                           alive=lambda: facts.alive)  # fmt: skip
     yield started
     facts.door.set()
     started.close()
@@ -73,6 +74,11 @@ def test_ready_follows_the_server_and_live_does_not(port: Probes, facts: Facts) 
     facts.ready = False
     assert get(port, "/v2/health/ready")[0] == 503
     assert get(port, "/v2/health/live")[0] == 200
+
+
+def test_live_is_no_more_where_only_a_restart_helps(port: Probes, facts: Facts) -> None:
+    facts.alive = False
+    assert get(port, "/v2/health/live")[:2] == (503, b"not live\n")
 
 
 @pytest.mark.parametrize("path", ["/", "/v2", "/v2/health/ready/", "/metrics/../etc"])

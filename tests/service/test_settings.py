@@ -275,3 +275,13 @@ def test_connections_last_a_tenth_of_a_second_or_for_ever() -> None:
     assert refusal(["--max-connection-age-s", "0.099"]) == (
         "--max-connection-age-s is 0.099; it takes 0.1 or more, or 0 for never"
     )
+
+
+def test_what_counts_on_gpus_only_is_named_where_it_was_given(tmp_path: Path) -> None:
+    given = ["--gpu-mem-mib", "100", "--cpu-fallback", "none", "--trt-cache", str(tmp_path)]
+    chosen = arguments.read([*given, "--cuda-graphs", "on", "--control", "cuda-shared-memory"], {})
+    assert arguments.idle_without_gpus(chosen) == [
+        "--cpu-fallback", "--gpu-mem-mib", "--cuda-graphs", "--trt-cache",
+        "--control cuda-shared-memory",
+    ]  # fmt: skip
+    assert not arguments.idle_without_gpus(arguments.read(["--control", "all"], {}))
