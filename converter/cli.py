@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from converter import earlier, pipeline, tables
+from converter import pipeline, predecessor, tables
 from converter.recipe import ALL_VARIANTS, METRICS, Bounds, Budget, Recipe, Source
 from converter.zoo import material
 from service import hardware, manifest, opening
@@ -264,7 +264,8 @@ def inspect(
     for line in others:
         console.print(escape(line), highlight=False)
     for variant in contract.variants:
-        if variant.file and earlier.JUDGED_ON not in variant.made:  # they are about a CPU's kernels
+        # They are about a CPU's kernels.
+        if variant.file and predecessor.JUDGED_ON not in variant.made:
             tables.show_findings(console, variant.name, directory / variant.file)
 
 

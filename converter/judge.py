@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from converter import compare, search, speed, verify
-from converter.earlier import JUDGED_ON
 from converter.evidence import Evidence
+from converter.predecessor import JUDGED_ON
 from converter.recipe import Recipe
 from converter.samples import Samples
 from converter.search import Found, Selection

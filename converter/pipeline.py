@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from converter import child, cleaning, earlier, golden, publish, reshape, samples, sources
+from converter import child, cleaning, golden, predecessor, publish, reshape, samples, sources
 from converter.choosing import choose
 from converter.exporters import trained
 from converter.exporters.trained import Request
@@ -91,7 +91,7 @@ def run(recipe: Recipe, step: Step = silent, *, target: Target | None = None) ->
             golden=golden.write(stage / golden.FILE, feeds, reference, by_name, target.options),
             bounds=asdict(judge.bounds),
         )
-        contract, older = earlier.joined(
+        contract, older = predecessor.joined(
             contract, recipe.out / recipe.name, stage, on_gpu=target.device.is_gpu
         )
         kept = {v.file: (kept | older)[v.file] for v in contract.variants if v.file}

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from converter import earlier, speed
+from converter import predecessor, speed
 from converter.variants import GPU
 from service import hardware, opening, tuned
 from service.errors import FarthingError
@@ -73,12 +73,12 @@ def _lines(contract: Manifest, entry: Tuned | None) -> list[str]:
     lines += [
         f"On {mark} `farthing serve` takes {there.variant}: {there.reason}."
         for mark, there in contract.chosen.items()
-        if earlier.of_gpu(mark)
+        if predecessor.of_gpu(mark)
     ]
     lines += [
         f"What {variant.name} is worth shows on a GPU: convert there with --device cuda."
         for variant in contract.variants
-        if variant.accepted and variant.device == GPU and earlier.JUDGED_ON not in variant.made
+        if variant.accepted and variant.device == GPU and predecessor.JUDGED_ON not in variant.made
     ]
     if contract.reproduce:
         lines.append(f"Again: {contract.reproduce}")

@@ -18,8 +18,8 @@ from loadtests.histogram import samples_for
 from loadtests.load import Plan, run
 from loadtests.observed import GOOD, Observed
 from loadtests.pricing import scrape
-from loadtests.pricing.meanwhile import Meanwhile
-from loadtests.pricing.meanwhile import drawn as draws
+from loadtests.pricing.power import Meanwhile
+from loadtests.pricing.power import drawn as draws
 from loadtests.screen import WIDTH, all_or_nothing, shown
 from service.errors import InvalidSetting
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from loadtests.energy import Card
-from loadtests.pricing.meanwhile import Look, Meanwhile, drawn
+from loadtests.pricing.power import Look, Meanwhile, drawn
 from loadtests.pricing.scrape import Scrape
 from service.errors import InvalidSetting
 
