@@ -13,10 +13,16 @@ from typing import Any
 
 from service import configfields
 from service.configfields import no_effect, unusable
+from service.errors import ModelUnusable
 from service.proto import inference_pb2 as pb
 
 _KINDS = pb.ModelInstanceGroup.Kind
 _SEARCHES = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
+# Since ONNX Runtime 1.20 none of them times algorithms (core/providers/cuda/nn/conv.cc).
+_MEANS_NOW = {
+    "EXHAUSTIVE": "another of cuDNN's heuristics, which takes longer to plan",
+    "DEFAULT": "cuDNN's fallback, which may be extremely slow",
+}
 _STRATEGIES = {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}
 _PRECISIONS = {
     "FP32": (), "FP16": ("trt_fp16_enable",), "BF16": ("trt_bf16_enable",),
@@ -69,6 +75,7 @@ class OnGpu:
         tensorrt: TensorRT is to run it.
         provider: options of the providers, as ONNX Runtime names them.
         cuda_graphs: whether runs are to be recorded; None if nothing is said.
+        refusal: why no GPU may run it: a value that its key does not take; else empty.
         session: fields of ``SessionOptions`` that are said, instead of ``Options.session``.
         warnings: what has no effect on a GPU, instead of ``Options.warnings``.
     """
@@ -80,34 +87,25 @@ class OnGpu:
     tensorrt: bool = False
     provider: Mapping[str, str] = field(default_factory=dict)
     cuda_graphs: bool | None = None
+    refusal: str = ""
     session: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
 def read(config: pb.ModelConfig) -> OnGpu:
-    """What a configuration says for GPUs.
-
-    Raises:
-        ModelUnusable: a value is not one that its key takes.
-    """
+    """What a configuration says for GPUs; never refuses, since it counts for nothing on a CPU."""
     warnings = [*configfields.warnings(config, on_gpu=True)]
     groups = list(config.instance_group)
     on_gpu = [group for group in groups if group.kind != _KINDS.KIND_CPU]
     if on_gpu and len(on_gpu) < len(groups):
         warnings.append(no_effect("instance_group of KIND_CPU", "the model runs on the GPU"))
-    parameters = {key: parameter.string_value for key, parameter in config.parameters.items()}
-    provider = _provider({k: v for k, v in parameters.items() if k in PARAMETERS}, warnings)
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
-    tensorrt = False
-    for one in accelerators:
-        given = dict(one.parameters)
-        if one.name == "tensorrt":
-            tensorrt, provider = True, provider | _tensorrt(given, warnings)
-        elif one.name == "cuda":
-            provider |= _provider(given, warnings)
-        else:
-            told = f"optimization.execution_accelerators {one.name[:64]!r}"
-            warnings.append(no_effect(told, "it is neither tensorrt nor cuda"))
+    tensorrt = any(one.name == "tensorrt" for one in accelerators)
+    provider, refusal = dict[str, str](), ""
+    try:
+        provider = _providers(config, warnings)
+    except ModelUnusable as error:
+        refusal = str(error)
     warnings += _unpinned(config.optimization)
     return OnGpu(
         cpu_only=bool(groups) and not on_gpu,
@@ -117,8 +115,29 @@ def read(config: pb.ModelConfig) -> OnGpu:
         tensorrt=tensorrt,
         provider=provider,
         cuda_graphs=config.optimization.cuda.graphs or None,
+        refusal=refusal,
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _providers(config: pb.ModelConfig, warnings: list[str]) -> dict[str, str]:
+    """Options of both providers.
+
+    Raises:
+        ModelUnusable: a value is not one that its key takes.
+    """
+    parameters = {key: parameter.string_value for key, parameter in config.parameters.items()}
+    provider = _provider({k: v for k, v in parameters.items() if k in PARAMETERS}, warnings)
+    for one in config.optimization.execution_accelerators.gpu_execution_accelerator:
+        given = dict(one.parameters)
+        if one.name == "tensorrt":
+            provider |= _tensorrt(given, warnings)
+        elif one.name == "cuda":
+            provider |= _provider(given, warnings)
+        else:
+            told = f"optimization.execution_accelerators {one.name[:64]!r}"
+            warnings.append(no_effect(told, "it is neither tensorrt nor cuda"))
+    return provider
 
 
 def _unpinned(optimization: pb.ModelOptimizationPolicy) -> Iterator[str]:
@@ -136,6 +155,10 @@ def _provider(given: Mapping[str, str], warnings: list[str]) -> dict[str, str]:
             if value not in words and value not in words.values():
                 raise _wrong(key, value, " or ".join(f"{k} ({w})" for k, w in words.items()))
             found[key] = words.get(value, value)
+            if key == _SEARCH and found[key] in _MEANS_NOW:
+                warnings.append(f"config: parameters {key} {value} ({found[key]}) is now "
+                                f"{_MEANS_NOW[found[key]]}; 1 (HEURISTIC) is what runs without it"
+                                )  # fmt: skip
         elif key == _LIMIT:
             found[key] = _checked(key, value, _BYTES.fullmatch, "a number of bytes")
         elif key == _STREAM:

@@ -50,11 +50,13 @@ def placed(options: Options, devices: tuple[Device, ...]) -> tuple[Device, ...]:
         devices: what ``--device`` comes to on this machine.
 
     Raises:
-        ModelUnusable: it asks for a GPU that this server does not use.
+        ModelUnusable: it asks for a GPU that this server does not use, or for what none can do.
     """
     said = options.gpu
     if not devices[0].is_gpu or said.cpu_only:
         return (CPU,)
+    if said.refusal:
+        raise ModelUnusable(said.refusal, told=said.refusal)
     if missing := set(said.gpus) - {device.index for device in devices}:
         used = ", ".join(map(str, devices))
         sentence = f"config: instance_group.gpus has {min(missing)}, and this server uses {used}"

@@ -8,10 +8,14 @@ import pytest
 from google.protobuf import text_format
 
 from service import modelconfig
+from service.devices import CPU, Device
 from service.errors import ModelUnusable
 from service.gpuoptions import OnGpu
 from service.modelconfig import Options
+from service.precedence import placed
 from service.proto import inference_pb2 as pb
+
+GPU = Device("cuda", 0)
 
 
 def read(text: str) -> Options:
@@ -146,8 +150,25 @@ def test_arena_of_the_gpu_is_shrunk_where_the_config_says_so(said: str, shrunk: 
         (accelerator("tensorrt", trt_tactic_sources="a b"), "trt_tactic_sources is 'a b'"),
     ],
 )
-def test_value_that_an_option_does_not_take_is_refused_on_any_machine(
+def test_value_that_an_option_does_not_take_is_refused_on_a_gpu_and_warned_of_on_the_cpu(
     text: str, words: str
 ) -> None:
+    found = read(text)
     with pytest.raises(ModelUnusable, match=words):
-        read(text)
+        placed(found, (GPU,))
+    assert placed(found, (CPU,)) == (CPU,) and found.warnings
+    on_cpu = read(text + " instance_group { kind: KIND_CPU count: 1 }")
+    assert placed(on_cpu, (GPU,)) == (CPU,)
+
+
+@pytest.mark.parametrize(
+    ("said", "means"),
+    [("0", "another of cuDNN's heuristics"), ("DEFAULT", "may be extremely slow")],
+)
+def test_search_that_means_something_else_by_now_is_heeded_with_a_warning(
+    said: str, means: str
+) -> None:
+    found = on_gpu(parameter("cudnn_conv_algo_search", said))
+    assert found.provider["cudnn_conv_algo_search"] in ("EXHAUSTIVE", "DEFAULT")
+    (warning,) = found.warnings
+    assert means in warning and "1 (HEURISTIC)" in warning
