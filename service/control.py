@@ -75,7 +75,7 @@ class Control(Servicer):
     async def CudaSharedMemoryRegister(
         self, request: pb.CudaSharedMemoryRegisterRequest, call: Call
     ) -> pb.CudaSharedMemoryRegisterResponse:
-        self._memory(CUDA_MEMORY).register_cuda(
+        await self._memory(CUDA_MEMORY).register_cuda(
             request.name, request.raw_handle, request.device_id, request.byte_size
         )
         return pb.CudaSharedMemoryRegisterResponse()

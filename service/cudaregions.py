@@ -3,23 +3,36 @@
 Whoever may call the RPCs gives a handle to the memory, so neither the handle nor the size is
 trusted: a handle opens what its maker still holds, and the size is compared with the allocation's
 own. What only its maker can guarantee is that the memory outlives the registration: CUDA calls
-what happens else undefined, and a GPU that falls over takes this server's models with it. That is
-why it is a group of control RPCs of its own.
+what happens else undefined, and a GPU that falls over takes this server's models with it. And CUDA
+shares whole blocks: a handle opens what else its maker has in the block, if that is small (CUDA
+Runtime API, ``cudaIpcGetMemHandle``). That is why it is a group of control RPCs of its own.
 
 Tensors are copied between a slot and the host, where requests are decoded and answers encoded.
+Opening and closing is done by other threads than the event loop's, while nobody records.
 """
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from queue import SimpleQueue
+from threading import Thread
 
 import numpy as np
 
-from service import cuda, log, slots
+from service import cuda, log, recording, slots
 from service.cuda import HANDLE_BYTES, Cuda, CudaFailed, Memory
 from service.errors import InvalidInput, Unsupported
+
+# New bytes of so many, for who asked to fill in (Python's C API, "Bytes Objects").
+_NEW_BYTES = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_char_p, ctypes.c_ssize_t)(
+    ("PyBytes_FromStringAndSize", ctypes.pythonapi)
+)
 
 
 def of_this_machine() -> Sequence[Memory]:
@@ -37,15 +50,28 @@ class _Opened:
     def __init__(self, memory: Memory, stream: int, handle: bytes) -> None:
         self.memory, self.stream = memory, stream
         self.pointer = memory.opened(handle)
-        # At the end of the process CUDA may have ended before, and everything with it.
-        weakref.finalize(self, _close, memory, self.pointer).atexit = False
+        # At the end of the process CUDA may have ended before, and everything with it. Whoever lets
+        # go may be the event loop, which must not wait for a recording, or garbage collection.
+        weakref.finalize(self, _closing().put, (memory, self.pointer)).atexit = False
 
 
-def _close(memory: Memory, pointer: int) -> None:
-    try:
-        memory.closed(pointer)
-    except CudaFailed as error:
-        log.warning("a region of CUDA shared memory could not be closed", reason=str(error))
+@cache
+def _closing() -> SimpleQueue[tuple[Memory, int]]:
+    """What is to be closed, and the thread that does it; as old as the process."""
+    left: SimpleQueue[tuple[Memory, int]] = SimpleQueue()
+    Thread(target=_close, args=(left,), name="cuda-regions", daemon=True).start()
+    return left
+
+
+def _close(left: SimpleQueue[tuple[Memory, int]]) -> None:
+    while True:
+        memory, pointer = left.get()
+        try:
+            with recording.calling():
+                memory.closed(pointer)
+        except Exception as error:  # or nothing were closed any more
+            log.warning("a region of CUDA shared memory could not be closed", reason=str(error))
+        del memory
 
 
 @dataclass(frozen=True)
@@ -79,9 +105,13 @@ class CudaSlot:
         Raises:
             InvalidInput: the GPU refuses.
         """
-        data = np.empty(self.byte_size, dtype=np.uint8)
-        self._copy(int(data.ctypes.data), self._start, self.byte_size)
-        return data.tobytes()
+        if not self.byte_size:
+            return b""
+        # Without the copy that others would make of what they had filled: of a batch of images it
+        # holds up all threads for milliseconds. Nobody else knows these bytes yet.
+        data: bytes = _NEW_BYTES(None, self.byte_size)
+        self._copy(_address(data), self._start, self.byte_size)
+        return data
 
     def write(self, data: bytes) -> None:
         """Put these bytes at its start; none past its end.
@@ -90,16 +120,14 @@ class CudaSlot:
             InvalidInput: they are more than it holds, or the GPU refuses.
         """
         slots.check_fits(self.region, len(data), self.byte_size)
-        held = np.frombuffer(data, dtype=np.uint8)
-        self._copy(self._start, int(held.ctypes.data), len(held))
+        if data:
+            self._copy(self._start, _address(data), len(data))
 
     @property
     def _start(self) -> int:
         return self._opened.pointer + self.offset
 
     def _copy(self, to: int, start: int, nbytes: int) -> None:
-        if not nbytes:
-            return
         try:
             self._opened.memory.copy(to, start, nbytes, self._opened.stream)
         except CudaFailed as error:
@@ -107,7 +135,11 @@ class CudaSlot:
             raise slots.unusable(self.region) from None
 
 
-class CudaRegions:
+def _address(data: bytes) -> int:
+    return int(np.frombuffer(data, dtype=np.uint8).ctypes.data)
+
+
+class CudaRegions(slots.Named[CudaRegion]):
     """All regions of this kind that are registered."""
 
     def __init__(
@@ -124,16 +156,13 @@ class CudaRegions:
             max_name: bytes of a region's name.
             most: regions at the same time.
         """
-        self._memories, self._max_name, self._most = memories, max_name, most
-        self._regions: dict[str, CudaRegion] = {}
+        super().__init__(max_name, most)
+        self._memories = memories
         self._streams: dict[int, int] = {}
         self._told = ""
+        self._opens = threading.Lock()
 
-    def __contains__(self, name: str) -> bool:
-        """Whether a region has this name."""
-        return name in self._regions
-
-    def register(self, name: str, handle: bytes, device_id: int, byte_size: int) -> None:
+    async def register(self, name: str, handle: bytes, device_id: int, byte_size: int) -> None:
         """Make a GPU's memory known under a name.
 
         Args:
@@ -147,49 +176,18 @@ class CudaRegions:
                 or the memory is shorter, or too many regions are registered.
             Unsupported: this server has no GPU that it can use.
         """
-        slots.check_name(name, self._max_name)
-        slots.check_new(name, taken=name in self, registered=len(self._regions), most=self._most)
+        self.check_new(name)
         if len(handle) != HANDLE_BYTES:
             raise InvalidInput(
                 f"a handle of CUDA shared memory has {HANDLE_BYTES} bytes, as cudaIpcGetMemHandle "
                 f"gives them; this has {len(handle)}"
             )
-        memory = self._memory(device_id)
+        self._coming.add(name)
         try:
-            if device_id not in self._streams:
-                self._streams[device_id] = memory.stream()
-            opened = _Opened(memory, self._streams[device_id], handle)
-            size = memory.size(opened.pointer)
-        except CudaFailed as error:
-            log.warning("CUDA shared memory cannot be opened", reason=str(error))
-            raise InvalidInput(
-                f"the handle cannot be opened on GPU {device_id}: it must come from another "
-                "process of this machine that still holds the memory, on the same GPU, and both "
-                "must see each other's processes (in containers: --ipc host)"
-            ) from None
-        if not 0 < byte_size <= size:
-            raise InvalidInput(
-                f"the memory behind the handle has {size} bytes; {byte_size} do not lie within it"
-            )
-        self._regions[name] = CudaRegion(name, device_id, byte_size, opened)
-
-    def unregister(self, name: str) -> None:
-        """Forget a region, or all where the name is empty; requests that use it finish first.
-
-        A name that is not known is none after this either, so it is no mistake (as in Triton).
-        """
-        if name:
-            self._regions.pop(name, None)
-        else:
-            self._regions.clear()
-
-    def status(self, name: str) -> list[CudaRegion]:
-        """The region of that name, or all where it is empty.
-
-        Raises:
-            InvalidInput: there is none.
-        """
-        return [self._known(name)] if name else list(self._regions.values())
+            opened = await asyncio.to_thread(self._open, handle, device_id, byte_size)
+            self._regions[name] = CudaRegion(name, device_id, byte_size, opened)
+        finally:
+            self._coming.discard(name)
 
     def slot(self, name: str, offset: int, byte_size: int) -> CudaSlot:
         """Part of a region, for one tensor.
@@ -202,15 +200,34 @@ class CudaRegions:
         Raises:
             InvalidInput: there is no such region, or it is too short.
         """
-        region = self._known(name)
+        region = self.known(name)
         slots.check_within(name, region.byte_size, offset, byte_size)
         return CudaSlot(name, offset, byte_size, region._opened)
 
-    def _known(self, name: str) -> CudaRegion:
-        slots.check_name(name, self._max_name)
-        if name not in self._regions:
-            raise slots.unknown(name)
-        return self._regions[name]
+    def _open(self, handle: bytes, device_id: int, byte_size: int) -> _Opened:
+        """The memory; waits as long as another thread records."""
+        with self._opens, recording.calling():
+            memory = self._memory(device_id)
+            opened: _Opened | None = None
+            try:
+                if device_id not in self._streams:
+                    self._streams[device_id] = memory.stream()
+                opened = _Opened(memory, self._streams[device_id], handle)
+                size = memory.size(opened.pointer)
+            except CudaFailed as error:
+                opened = None  # or the refusal would hold it
+                log.warning("CUDA shared memory cannot be opened", reason=str(error))
+                raise InvalidInput(
+                    f"the handle cannot be opened on GPU {device_id}: it must come from another "
+                    "process of this machine that still holds the memory, on the same GPU, and "
+                    "both must see each other's processes (in containers: --ipc host)"
+                ) from None
+        if not 0 < byte_size <= size:
+            del opened  # likewise
+            raise InvalidInput(
+                f"the memory behind the handle has {size} bytes; {byte_size} do not lie within it"
+            )
+        return opened
 
     def _memory(self, device_id: int) -> Memory:
         try:

@@ -107,7 +107,7 @@ class FileSlot:
         )
 
 
-class Regions:
+class Regions(slots.Named[Region]):
     """All regions that are registered."""
 
     def __init__(
@@ -120,16 +120,12 @@ class Regions:
             max_name: bytes of a region's name.
             most: regions at the same time; fewer where this process may open few files.
         """
-        self._directory = directory
-        self._max_name = max_name
-        self._regions: dict[str, Region] = {}
         # Each holds a file open, and calls need some too.
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = most if files == resource.RLIM_INFINITY else min(most, files // 4)
-
-    def __contains__(self, name: str) -> bool:
-        """Whether a region has this name."""
-        return name in self._regions
+        super().__init__(
+            max_name, most if files == resource.RLIM_INFINITY else min(most, files // 4)
+        )
+        self._directory = directory
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Make part of a file known under a name.
@@ -144,8 +140,7 @@ class Regions:
             InvalidInput: the name is taken, or there is no such file, or it is too short, or too
                 many regions are registered.
         """
-        slots.check_name(name, self._max_name)
-        slots.check_new(name, taken=name in self, registered=len(self._regions), most=self._most)
+        self.check_new(name)
         file = self._open(key)
         size = os.fstat(file.fd).st_size
         if offset < 0 or byte_size <= 0 or offset + byte_size > size:
@@ -154,24 +149,6 @@ class Regions:
                 "not lie within it"
             )
         self._regions[name] = Region(name, key, offset, byte_size, file)
-
-    def unregister(self, name: str) -> None:
-        """Forget a region, or all where the name is empty; requests that use it finish first.
-
-        A name that is not known is none after this either, so it is no mistake (as in Triton).
-        """
-        if name:
-            self._regions.pop(name, None)
-        else:
-            self._regions.clear()
-
-    def status(self, name: str) -> list[Region]:
-        """The region of that name, or all where it is empty.
-
-        Raises:
-            InvalidInput: there is none.
-        """
-        return [self._known(name)] if name else list(self._regions.values())
 
     def slot(self, name: str, offset: int, byte_size: int) -> FileSlot:
         """Part of a region, for one tensor.
@@ -184,19 +161,13 @@ class Regions:
         Raises:
             InvalidInput: there is no such region, or it is too short.
         """
-        region = self._known(name)
+        region = self.known(name)
         slots.check_within(name, region.byte_size, offset, byte_size)
         if byte_size > _ONE_TRANSFER:
             raise InvalidInput(
                 f"a tensor in shared memory has at most {_ONE_TRANSFER} bytes; this has {byte_size}"
             )
         return FileSlot(name, offset, byte_size, region._file, region.offset + offset)
-
-    def _known(self, name: str) -> Region:
-        slots.check_name(name, self._max_name)
-        if name not in self._regions:
-            raise slots.unknown(name)
-        return self._regions[name]
 
     def _open(self, key: str) -> _File:
         match = _KEY.fullmatch(key)

@@ -27,10 +27,10 @@ class SharedMemory:
         slots.check_new(name, taken=name in self.cuda)
         self.system.register(name, key, offset, byte_size)
 
-    def register_cuda(self, name: str, handle: bytes, device_id: int, byte_size: int) -> None:
+    async def register_cuda(self, name: str, handle: bytes, device_id: int, byte_size: int) -> None:
         """As ``CudaRegions.register``; a name of the other kind is taken too."""
         slots.check_new(name, taken=name in self.system)
-        self.cuda.register(name, handle, device_id, byte_size)
+        await self.cuda.register(name, handle, device_id, byte_size)
 
     def slot(self, name: str, offset: int, byte_size: int) -> Slot:
         """Part of a region of either kind, for one tensor.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Generic, Protocol, TypeVar
 
 from service.errors import InvalidInput
+
+R = TypeVar("R")
 
 
 class Slot(Protocol):
@@ -61,6 +64,69 @@ class Slots(Protocol):
         Raises:
             InvalidInput: there is no such region, or it is too short.
         """
+
+
+class Named(Generic[R]):
+    """Regions of one kind, by their names."""
+
+    def __init__(self, max_name: int, most: int) -> None:
+        """Start without any.
+
+        Args:
+            max_name: bytes of a region's name.
+            most: regions at the same time.
+        """
+        self._max_name, self._most = max_name, most
+        self._regions: dict[str, R] = {}
+        self._coming: set[str] = set()  # names of those that are being opened
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a region has this name, or is about to."""
+        return name in self._regions or name in self._coming
+
+    def any_of(self, names: Iterable[str]) -> bool:
+        """Whether one of these names is a region's."""
+        return not self._regions.keys().isdisjoint(names)
+
+    def check_new(self, name: str) -> None:
+        """Refuse to register this name.
+
+        Raises:
+            InvalidInput: it is empty, too long or taken, or there are too many.
+        """
+        check_name(name, self._max_name)
+        registered = len(self._regions) + len(self._coming)
+        check_new(name, taken=name in self, registered=registered, most=self._most)
+
+    def unregister(self, name: str) -> None:
+        """Forget a region, or all where the name is empty; requests that use it finish first.
+
+        A name that is not known is none after this either, so it is no mistake (as in Triton).
+        """
+        if name:
+            self._regions.pop(name, None)
+        else:
+            self._regions.clear()
+
+    def status(self, name: str) -> list[R]:
+        """The region of that name, or all where it is empty.
+
+        Raises:
+            InvalidInput: there is none.
+        """
+        return [self.known(name)] if name else list(self._regions.values())
+
+    def known(self, name: str) -> R:
+        """The region of that name; any thread may ask.
+
+        Raises:
+            InvalidInput: there is none.
+        """
+        check_name(name, self._max_name)
+        region = self._regions.get(name)
+        if region is None:
+            raise unknown(name)
+        return region
 
 
 def check_new(name: str, *, taken: bool, registered: int = 0, most: int = 1) -> None:

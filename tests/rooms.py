@@ -79,7 +79,7 @@ SERVICE_IMPORTS = {
     },
     "service.slots": LEAVES,
     "service.regions": LEAVES | {"service.slots"},
-    "service.cudaregions": LEAVES | {"service.cuda", "service.slots"},
+    "service.cudaregions": LEAVES | {"service.cuda", "service.recording", "service.slots"},
     "service.sharedmemory": LEAVES
     | {"service.cudaregions", "service.regions", "service.slots"},
     "service.classification": LEAVES,
@@ -330,9 +330,9 @@ ROOMS = {
     },
     "asyncio": {
         "loadtests.baseline", "loadtests.openloop",
-        "service.batcher", "service.callers", "service.inplace", "service.instances",
-        "service.repository", "service.streams", "service.server", "service.cli", "service.health",
-        "service.interceptor",
+        "service.batcher", "service.callers", "service.cudaregions", "service.inplace",
+        "service.instances", "service.repository", "service.streams", "service.server",
+        "service.cli", "service.health", "service.interceptor",
     },
     "tensorflow": FRAMEWORKS | {"loadtests.baseline"},
     "tf2onnx": {"converter.exporters.tf_graph"},

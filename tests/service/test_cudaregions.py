@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from service import log
+from service import log, recording
 from service.cuda import CudaFailed, Memory, Move
 from service.cudaregions import CudaRegions
 from service.errors import InvalidInput, Unsupported
 from service.regions import Regions
 from service.sharedmemory import SharedMemory
 from tests.memory import HostMemory
+from tests.service.stage import until
 
 HANDLE, OTHER = b"a" * 64, b"b" * 64
 
@@ -42,9 +45,9 @@ def gpu() -> HostMemory:
 
 
 @pytest.fixture
-def regions(gpu: HostMemory) -> CudaRegions:
+async def regions(gpu: HostMemory) -> CudaRegions:
     made = CudaRegions(lambda: [HostMemory(), gpu])
-    made.register("r", HANDLE, 1, 8)
+    await made.register("r", HANDLE, 1, 8)
     return made
 
 
@@ -52,6 +55,12 @@ def refusal(call: Callable[[], object]) -> str:
     with pytest.raises(InvalidInput) as refused:
         call()
     return str(refused.value)
+
+
+async def refused(call: Awaitable[object]) -> str:
+    with pytest.raises(InvalidInput) as refusing:
+        await call
+    return str(refusing.value)
 
 
 def test_slots_are_read_and_written_on_the_gpu(regions: CudaRegions, gpu: HostMemory) -> None:
@@ -86,13 +95,14 @@ def test_nothing_is_written_past_a_slot(regions: CudaRegions, gpu: HostMemory) -
         ("n", HANDLE, 1, 2**64 - 1, "has 10 bytes; 18446744073709551615 do not"),
     ],
 )
-def test_what_cannot_be_registered_is_refused_and_leaves_nothing_open(
+async def test_what_cannot_be_registered_is_refused_and_leaves_nothing_open(
     regions: CudaRegions, gpu: HostMemory,
     name: str, handle: bytes, device_id: int, byte_size: int, sentence: str,
 ) -> None:  # fmt: skip
-    assert sentence in refusal(lambda: regions.register(name, handle, device_id, byte_size))
+    assert sentence in await refused(regions.register(name, handle, device_id, byte_size))
     gc.collect()
-    assert len(gpu.open) == 1 and [region.name for region in regions.status("")] == ["r"]
+    await until(lambda: len(gpu.open) == 1)
+    assert [region.name for region in regions.status("")] == ["r"]
 
 
 @pytest.mark.parametrize(
@@ -113,33 +123,36 @@ def test_a_slot_lies_within_its_region(
     assert sentence in refusal(lambda: regions.slot(name, offset, byte_size))
 
 
-def test_a_request_that_uses_a_region_finishes_before_its_memory_is_let_go(
+async def test_a_request_that_uses_a_region_finishes_before_its_memory_is_let_go(
     regions: CudaRegions, gpu: HostMemory
 ) -> None:
     slot = regions.slot("r", 0, 2)
     regions.unregister("r")
     assert slot.read() == b"01" and len(gpu.open) == 1
     assert "no shared memory region 'r'" in refusal(lambda: regions.status("r"))
-    regions.register("r", OTHER, 1, 4)  # the name is free at once
+    await regions.register("r", OTHER, 1, 4)  # the name is free at once
     assert slot.read() == b"01" and regions.slot("r", 0, 2).read() == b"ab"
     del slot
-    assert gpu.open == [gpu.shared[OTHER].ctypes.data]
+    await until(lambda: gpu.open == [gpu.shared[OTHER].ctypes.data])
 
 
-def test_unregistering_all_and_what_is_not_there(regions: CudaRegions, gpu: HostMemory) -> None:
-    regions.register("s", OTHER, 1, 10)
+async def test_unregistering_all_and_what_is_not_there(
+    regions: CudaRegions, gpu: HostMemory
+) -> None:
+    await regions.register("s", OTHER, 1, 10)
     regions.unregister("nobody")
     assert len(regions.status("")) == 2
     regions.unregister("")
-    assert regions.status("") == [] and gpu.open == []
+    assert regions.status("") == []
+    await until(lambda: gpu.open == [])
 
 
-def test_there_is_an_end_to_regions(gpu: HostMemory) -> None:
+async def test_there_is_an_end_to_regions(gpu: HostMemory) -> None:
     regions = CudaRegions(lambda: [gpu], most=2)
-    regions.register("a", HANDLE, 0, 1)
-    regions.register("b", HANDLE, 0, 1)
-    assert "2 shared memory regions are registered" in refusal(
-        lambda: regions.register("c", OTHER, 0, 1)
+    await regions.register("a", HANDLE, 0, 1)
+    await regions.register("b", HANDLE, 0, 1)
+    assert "2 shared memory regions are registered" in await refused(
+        regions.register("c", OTHER, 0, 1)
     )
 
 
@@ -148,7 +161,7 @@ def test_status_tells_what_was_registered(regions: CudaRegions) -> None:
     assert (region.name, region.device_id, region.byte_size) == ("r", 1, 8)
 
 
-def test_without_a_gpu_the_caller_is_told_so_and_the_log_why_once(
+async def test_without_a_gpu_the_caller_is_told_so_and_the_log_why_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def none() -> Sequence[Memory]:
@@ -156,9 +169,9 @@ def test_without_a_gpu_the_caller_is_told_so_and_the_log_why_once(
 
     regions = CudaRegions(none)
     for _ in range(3):
-        with pytest.raises(Unsupported, match="no GPU that it can use") as refused:
-            regions.register("n", HANDLE, 0, 8)
-        assert "secret" not in str(refused.value)
+        with pytest.raises(Unsupported, match="no GPU that it can use") as error:
+            await regions.register("n", HANDLE, 0, 8)
+        assert "secret" not in str(error.value)
     assert [record.getMessage() for record in caplog.records].count(
         "CUDA shared memory is asked for and not there"
     ) == 1
@@ -166,7 +179,7 @@ def test_without_a_gpu_the_caller_is_told_so_and_the_log_why_once(
     assert regions.status("") == []
 
 
-def test_memory_that_is_gone_is_a_sentence_and_the_log_says_why(
+async def test_memory_that_is_gone_is_a_sentence_and_the_log_says_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Gone(HostMemory):
@@ -178,27 +191,101 @@ def test_memory_that_is_gone_is_a_sentence_and_the_log_says_why(
 
     gpu = Gone({HANDLE: np.zeros(10, np.uint8)})
     regions = CudaRegions(lambda: [gpu])
-    regions.register("r", HANDLE, 0, 10)
+    await regions.register("r", HANDLE, 0, 10)
     slots = [regions.slot("r", 0, 4)]
     assert "cannot be read or written any more" in refusal(lambda: slots[0].write(b"ab"))
     assert "cannot be read or written any more" in refusal(slots.pop().read)
     regions.unregister("r")
     gc.collect()  # the errors hold frames
-    assert len(caplog.records) == 3
+    await until(lambda: len(caplog.records) == 3)
 
 
-def test_a_name_is_of_one_kind_only(tmp_path: Path, gpu: HostMemory) -> None:
+async def test_a_name_is_of_one_kind_only(tmp_path: Path, gpu: HostMemory) -> None:
     (tmp_path / "data").write_bytes(b"in a file!")
     memory = SharedMemory(Regions(tmp_path), CudaRegions(lambda: [gpu]))
-    memory.register_cuda("c", HANDLE, 0, 10)
+    await memory.register_cuda("c", HANDLE, 0, 10)
     memory.register_system("s", "/data", 0, 10)
     assert "'c' is already registered" in refusal(
         lambda: memory.register_system("c", "/data", 0, 10)
     )
-    assert "'s' is already registered" in refusal(lambda: memory.register_cuda("s", OTHER, 0, 10))
+    assert "'s' is already registered" in await refused(memory.register_cuda("s", OTHER, 0, 10))
     assert memory.slot("c", 0, 4).read() == b"0123"
     assert memory.slot("s", 0, 4).read() == b"in a"
     memory.cuda.unregister("")
     memory.register_system("c", "/data", 5, 5)
     assert memory.slot("c", 0, 4).read() == b"file"
     assert "no shared memory region 'x'" in refusal(lambda: memory.slot("x", 0, 1))
+
+
+async def test_memory_is_opened_and_closed_while_nobody_records(gpu: HostMemory) -> None:
+    regions = CudaRegions(lambda: [gpu])
+    recorded, over = threading.Event(), threading.Event()
+
+    def record() -> None:
+        with recording.recording():
+            recorded.set()
+            assert over.wait(20)
+
+    async def once(what: Callable[[], object], then: Callable[[], bool]) -> None:
+        """That goes on at once, but calls the GPU only when the recording is over."""
+        thread = threading.Thread(target=record)
+        thread.start()
+        assert recorded.wait(20)
+        what()
+        await asyncio.sleep(0.05)  # in which it could have
+        assert not then()
+        over.set()
+        await until(then)
+        thread.join(20)
+        recorded.clear()
+        over.clear()
+
+    coming: list[asyncio.Task[None]] = []
+    await once(
+        lambda: coming.append(asyncio.create_task(regions.register("r", HANDLE, 0, 8))),
+        lambda: len(gpu.open) == 1,
+    )
+    await coming[0]
+    await once(lambda: regions.unregister("r"), lambda: gpu.open == [])
+
+
+async def test_a_name_is_taken_while_its_memory_is_being_opened(
+    tmp_path: Path, gpu: HostMemory
+) -> None:
+    (tmp_path / "data").write_bytes(b"in a file!")
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> Sequence[Memory]:
+        opening.set()
+        assert go_on.wait(20)
+        return [gpu]
+
+    memory = SharedMemory(Regions(tmp_path), CudaRegions(slowly))
+    coming = asyncio.create_task(memory.register_cuda("r", HANDLE, 0, 8))
+    await until(opening.is_set)
+    assert "already registered" in refusal(lambda: memory.register_system("r", "/data", 0, 10))
+    assert "already registered" in await refused(memory.register_cuda("r", OTHER, 0, 8))
+    assert "no shared memory region 'r'" in refusal(lambda: memory.slot("r", 0, 1))
+    go_on.set()
+    await coming
+    assert memory.slot("r", 0, 2).read() == b"01"
+
+
+async def test_memory_whose_caller_left_while_it_was_opened_is_let_go(gpu: HostMemory) -> None:
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> Sequence[Memory]:
+        opening.set()
+        assert go_on.wait(20)
+        return [gpu]
+
+    regions = CudaRegions(slowly)
+    coming = asyncio.create_task(regions.register("r", HANDLE, 0, 8))
+    await until(opening.is_set)
+    coming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await coming
+    go_on.set()
+    await until(lambda: bool(gpu.streams))
+    await until(lambda: gpu.open == [])
+    assert "r" not in regions
