@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
 from service.errors import InvalidInput
@@ -83,10 +82,6 @@ class Named(Generic[R]):
     def __contains__(self, name: str) -> bool:
         """Whether a region has this name, or is about to."""
         return name in self._regions or name in self._coming
-
-    def any_of(self, names: Iterable[str]) -> bool:
-        """Whether one of these names is a region's."""
-        return not self._regions.keys().isdisjoint(names)
 
     def check_new(self, name: str) -> None:
         """Refuse to register this name.
