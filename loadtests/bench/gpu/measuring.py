@@ -213,11 +213,13 @@ class Measuring:
                 self.record.judge(Goal(goal, 0.9, ratio))
 
     def _compared(self) -> None:
-        half, whole = (
-            max(self.reached.get((f"resnet50 {each}", way), 0.0) for way in (WIRE, SHARED))
-            for each in ("fp16", "fp32")
-        )
-        if half and whole:
+        of = [
+            {way: self.reached.get((f"resnet50 {precision}", way)) for way in (WIRE, SHARED)}
+            for precision in ("fp16", "fp32")
+        ]
+        ways = [way for way in (WIRE, SHARED) if all(each[way] for each in of)]
+        if ways:  # the same for both
+            half, whole = (max(each[way] or 0.0 for way in ways) for each in of)
             self.record.judge(Goal(FASTER_GOAL, 1.8, half / whole))
 
     def _open(self, model: str, rig: Rig) -> None:
