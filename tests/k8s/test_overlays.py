@@ -99,3 +99,11 @@ def test_what_nobody_knows_is_refused() -> None:
         {"apiVersion": "autoscaling/v2beta2", "kind": "HorizontalPodAutoscaler",
          "metadata": {"name": "gone"}, "spec": {}}
     ) != []  # fmt: skip
+
+
+def test_a_pod_that_may_build_engines_has_half_an_hour_to_start() -> None:
+    (pod,) = (one for one in on_base(("gpu",))
+              if (one["kind"], one["metadata"]["name"]) == ("Deployment", "farthing"))  # fmt: skip
+    (container,) = pod["spec"]["template"]["spec"]["containers"]
+    probe = container["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] >= 1800 and "grpc" in probe
