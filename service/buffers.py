@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import Any, ParamSpec, TypeVar
 
 from service import charging, cputime, log, recording
-from service.cuda import CudaFailed, Memory
+from service.cuda import CudaFailed, Memory, Move
 from service.staging import Array, Arrays, Plan, Room
 
 Outputs = dict[str, Array]
@@ -139,13 +139,17 @@ class Buffers:
         """Run the rows that were gathered; the answers stay as they are when the lane goes on."""
         on, plan = self._on, self._plan
         padded = plan.padded(rows)
-        on.memory.copies([self._inwards(room, padded) for room in plan.inputs], self._stream)
+        self._copied(self._inwards(room, padded) for room in plan.inputs)
         first = padded in plan.buckets and padded not in self._recorded
         loose = (on.record if first else on.compute)(self._compute, padded)
         self._recorded.add(padded)
-        on.memory.copies([self._outwards(room, rows) for room in plan.outputs], self._stream)
+        self._copied(self._outwards(room, rows) for room in plan.outputs)
         told = [*plan.outputs, *(room for room in plan.inputs if room.name in plan.echoed)]
         return loose | {room.name: room.view(self._host, rows).copy() for room in told}
+
+    def _copied(self, moves: Iterable[Move]) -> None:
+        with recording.calling():  # for the wait until they are done, which spoils recordings too
+            self._on.memory.copies([*moves], self._stream)
 
     def close(self) -> None:
         """Give the memory back when the GPU's thread comes to it; no run may follow."""

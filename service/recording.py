@@ -1,9 +1,8 @@
 """While work of a GPU is recorded no other thread calls CUDA: who would waits, and so does it.
 
-ONNX Runtime records in CUDA's mode "global", where to allocate, to free, or to open another
-process's memory fails on every thread of the process, and spoils the recording (CUDA Runtime API,
-``cudaThreadExchangeStreamCaptureMode``). Copies between the host and the GPU on a queue of their
-own are allowed.
+ONNX Runtime records in CUDA's mode "global": to allocate, to free, to open another process's memory
+or to ask whether something is done fails then on every thread of the process, and spoils the
+recording (CUDA Runtime API, ``cudaThreadExchangeStreamCaptureMode``).
 """
 
 from __future__ import annotations

@@ -211,7 +211,8 @@ class TestGraphs:
             plain = threads.submit(others.run, rows(30))  # has no room in a lane
             laying = threads.submit(onhost.laid, double, onhost.place(double))  # allocates
             time.sleep(0.05)
-            assert not two.session.runs and not plain.done() and not laying.done()
+            assert not two.session.runs and not two.memory.copied
+            assert not plain.done() and not laying.done()
             go_on.set()
             for one_of, count in ((records, 2), (later, 3), (plain, 30)):
                 wanted = rows(count)["x"] * 2
