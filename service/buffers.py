@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -69,14 +69,15 @@ class OnGpu:
         """Run on arrays of the host."""
         return self.compute(lambda: self.plain(self.session, feeds))
 
-    def let_go(self) -> None:
+    def let_go(self) -> Future[None] | None:
         """End ONNX Runtime's session, on the GPU's thread; nobody may be running it any more.
 
         There alone: ONNX Runtime's sessions share what a thread that runs them keeps, without a
         lock (core/providers/cuda/cuda_execution_provider.cc, PerThreadContextCache).
         """
         with suppress(RuntimeError):  # the process ends, and its memory with it
-            self.turn.submit(_called, self._forget).result()
+            return self.turn.submit(_called, self._forget)
+        return None
 
     def _forget(self) -> None:
         self.session = None

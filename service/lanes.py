@@ -22,11 +22,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from queue import SimpleQueue
 
 from service.buffers import Buffers, OnGpu, Outputs
-from service.cuda import CudaFailed
 from service.staging import Array, Arrays, Plan
 
 
@@ -76,7 +78,24 @@ class Staged(dict[str, Array]):
 
     def __del__(self) -> None:
         """Feeds that nobody ran, since something else failed."""
-        self.let_go()
+        lane, self._lane = self._lane, None
+        if lane is not None:  # garbage collection may be on any thread, within any lock
+            _lost().put((self._give_back, lane))
+
+
+@cache
+def _lost() -> SimpleQueue[tuple[Callable[[Lane], None], Lane]]:
+    """Lanes that nobody gave back, and the thread that does; as old as the process."""
+    found: SimpleQueue[tuple[Callable[[Lane], None], Lane]] = SimpleQueue()
+    threading.Thread(target=_find, args=(found,), name="lost-lanes", daemon=True).start()
+    return found
+
+
+def _find(lost: SimpleQueue[tuple[Callable[[Lane], None], Lane]]) -> None:
+    while True:
+        give_back, lane = lost.get()
+        give_back(lane)
+        del give_back, lane
 
 
 class Lanes:
@@ -99,6 +118,7 @@ class Lanes:
         self._plan: Plan | None = None
         self._closed = False
         self._free = threading.Condition()
+        _lost()  # where its thread can be started
 
     @property
     def plan(self) -> Plan | None:
@@ -115,7 +135,7 @@ class Lanes:
         try:
             for lane in self._all:
                 made.append(Buffers(lane.on, plan, lane.number))
-        except CudaFailed:
+        except BaseException:
             for buffers in made:
                 buffers.close()
             raise
@@ -188,7 +208,8 @@ class Lanes:
             self._free.notify_all()
         for lane in idle:
             _close(lane)
-        self._gone(len(idle))
+        for ending in self._gone(len(idle)):
+            ending.result()
 
     def _alone(self, lane: Lane, feeds: Arrays, rows: int) -> Outputs:
         assert lane.buffers is not None and self._plan is not None
@@ -223,16 +244,15 @@ class Lanes:
         _close(lane)
         self._gone(1)
 
-    def _gone(self, lanes: int) -> None:
-        """So many lanes are closed; with the last one the graphs go."""
+    def _gone(self, lanes: int) -> list[Future[None]]:
+        """So many lanes are closed; with the last one the graphs go, when their GPU comes to it."""
         with self._free:
             self._left -= lanes
             if self._left:
-                return
+                return []
             places, self._places, self._all = self._places, (), []
             self._busy.clear()  # which names the graphs too
-        for on in places:
-            on.let_go()
+        return [ending for on in places if (ending := on.let_go())]
 
 
 def _close(lane: Lane) -> None:

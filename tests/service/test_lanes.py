@@ -351,6 +351,11 @@ class TestNoLaneIsLost:
         with pytest.raises(RuntimeError, match="have run"):
             lanes.run(feeds)
 
+    def test_by_garbage_collection_which_waits_for_no_lock(self, lanes: Lanes) -> None:
+        held = [staged(lanes, rows(1))]
+        with ThreadPoolExecutor(1) as threads, lanes._free:
+            threads.submit(held.clear).result(PATIENCE_S)
+
     @staticmethod
     def refused(moves: Any, stream: int = 0) -> None:
         raise CudaFailed("the CUDA runtime answers cudaErrorUnknown")
@@ -527,6 +532,29 @@ class TestSizes:
         plan = onhost.planned(fixed, None, 1)
         assert plan is not None
         assert (plan.rows([rows(2)]), plan.rows([rows(2)] * 2)) == (1, None)
+
+    def test_memory_that_the_host_lacks_keeps_nothing_either(self, double: Path) -> None:
+        class Small(HostMemory):
+            def device(self, nbytes: int) -> int:
+                if self.held:
+                    raise MemoryError
+                return super().device(nbytes)
+
+        place = onhost.place(double, Small())
+        with pytest.raises(MemoryError):
+            onhost.laid(double, place, each=2)
+        onhost.settled(place)
+        assert not place.memory.held and not place.memory.streams and not place.memory.locked
+
+    def test_what_cannot_be_given_back_keeps_nothing_else(self, double: Path) -> None:
+        class Fallen(HostMemory):
+            def ended(self, stream: int) -> None:
+                raise CudaFailed("the CUDA runtime answers cudaErrorIllegalAddress")
+
+        place = onhost.place(double, Fallen())
+        onhost.laid(double, place, each=2).close()
+        onhost.settled(place)
+        assert not place.memory.held and not place.memory.locked
 
     @pytest.mark.parametrize(("each", "most"), [(1, 511), (3, 511), (3, 1023), (3, 1535)])
     def test_a_full_gpu_is_a_sentence_and_nothing_is_kept(
