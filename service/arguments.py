@@ -37,6 +37,21 @@ def from_environment(field_name: str, default: str) -> str:
     return os.environ.get(environment_name(field_name), default)
 
 
+def written(field_name: str, argv: Sequence[str]) -> str:
+    """What stands before a field's value where it was given: ``--device `` or ``FARTHING_DEVICE=``.
+
+    Args:
+        field_name: of ``Settings``.
+        argv: a command line that ``read`` took.
+    """
+    if (
+        field_name in vars(parser().parse_args(argv))
+        or environment_name(field_name) not in os.environ
+    ):
+        return f"--{field_name.replace('_', '-')} "
+    return f"{environment_name(field_name)}="
+
+
 class Parser(argparse.ArgumentParser):
     """Argparse whose complaints are our errors: one sentence, raised."""
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from service import arguments, fallen, keeping, layout, log, machine, repository, server, settings
 from service.cuda import Cuda, Gpu
+from service.errors import InvalidSetting
 from service.pins import pins
 
 _INTERRUPTED = 130
@@ -42,7 +43,7 @@ def serve(argv: Sequence[str]) -> int:
     layout.places(chosen.repository)  # what is wrong at first sight is said at once
     server.check(chosen)
     _take_files()
-    gpus = machine.found(chosen.device).gpus
+    gpus = _gpus(chosen.device, argv)
     if gpus:
         sys.setswitchinterval(_SWITCH_S)
     elif idle := arguments.idle_without_gpus(chosen):
@@ -52,6 +53,19 @@ def serve(argv: Sequence[str]) -> int:
     if absent:  # it may come later, or be mistyped
         log.warning("--variant pins models that are not served", models=sorted(absent))
     return asyncio.run(_run(chosen, models, gpus))
+
+
+def _gpus(device: str, argv: Sequence[str]) -> tuple[Gpu, ...]:
+    """Those that models run on; empty for the CPU.
+
+    Raises:
+        InvalidSetting: they cannot be had, called what whoever asked for them wrote.
+    """
+    try:
+        return machine.found(device).gpus
+    except InvalidSetting as error:
+        written = f"{arguments.written('device', argv)}{device}"
+        raise InvalidSetting(str(error).replace(f"--device {device}", written, 1)) from error
 
 
 def _take_files() -> None:

@@ -7,7 +7,7 @@ import platform
 import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -220,20 +220,23 @@ def _repository(root: Path, device: str) -> Iterable[Finding]:
 def _model(place: Place, on: Machine) -> Iterable[Finding]:
     """What ``serve`` would say of one model, without running it."""
     from service import opening
+    from service.precedence import placed
 
     try:
         options = place.options()
         versions = place.picked(options)
+        devices = placed(options, on.devices)
     except FarthingError as error:
         yield Finding("repository", "problem", f"{place.name}: {error}")
         return
-    for warning in options.warnings:
+    for warning in options.gpu.warnings if devices[0].is_gpu else options.warnings:
         yield Finding("repository", "note", f"{place.name}: {warning}")
     for version in versions:
         label = f"{place.name}/{version}"
         try:
             contract = opening.checked(place, version, options)
-            yield from _served(label, contract, place.version_directory(version), on)
+            on_these = replace(on, devices=devices)
+            yield from _served(label, contract, place.version_directory(version), on_these)
         except FarthingError as error:
             yield Finding("repository", "problem", f"{label}: {error}")
 

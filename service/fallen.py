@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from threading import Lock
 
-from service import log
+from service import log, recording
 from service.cuda import CudaFailed, Memory
 
 # ONNX Runtime tells the number, ``cuda`` the name.
@@ -65,9 +65,10 @@ def asked(gpus: Sequence[Memory]) -> str:
     """What the first GPU answers that answers with an error; empty where none does."""
     for gpu in gpus:
         try:
-            stream = gpu.stream()
-            gpu.copies([], stream)
-            gpu.ended(stream)
+            with recording.calling():
+                stream = gpu.stream()
+                gpu.copies([], stream)
+                gpu.ended(stream)
         except CudaFailed as error:
             return str(error)
     return ""

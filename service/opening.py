@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from service import choice, golden, hardware, log, machine, manifest, modelconfig, tuned, warmup
+from service.advice import heeded, told
 from service.batching import Arrays
 from service.choice import Chosen
 from service.devices import AUTO, CPU, CPU_KIND, Device
 from service.errors import ModelUnusable
-from service.heeding import heeded, told
 from service.layout import Place
 from service.machine import Machine
 from service.manifest import Golden, Manifest, Variant

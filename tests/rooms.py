@@ -13,7 +13,7 @@ SERVICE_IMPORTS = {
     "service.wheels": set(),
     "service.devices": LEAVES,
     "service.cuda": LEAVES,
-    "service.fallen": LEAVES | {"service.cuda"},
+    "service.fallen": LEAVES | {"service.cuda", "service.recording"},
     "service.nvml": LEAVES,
     "service.gpuwatch": LEAVES | {"service.nvml"},
     "service.proto": set(),
@@ -150,7 +150,7 @@ SERVICE_IMPORTS = {
         "service.batching", "service.choice", "service.golden",
         "service.manifest", "service.session", "service.tuned",
     },
-    "service.heeding": LEAVES
+    "service.advice": LEAVES
     | {
         "service.choice", "service.devices", "service.layout", "service.manifest",
         "service.precedence", "service.session", "service.tuned",
@@ -174,7 +174,7 @@ SERVICE_IMPORTS = {
     "service.opening": LEAVES
     | {
         "service.batching", "service.choice", "service.devices", "service.golden",
-        "service.hardware", "service.heeding", "service.layout", "service.machine",
+        "service.advice", "service.hardware", "service.layout", "service.machine",
         "service.manifest", "service.modelconfig", "service.opened",
         "service.pins", "service.precedence", "service.providers", "service.session",
         "service.settings", "service.tuned", "service.variants", "service.warmup",
@@ -247,8 +247,8 @@ SERVICE_IMPORTS = {
     "service.doctor": LEAVES
     | {"service.arguments", "service.choice", "service.devices", "service.hardware",
        "service.layout", "service.machine", "service.manifest", "service.opening",
-       "service.session", "service.settings", "service.trial", "service.tuned",
-       "service.wheels"},
+       "service.precedence", "service.session", "service.settings", "service.trial",
+       "service.tuned", "service.wheels"},
     "service.cli": LEAVES
     | {"service.arguments", "service.cuda", "service.fallen", "service.keeping",
        "service.layout", "service.machine", "service.pins", "service.repository",

@@ -12,8 +12,12 @@ import onnxruntime
 import pytest
 
 from service import hardware, layout, manifest, opening, repository, tuned
+from service.cuda import Gpu
+from service.devices import Device
+from service.doctor import _model as findings_of
 from service.doctor import doctor
 from service.errors import InvalidSetting, ModelUnusable
+from service.machine import Machine
 from service.settings import Settings
 from service.tuned import Tuned
 from tests import models
@@ -241,3 +245,17 @@ def test_bad_option_is_refused_in_one_sentence(argv: list[str]) -> None:
         doctor(argv)
     assert argv[0] in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_model_is_told_to_be_served_as_where_it_is_placed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    published(tmp_path)
+    (tmp_path / "double" / "config.pbtxt").write_text(
+        "optimization { cuda { graphs: true } } instance_group { kind: KIND_CPU count: 1 }"
+    )
+    on_gpu = Machine((Device("cuda", 0),), (Gpu(0, "H", "GPU-0", 2**30, (9, 0)),))
+    (place,) = layout.places(tmp_path).values()
+    found = [finding.text for finding in findings_of(place, on_gpu)]
+    assert any("optimization.cuda has no effect here" in text for text in found)
+    assert any("double/1: as-is; auto serves as-is" in text for text in found)

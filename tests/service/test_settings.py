@@ -285,3 +285,10 @@ def test_what_counts_on_gpus_only_is_named_where_it_was_given(tmp_path: Path) ->
         "--control cuda-shared-memory",
     ]  # fmt: skip
     assert not arguments.idle_without_gpus(arguments.read(["--control", "all"], {}))
+
+
+def test_what_was_given_is_called_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert arguments.written("cpu_fallback", []) == "--cpu-fallback "
+    monkeypatch.setenv("FARTHING_CPU_FALLBACK", "any")
+    assert arguments.written("cpu_fallback", []) == "FARTHING_CPU_FALLBACK="
+    assert arguments.written("cpu_fallback", ["--cpu-fallback", "none"]) == "--cpu-fallback "
