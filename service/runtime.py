@@ -123,7 +123,7 @@ def _on_gpu(path: Path, options: SessionOptions, facts: graphs.Facts, device: De
             return _on_gpu(path, replace(options, cuda_graphs=False), facts, device)
         if "disable_cpu_ep_fallback" in said or "fallback to CPU EP" in said:
             # The same is said where there is no provider at all: what is so is seen without it.
-            _tried(path, options, facts, device, named=True)
+            end([_tried(path, options, facts, device, named=True)])
             sentence = "a part of it can only run on the CPU, which --cpu-fallback none rules out"
             raise NotOnGpu(f"{path}: {sentence}; {providers.REMEDY}", told=sentence) from error
         if "TensorRT libraries" in said:
