@@ -52,6 +52,27 @@ def det(path: Path) -> Path:
     return path
 
 
+def counting(path: Path) -> Path:
+    """A graph that waits for the GPU in its midst, as what is recorded must not: y = x + places.
+
+    ``places`` is the sum of the rows and columns of what is not zero.
+    """
+    value, float_ = helper.make_tensor_value_info, TensorProto.FLOAT
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["n"]),
+        helper.make_node("Cast", ["n"], ["f"], to=float_),
+        helper.make_node("ReduceSum", ["f"], ["s"], keepdims=0),
+        helper.make_node("Add", ["x", "s"], ["y"]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "counting", [value("x", float_, ["batch", 4])], [value("y", float_, ["batch", 4])]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
+    return path
+
+
 def test_the_provider_is_the_one_that_was_asked_for(nets: dict[str, Path], device: Device) -> None:
     session = opened(nets["resnet fp32"], device)
     wanted = "CUDAExecutionProvider" if device.is_gpu else "CPUExecutionProvider"
@@ -129,6 +150,16 @@ def test_recorded_graphs_answer_for_the_rows_of_this_run(
     backwards = session.run({"x": rows[::-1].copy()})["y"]
     np.testing.assert_allclose(backwards[::-1], answers[0], rtol=2e-2, atol=2e-2)
     assert not np.array_equal(backwards, answers[0])
+
+
+def test_what_cannot_be_recorded_runs_without_and_answers_for_its_own_rows(
+    tmp_path: Path, device: Device
+) -> None:
+    session = opened(counting(tmp_path / "net.onnx"), device, max_rows=2, cuda_graphs=True)
+    for rows, places in (([[0, 1, 0, 0]], 1), ([[0, 0, 0, 1]], 3), ([[1, 1, 1, 1]], 6)):
+        fed = np.array(rows, np.float32)
+        for _ in range(3):
+            np.testing.assert_array_equal(session.run({"x": fed})["y"], fed + places)
 
 
 def test_an_operator_without_a_kernel_is_refused_by_name_unless_it_is_allowed(
