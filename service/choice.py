@@ -93,11 +93,6 @@ def as_tuned(variant: Variant, tuned: Tuned) -> Chosen:
     return Chosen(variant, "tuned", why, figures)
 
 
-def for_cpu(contract: Manifest) -> list[Variant]:
-    """The published variants that are meant for a CPU, the reference first."""
-    return for_device(contract, "cpu")
-
-
 def for_device(contract: Manifest, meant: str) -> list[Variant]:
     """The published variants that may be served on a device, the reference first.
 

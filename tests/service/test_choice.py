@@ -60,7 +60,7 @@ def timed(**milliseconds: float) -> choice.Chosen:
 
     contract = published(*milliseconds)
     runs = {name: [taking(ms), taking(8 * ms)] for name, ms in milliseconds.items()}
-    return choice.timed(choice.for_cpu(contract), runs, clock)
+    return choice.timed(choice.for_device(contract, "cpu"), runs, clock)
 
 
 def test_fastest_of_the_timed_is_served() -> None:
