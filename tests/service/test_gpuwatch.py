@@ -99,12 +99,16 @@ def test_thread_looks_until_it_is_stopped() -> None:
                 looked.set()
             return super().read()
 
-    before = set(threading.enumerate())  # other tests' servers watch too
+    before = watching()  # other tests' servers watch too
     watch = Watch([Looked(COUNTING)])
     watch.start()
     assert looked.wait(20)
     watch.stop()
-    assert set(threading.enumerate()) <= before
+    assert watching() <= before
+
+
+def watching() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "gpu-watch"}
 
 
 @dataclass
